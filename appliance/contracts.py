@@ -23,6 +23,8 @@ from msgspec import Meta, Struct
 Expression = Annotated[str, Meta(extra_json_schema={"x-flowork-text": "expression"})]
 #: Text that is never a template, such as the source of a script.
 Code = Annotated[str, Meta(extra_json_schema={"x-flowork-text": "code"})]
+#: Nodes and edges of an inner graph, run by :class:`Spawn` with ``flow=""``; has templates of its own.
+Graph = Annotated[dict[str, Any], Meta(extra_json_schema={"x-flowork-text": "graph"})]
 #: Seconds as a number, or text such as ``90s``, ``2m``, ``1h30m``, ``3d``; see :func:`seconds`.
 Duration = Annotated[float | str, Meta(extra_json_schema={"x-flowork-text": "duration"})]
 
@@ -155,14 +157,18 @@ class Spawn(Struct, frozen=True):
     """Run a flow (``flow``: its id) or the node's own body (``flow=""``) once per item, as child runs.
 
     At most ``concurrency`` at a time. The node is resumed with ``Wake.value`` a list of
-    ``{"ok": bool, "output": ..., "error": ..., "run": id}`` in the order of ``items``. With
-    ``stop_on_error`` the first failed child cancels those that have not finished.
+    ``{"ok": bool, "output": ..., "error": ..., "run": id}`` in the order of ``items``. A failed child is
+    run again up to ``attempts`` times in all, ``backoff`` seconds after it failed (doubling). With
+    ``stop_on_error`` the first child that failed for good cancels those that have not finished.
     """
 
     items: Sequence[Any]
     flow: str = ""
     concurrency: int = 4
+    attempts: int = 1
+    backoff: float = 1.0
     stop_on_error: bool = False
+    memo: Any = None
 
 
 class Wake(Struct, frozen=True):
@@ -266,13 +272,17 @@ class Mqtt(Protocol):
     def subscribe(
         self,
         broker: str,
-        topic: str,
+        topic: str | Sequence[str],
         qos: int,
         client_id: str,
         on_messages: Callable[[list[Message]], None],
         on_status: Callable[[bool, str], None],
     ) -> Callable[[], None]:
-        """A persistent session of its own; returns its stop. Reconnects for ever with backoff."""
+        """A persistent session of its own; returns its stop. Reconnects for ever with backoff.
+
+        ``on_messages`` takes a batch whole or raises ``Busy``: then nothing more is read from the broker
+        and the same messages are offered again (perhaps fewer at once) after ``retry_after`` seconds.
+        """
 
 
 class Done(Struct, frozen=True):
@@ -342,6 +352,8 @@ class Context(Protocol):
     deadline: float
     idempotency_key: str
     event: Mapping[str, Any]
+    #: What came in over each edge that fired, by the id of the node it came from.
+    inputs: Mapping[str, Any]
     state: State
     http: Http
     mqtt: Mqtt
@@ -428,24 +440,32 @@ class Event(Struct, frozen=True, kw_only=True):
 
 
 class RunEnded(Struct, frozen=True):
-    """A run that has just ended: ``state`` is succeeded, failed, dead or cancelled."""
+    """A run that has just ended: ``state`` is succeeded, failed, dead or cancelled.
+
+    ``meta`` is the ``Event.meta`` that had started it.
+    """
 
     flow: str
     run: str
     state: str
     output: Any
     error: Any
+    meta: Mapping[str, Any] = {}
 
 
 Committed = Callable[[str], None]
 
 
 class TriggerContext(Protocol):
-    """What a trigger receives. All methods are safe from any thread."""
+    """What a trigger receives. All methods are safe from any thread.
+
+    ``starting`` is true when the trigger is attached because the engine came up, not by a deploy.
+    """
 
     flow: str
     trigger: str
     cursor: Any
+    starting: bool
     mqtt: Mqtt
 
     def emit(self, event: Event, committed: Committed | None = None) -> None:
