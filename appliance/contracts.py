@@ -295,13 +295,18 @@ class Done(Struct, frozen=True):
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """Bounds of a child process: seconds of wall clock and CPU, MiB of memory, KiB of output."""
+    """Bounds of a child process: seconds of wall clock and CPU, MiB of memory, KiB of output.
+
+    ``cpu`` and ``memory_mb`` count per process of the child; 0 sets no bound. ``confined`` refuses with
+    ``ConfigError`` where the machine cannot keep the child from its files and network.
+    """
 
     timeout: float = 60.0
     cpu: float = 30.0
     memory_mb: int = 256
     output_kb: int = 1024
     network: bool = False
+    confined: bool = False
 
 
 class Sandbox(Protocol):
@@ -383,6 +388,10 @@ class World(Protocol):
     def languages(self) -> Mapping[str, str]: ...
     def has_program(self, name: str) -> bool: ...
     def has_module(self, name: str) -> bool: ...
+
+    def confined(self) -> bool:
+        """Scripts can be kept from files and network here (bubblewrap is installed and works)."""
+
     def flow_exists(self, flow: str) -> bool: ...
 
 

@@ -192,6 +192,7 @@ class FakeWorld:
     programs: frozenset[str] = frozenset()
     modules: frozenset[str] = frozenset()
     flows: frozenset[str] = frozenset()
+    confining: bool = True
 
     def languages(self) -> Mapping[str, str]:
         return self.installed
@@ -201,6 +202,9 @@ class FakeWorld:
 
     def has_module(self, name: str) -> bool:
         return name in self.modules
+
+    def confined(self) -> bool:
+        return self.confining
 
     def flow_exists(self, flow: str) -> bool:
         return flow in self.flows
