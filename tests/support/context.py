@@ -131,6 +131,7 @@ class FakeContext:
     deadline: float = NOON + PATIENCE
     idempotency_key: str = "run/step"
     event: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
     state: State = field(default_factory=MemoryState)
     http: Http = field(default_factory=_unplugged("http"))
     mqtt: Mqtt = field(default_factory=_unplugged("mqtt"))
