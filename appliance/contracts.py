@@ -349,22 +349,42 @@ class Blobs(Protocol):
 class Context(Protocol):
     """What a node receives beside its config and payload."""
 
-    flow: str
-    run: str
-    step: str
-    node: str
-    attempt: int
-    deadline: float
-    idempotency_key: str
-    event: Mapping[str, Any]
-    #: What came in over each edge that fired, by the id of the node it came from.
-    inputs: Mapping[str, Any]
-    state: State
-    http: Http
-    mqtt: Mqtt
-    sandbox: Sandbox
-    files: Files
-    blobs: Blobs
+    @property
+    def flow(self) -> str: ...
+    @property
+    def run(self) -> str: ...
+    @property
+    def step(self) -> str: ...
+    @property
+    def node(self) -> str: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def deadline(self) -> float:
+        """Seconds that this attempt may take."""
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt at this step, also after a crash."""
+
+    @property
+    def event(self) -> Mapping[str, Any]: ...
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """What came in over each edge that fired, by the id of the node it came from."""
+
+    @property
+    def state(self) -> State: ...
+    @property
+    def http(self) -> Http: ...
+    @property
+    def mqtt(self) -> Mqtt: ...
+    @property
+    def sandbox(self) -> Sandbox: ...
+    @property
+    def files(self) -> Files: ...
+    @property
+    def blobs(self) -> Blobs: ...
 
     def now(self) -> float:
         """Unix seconds, UTC."""

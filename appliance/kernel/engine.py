@@ -1,0 +1,433 @@
+"""The engine loop: takes events, runs steps, commits, has effects; one thread at a time, many runs together.
+
+``pump`` is one turn of work until nothing is left to do; a Huey task calls it whenever something rang. Within it:
+what came in is taken, inline steps run at once, everything that happened is committed in one transaction, and
+only behind that commit are events acknowledged, callers answered and fenced effects begun.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from appliance.contracts import Busy, Event, FlowError, RunEnded
+from appliance.engine import trace
+from appliance.engine.plan import FlowPlan
+from appliance.engine.states import Letter, RunState
+from appliance.engine.trace import Record
+from appliance.kernel.context import Services
+from appliance.kernel.families import Families
+from appliance.kernel.keeper import Keeper
+from appliance.kernel.runs import FlowSlot, LiveRun, event_view
+from appliance.kernel.steps import Steps
+from appliance.kernel.timers import Timers
+from appliance.store.journal import Journal
+from appliance.store.runids import to_text
+
+logger = logging.getLogger(__name__)
+
+#: A turn commits after this long even if more steps are ready, so that nobody waits for a busy flow.
+SLICE = 0.004
+MAX_BATCH = 512
+RECENT_EVENTS = 2_000
+
+OnRun = Callable[[LiveRun], None]
+
+
+class Submission:
+    """One event on its way to become a run."""
+
+    __slots__ = (
+        "bypass_mode", "committed", "ended", "event", "flow", "item", "kind", "origin", "parent", "place",
+        "poison", "prepare", "refused", "starts_run", "trigger", "version",
+    )  # fmt: skip
+
+    def __init__(self, flow: int, trigger: str, kind: str, event: Event) -> None:
+        self.flow = flow
+        self.trigger = trigger
+        self.kind = kind
+        self.event = event
+        self.version: int | None = None
+        self.place = ""
+        self.parent: int | None = None
+        self.item: tuple[int, int] | None = None
+        self.origin: int | None = None
+        self.bypass_mode = False
+        self.starts_run = True
+        self.poison = ""
+        self.prepare: OnRun | None = None
+        self.committed: Callable[[str], None] | None = None
+        self.ended: OnRun | None = None
+        self.refused: Callable[[FlowError], None] | None = None
+
+
+class Engine:
+    """All runs under way in this process. Only :meth:`post` and :meth:`submit` may be called from outside it."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        services: Services,
+        load_plan: Callable[[int], FlowPlan],
+        ring: Callable[[], None],
+        queue_bound: int = 10_000,
+        max_snapshot: int = 65_536,
+    ) -> None:
+        self.journal = journal
+        self.services = services
+        self.queue_bound = queue_bound
+        self.flows: dict[int, FlowSlot] = {}
+        self.runs: dict[int, LiveRun] = {}
+        self.ready: deque[tuple[LiveRun, int]] = deque()
+        self.timers = Timers(time.monotonic, services.wall, ring)
+        self.keeper = Keeper(journal, services, max_snapshot)
+        self.steps = Steps(self)
+        self.families = Families(self)
+        self.listeners: list[Callable[[RunEnded], None]] = []
+        self.live: Callable[[dict[str, Any]], None] | None = None
+        self.counts: dict[str, int] = {}
+        self._load_plan = load_plan
+        self._plans: dict[int, FlowPlan] = {}
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._ring = ring
+        self._idle = True
+        self._turn = threading.Lock()
+        self._stopping = False
+        self._commit_by: float | None = None
+
+    # --- from any thread ---------------------------------------------------------------------------
+
+    def post(self, work: Callable[[], None]) -> None:
+        """Have the engine thread call ``work`` soon."""
+        self._inbox.append(work)
+        if self._idle:
+            self._idle = False
+            self._ring()
+
+    def submit(self, submissions: list[Submission]) -> None:
+        """Start runs. Raises ``Busy`` past the queue's bound; nothing of the list is taken then."""
+        if self.load() + len(submissions) > self.queue_bound:
+            raise Busy(f"more than {self.queue_bound:,} runs are waiting for their turn", retry_after=1.0)
+        self.post(lambda: self._accept_all(submissions))
+
+    def load(self) -> int:
+        """Runs that want a turn now (parked ones want none)."""
+        return len(self.runs) - self.keeper.waiting + len(self._inbox)
+
+    # --- one turn ----------------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Work until there is nothing to do. Never raises; what a step raises belongs to its run."""
+        with self._turn:
+            self._idle = False
+            while True:
+                self._take_inbox()
+                self.timers.fire()
+                self._run_ready()
+                if self.keeper.pending and (not self.ready or self._slice_over()):
+                    self.commit()
+                if self._inbox or self.ready or self.keeper.pending:
+                    continue
+                self._idle = True
+                if not self._inbox:
+                    return
+                self._idle = False
+
+    def _take_inbox(self) -> None:
+        for _ in range(min(len(self._inbox), MAX_BATCH)):
+            work = self._inbox.popleft()
+            try:
+                work()
+            except Exception:
+                logger.exception("a message to the engine failed")
+
+    def _run_ready(self) -> None:
+        if not self.ready:
+            return
+        deadline = time.monotonic() + SLICE
+        self._commit_by = deadline if self._commit_by is None else self._commit_by
+        ready, begin = self.ready, self.steps.begin
+        count = 0
+        while ready:
+            run, index = ready.popleft()
+            if not run.ended:
+                begin(run, index)
+            count += 1
+            if not count & 15 and time.monotonic() > deadline:
+                return
+
+    def _slice_over(self) -> bool:
+        return self._commit_by is not None and time.monotonic() >= self._commit_by
+
+    def commit(self) -> None:
+        """Write what happened, then tell those who wait for it and begin the fenced effects."""
+        self._commit_by = None
+        touched, callbacks = self.keeper.commit()
+        if self.live is not None:
+            self._tell(touched)
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:
+                logger.exception("a callback behind a commit failed")
+        self.steps.begin_fenced()
+
+    def _tell(self, touched: list[LiveRun]) -> None:
+        assert self.live is not None
+        for run in touched:
+            news, run.news = run.news, []
+            self.live(
+                {
+                    "type": "run",
+                    "run": run.text,
+                    "flow": run.flow.id,
+                    "version": run.version,
+                    "place": run.place,
+                    "trigger": run.trigger,
+                    "state": run.state.label,
+                    "accepted": run.accepted,
+                    "finished": run.finished,
+                    "parent": to_text(run.parent) if run.parent else None,
+                    "steps": news,
+                }
+            )
+
+    # --- accepting events ----------------------------------------------------------------------------
+
+    def _accept_all(self, submissions: list[Submission]) -> None:
+        for submission in submissions:
+            try:
+                self.accept(submission)
+            except Exception as exc:
+                error = exc if isinstance(exc, FlowError) else FlowError(f"{type(exc).__name__}: {exc}")
+                logger.warning("an event of flow %s was refused: %s", submission.flow, error)
+                if submission.refused is not None:
+                    submission.refused(error)
+
+    def accept(self, sub: Submission) -> LiveRun | None:
+        """Make a run of an event, or recognise the event. Raises ``FlowError`` when no run can be made."""
+        flow = self.flows.get(sub.flow)
+        if flow is None:
+            raise FlowError("the flow does not exist any more", retryable=False)
+        if not sub.starts_run:
+            self.signal(flow, f"trigger:{sub.trigger}", {"payload": sub.event.payload, "meta": sub.event.meta})
+            if sub.committed is not None:
+                self.keeper.after_commit(lambda: sub.committed and sub.committed(""))
+            return None
+        if self._known(flow, sub):
+            return None
+        version = sub.version if sub.version is not None else flow.live
+        if version is None:
+            raise FlowError(f"flow {flow.id!r} is not deployed", retryable=False)
+        run = self._new_run(flow, version, sub)
+        if sub.poison:
+            self._end(run, RunState.DEAD, {"id": "poison", "message": sub.poison})
+            return run
+        self._admit(run, sub)
+        return run
+
+    def _known(self, flow: FlowSlot, sub: Submission) -> bool:
+        """True if this event has its run already; those who wait are told which."""
+        event = sub.event
+        found: int | None = None
+        if event.unique and event.id:
+            found = self.keeper.run_of_key(f"{flow.num}:{sub.trigger}:{event.id}")
+        elif event.redelivered and event.id:
+            found = self._recent(flow, sub.trigger, event.id)
+        if found is None:
+            return False
+        text, running = to_text(found), self.runs.get(found)
+        if sub.committed is not None:
+            committed = sub.committed
+            self.keeper.after_commit(lambda: committed(text))
+        if sub.ended is not None:
+            if running is not None:
+                running.on_end.append(sub.ended)
+            elif sub.refused is not None:
+                sub.refused(AlreadyRan(text))
+        return True
+
+    def _recent(self, flow: FlowSlot, trigger: str, event_id: str) -> int | None:
+        for run in flow.active.values():
+            if run.trigger == trigger and run.event.get("id") == event_id:
+                return run.id
+        self.commit()
+        for number, data in self.journal.recent_events(flow.num, trigger, RECENT_EVENTS):
+            if trace.unpack(data)[0] == event_id:
+                return number
+        return None
+
+    def _new_run(self, flow: FlowSlot, version: int, sub: Submission) -> LiveRun:
+        now = self.services.wall()
+        run = LiveRun(self.journal.ids.next(now), flow, version, self.plan(version), sub.place)
+        event = sub.event
+        run.trigger = sub.trigger
+        run.accepted = int(now * 1e6)
+        run.event = event_view(event, sub.kind, sub.trigger, now)
+        run.parent, run.item, run.origin = sub.parent, sub.item, sub.origin
+        run.walk.payload = event.payload
+        item = list(sub.item) if sub.item else None
+        run.event_data, run.walk.payload = self.keeper.pack_event(run, event, sub.kind, item)
+        if event.unique and event.id:
+            self.keeper.remember_key(f"{flow.num}:{sub.trigger}:{event.id}", run.id)
+        if event.cursor is not None:
+            self.keeper.state_ops(run, {f"@cursor:{sub.trigger}": event.cursor})
+        if sub.committed is not None:
+            committed, text = sub.committed, run.text
+            self.keeper.after_commit(lambda: committed(text))
+        if sub.ended is not None:
+            run.on_end.append(sub.ended)
+        self.runs[run.id] = run
+        flow.active[run.id] = run
+        self.keeper.touch(run)
+        return run
+
+    def _admit(self, run: LiveRun, sub: Submission) -> None:
+        """Start the run now, later or not at all, as its flow's mode says."""
+        flow, settings = run.flow, run.flow_plan.settings
+        others = len(flow.active) - 1 - len(flow.queue)
+        if sub.prepare is not None:
+            sub.prepare(run)
+        if sub.bypass_mode or not others:
+            self.start(run)
+        elif settings.mode == "single":
+            self._end(
+                run,
+                RunState.SKIPPED,
+                {"id": "skipped", "message": "another run was under way (mode: single)"},
+            )
+        elif settings.mode == "restart":
+            for other in list(flow.active.values()):
+                if other is not run and other.parent is None:
+                    self.cancel(other, "a newer run took its place (mode: restart)")
+            self.start(run)
+        elif settings.mode == "queued" or others >= settings.max_runs:
+            run.state = RunState.QUEUED
+            flow.queue.append(run)
+        else:
+            self.start(run)
+
+    def start(self, run: LiveRun) -> None:
+        """Give a run its first turn."""
+        if run.state is RunState.QUEUED:
+            run.state = RunState.RUNNING
+            run.needs_update = run.row_written
+            self.keeper.touch(run)
+        walk = run.walk
+        if run.plan.timeout is not None and run.parent is None:
+            limit = run.plan.timeout
+            self.timers.after(limit, lambda: self.run_timeout(run, limit))
+        for index in walk.start():
+            self.push(run, index)
+
+    def push(self, run: LiveRun, index: int) -> None:
+        """A step is ready."""
+        if run.flow_plan.settings.priority > 0:
+            self.ready.appendleft((run, index))
+        else:
+            self.ready.append((run, index))
+
+    def plan(self, version: int) -> FlowPlan:
+        """The plan of a version, made once."""
+        plan = self._plans.get(version)
+        if plan is None:
+            if len(self._plans) > 256:
+                in_use = {run.version for run in self.runs.values()}
+                in_use |= {flow.live for flow in self.flows.values() if flow.live is not None}
+                self._plans = {number: kept for number, kept in self._plans.items() if number in in_use}
+            plan = self._plans[version] = self._load_plan(version)
+        return plan
+
+    # --- ending ------------------------------------------------------------------------------------
+
+    def run_timeout(self, run: LiveRun, limit: float) -> None:
+        """The whole run took too long."""
+        if not run.ended:
+            self.fail(run, {"id": "timed-out", "message": f"the run took longer than {limit:g} s"})
+
+    def fail(self, run: LiveRun, error: dict[str, Any]) -> None:
+        """End a run as failed; it goes to the dead-letter list unless it is somebody's child."""
+        if run.parent is None:
+            run.letter = Letter.OPEN
+        self._end(run, RunState.FAILED, error)
+
+    def cancel(self, run: LiveRun, reason: str) -> None:
+        """End a run as cancelled."""
+        if not run.ended:
+            self._end(run, RunState.CANCELLED, {"id": "cancelled", "message": reason})
+
+    def succeed(self, run: LiveRun) -> None:
+        """Every step has settled."""
+        self._end(run, RunState.SUCCEEDED, None)
+
+    def _end(self, run: LiveRun, state: RunState, error: dict[str, Any] | None) -> None:
+        run.state = state
+        run.error = error
+        if state is RunState.DEAD:
+            run.letter = Letter.OPEN
+        run.finished = int(self.services.wall() * 1e6)
+        run.needs_update = run.row_written
+        if error is not None:
+            run.error = self.keeper.clean(error)
+        self.keeper.touch(run)
+        self.steps.abandon(run)
+        self.families.abandon(run)
+        self.counts[state.label] = self.counts.get(state.label, 0) + 1
+        self.runs.pop(run.id, None)
+        run.flow.active.pop(run.id, None)
+        if run in run.flow.queue:
+            run.flow.queue.remove(run)
+        if run.on_end:
+            callbacks, run.on_end = run.on_end, []
+            self.keeper.after_commit(lambda: [callback(run) for callback in callbacks])
+        if run.parent is not None:
+            self.families.child_ended(run)
+        elif self.listeners and state is not RunState.SKIPPED:
+            self._announce(run)
+        self._next_in_queue(run.flow)
+
+    def _announce(self, run: LiveRun) -> None:
+        output = run.output() if run.state is RunState.SUCCEEDED else None
+        ended = RunEnded(run.flow.id, run.text, run.state.label, output, run.error)
+        for listener in list(self.listeners):
+            try:
+                listener(ended)
+            except Exception:
+                logger.exception("a listener to ended runs failed")
+
+    def _next_in_queue(self, flow: FlowSlot) -> None:
+        while flow.queue:
+            settings = flow.queue[0].flow_plan.settings
+            under_way = len(flow.active) - len(flow.queue)
+            if under_way >= (settings.max_runs if settings.mode == "parallel" else 1):
+                return
+            self.start(flow.queue.popleft())
+
+    # --- signals -----------------------------------------------------------------------------------
+
+    def signal(self, flow: FlowSlot, name: str, value: Any) -> int:
+        """Wake the parked steps of a flow that wait for ``name``; returns how many."""
+        waiting = [
+            (run, parked.index)
+            for run in list(flow.active.values())
+            for parked in list(run.parked.values())
+            if name in parked.signals
+        ]
+        for run, index in waiting:
+            self.steps.wake(run, index, "signal", name, value)
+        return len(waiting)
+
+    def note(self, run: LiveRun, text: str) -> None:
+        """Keep a line about the run as a whole."""
+        self.keeper.record(run, Record(trace.NOTE, 0, 0, self.keeper.since(run), 0, "", text))
+
+
+class AlreadyRan(FlowError):
+    """The event's run has ended long ago; ``message`` is its id."""
+
+    id = "already-ran"
+    retryable = False

@@ -1,0 +1,162 @@
+"""Child runs: what a ``Spawn`` starts, at most so many at a time, tried again if asked, gathered in order.
+
+A child is a run of its own with its parent's id and its place in the list of items, so it is journaled, shown,
+replayed and recovered like any other; the parent's step is woken when the last one has ended.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from appliance.contracts import Event, FlowError, Spawn
+from appliance.engine.plan import body_place
+from appliance.engine.states import RunState
+from appliance.kernel.runs import Family, LiveRun, Parked
+
+if TYPE_CHECKING:
+    from appliance.kernel.engine import Engine
+
+MAX_DEPTH = 16
+MAX_ITEMS = 100_000
+
+
+class Families:
+    """All families of all runs. Engine thread only."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def begin(self, run: LiveRun, index: int, spawn: Spawn) -> None:
+        """Start the first children of a family."""
+        family = self.join(run, index, spawn)
+        if depth_of(run) >= MAX_DEPTH:
+            self._all_failed(family, f"flows call each other more than {MAX_DEPTH} deep")
+        elif len(spawn.items) > MAX_ITEMS:
+            self._all_failed(family, f"more than {MAX_ITEMS:,} items")
+        self.go_on(family)
+
+    def join(self, run: LiveRun, index: int, spawn: Spawn) -> Family:
+        """The record of a family, without starting anything."""
+        family = Family(run, index, spawn)
+        run.families[index] = family
+        return family
+
+    def go_on(self, family: Family) -> None:
+        """Start children until enough are under way; wake the parent when none is left."""
+        total = len(family.spawn.items)
+        while family.next < total and len(family.active) < family.spawn.concurrency:
+            position = family.next
+            family.next += 1
+            if family.results[position] is None:
+                self._start(family, position)
+        if family.open == 0 and family.run.families.get(family.index) is family:
+            self._gathered(family)
+
+    def _start(self, family: Family, position: int) -> None:
+        from appliance.kernel.engine import Submission
+
+        run, spawn = family.run, family.spawn
+        slot = self._slot(family)
+        if slot is None:
+            self._result(family, position, {"ok": False, "error": {"message": f"no flow {spawn.flow!r}"}})
+            return
+        number = family.attempts.get(position, 0) + 1
+        family.attempts[position] = number
+        meta = {
+            "index": position,
+            "parent": run.text,
+            "node": run.node(family.index).id,
+            "try": number,
+            "depth": depth_of(run) + 1,
+        }
+        child = Submission(slot, "child", "child", Event(payload=spawn.items[position], meta=meta))
+        child.parent, child.item = run.id, (family.index, position)
+        if not spawn.flow:
+            child.version, child.bypass_mode = run.version, True
+            child.place = body_place(run.place, run.node(family.index).id)
+        try:
+            made = self._engine.accept(child)
+        except FlowError as exc:
+            self._result(family, position, {"ok": False, "error": {"id": exc.id, "message": exc.message}})
+            return
+        if made is not None and not made.ended:
+            family.active[position] = made
+
+    def _slot(self, family: Family) -> int | None:
+        if not family.spawn.flow:
+            return family.run.flow.num
+        workspace = family.run.flow.workspace
+        for slot in self._engine.flows.values():
+            if slot.id == family.spawn.flow and slot.workspace == workspace and slot.live is not None:
+                return slot.num
+        return None
+
+    def child_ended(self, child: LiveRun) -> None:
+        """A child has its result; try it again, note it, or wake the parent."""
+        parent = self._engine.runs.get(child.parent or 0)
+        if parent is None or child.item is None:
+            return
+        index, position = child.item
+        family = parent.families.get(index)
+        if family is None or family.results[position] is not None:
+            return
+        family.active.pop(position, None)
+        spawn, tries = family.spawn, family.attempts.get(position, 1)
+        if child.state is RunState.FAILED and tries < spawn.attempts:
+            delay = spawn.backoff * 2.0 ** min(tries - 1, 30)
+            self._engine.timers.after(delay, lambda: self._again(family, position))
+            return
+        self._result(family, position, result_of(child))
+        if child.state is not RunState.SUCCEEDED and spawn.stop_on_error:
+            self._stop(family)
+        self.go_on(family)
+
+    def _again(self, family: Family, position: int) -> None:
+        if not family.run.ended and family.results[position] is None:
+            self._start(family, position)
+            self.go_on(family)
+
+    def _result(self, family: Family, position: int, result: dict[str, Any]) -> None:
+        if family.results[position] is None:
+            family.results[position] = result
+            family.open -= 1
+
+    def _stop(self, family: Family) -> None:
+        """The first failure ends the rest."""
+        for position, child in list(family.active.items()):
+            family.active.pop(position, None)
+            self._result(family, position, {"ok": False, "error": {"id": "cancelled", "message": "cancelled"}})
+            self._engine.cancel(child, "another item failed (stop_on_error)")
+        self._all_failed(family, "not started: another item failed (stop_on_error)")
+
+    def _all_failed(self, family: Family, why: str) -> None:
+        for position in range(len(family.results)):
+            self._result(family, position, {"ok": False, "error": {"id": "not-started", "message": why}})
+
+    def _gathered(self, family: Family) -> None:
+        run, index = family.run, family.index
+        del run.families[index]
+        parked = Parked(index, run.attempts.get(index, 1))
+        parked.memo = family.spawn.memo
+        run.parked[index] = parked
+        self._engine.steps.wake(run, index, "children", "", list(family.results))
+
+    def abandon(self, run: LiveRun) -> None:
+        """The parent is over: so are its children."""
+        families, run.families = dict(run.families), {}
+        for family in families.values():
+            for child in list(family.active.values()):
+                self._engine.cancel(child, "the run that started it has ended")
+
+
+def depth_of(run: LiveRun) -> int:
+    """How many runs deep this one was started."""
+    depth = run.event.get("depth", 0)
+    return depth if isinstance(depth, int) else 0
+
+
+def result_of(child: LiveRun) -> dict[str, Any]:
+    """A child's result as its parent sees it."""
+    if child.state is RunState.SUCCEEDED:
+        return {"ok": True, "output": child.output(), "run": child.text}
+    return {"ok": False, "error": child.error, "run": child.text}

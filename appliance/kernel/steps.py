@@ -1,0 +1,436 @@
+"""Carrying out steps: begin, fence, execute, and what becomes of the result, the failure or the wait."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from typing import TYPE_CHECKING, Any
+
+from appliance.contracts import Effect, ExpressionError, FlowError, Out, Park, Pending, Spawn, TimedOut, Wake, seconds
+from appliance.engine import trace
+from appliance.engine.states import RunState
+from appliance.engine.trace import Record
+from appliance.kernel.context import StepContext, judge_for
+from appliance.kernel.io import Io
+from appliance.kernel.runs import LiveRun, Parked
+
+if TYPE_CHECKING:
+    from appliance.kernel.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_TIMEOUT = 3600.0
+MAX_ERROR = 8_000
+
+
+class Flight:
+    """One attempt at a step that is under way."""
+
+    __slots__ = (
+        "at",
+        "attempt",
+        "ctx",
+        "future",
+        "index",
+        "over",
+        "payload",
+        "rendered",
+        "run",
+        "started",
+        "timer",
+    )
+
+    def __init__(self, run: LiveRun, index: int, attempt: int, at: int) -> None:
+        self.run = run
+        self.index = index
+        self.attempt = attempt
+        self.at = at
+        self.started = time.monotonic_ns()
+        self.payload: Any = None
+        self.rendered: dict[str, Any] | None = None
+        self.ctx: StepContext | None = None
+        self.future: Future[Any] | None = None
+        self.timer = 0
+        self.over = False
+
+    def end_work(self) -> None:
+        """Really end what the step is doing."""
+        self.over = True
+        if self.future is not None:
+            self.future.cancel()
+        if self.ctx is not None:
+            try:
+                self.ctx.cancel()
+            except Exception:
+                logger.exception("ending the work of %s failed", self.ctx.step)
+
+
+class Steps:
+    """The engine's hands. Everything here runs on the engine thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._keeper = engine.keeper
+        self._fenced: list[tuple[LiveRun, int, int]] = []
+        self._async: dict[type, tuple[bool, bool]] = {}
+        self.io = Io()
+
+    # --- beginning ---------------------------------------------------------------------------------
+
+    def begin(self, run: LiveRun, index: int) -> None:
+        """Run a ready step now, or behind the next commit if it has an effect."""
+        node = run.plan.nodes[index]
+        if node.spec.disabled:
+            flight = Flight(run, index, 1, self._keeper.since(run))
+            flight.payload = run.walk.payload_of(index)
+            self._done(flight, "out", flight.payload)
+            return
+        attempt = run.attempts.get(index, 0) + 1
+        run.attempts[index] = attempt
+        if node.effect is Effect.PURE:
+            self._execute(run, index, attempt, None)
+            return
+        if node.effect is Effect.ONCE:
+            self._record(run, Record(trace.INTENT, index, attempt, self._keeper.since(run), 0, "", None))
+        if run.dirty:
+            self._fenced.append((run, index, attempt))
+        else:
+            self._execute(run, index, attempt, None)
+
+    def begin_fenced(self) -> None:
+        """Everything that led to these steps is on disk now."""
+        fenced, self._fenced = self._fenced, []
+        for run, index, attempt in fenced:
+            if not run.ended:
+                self._execute(run, index, attempt, None)
+
+    def _execute(self, run: LiveRun, index: int, attempt: int, wake: Wake | None) -> None:
+        node = run.plan.nodes[index]
+        flight = Flight(run, index, attempt, self._keeper.since(run))
+        payload = flight.payload = run.walk.payload_of(index)
+        limit = node.timeout if node.timeout is not None else DEFAULT_TIMEOUT
+        ctx = flight.ctx = StepContext(self._engine.services, run, index, attempt, payload, limit)
+        kind = node.kind
+        try:
+            plan = node.config
+            config = plan.constant
+            if config is None:
+                flight.rendered = plan.rendered(ctx.scope(plan.names))
+                config = plan.decode(flight.rendered)
+            if kind.inline:
+                result = kind.run(ctx, config, payload) if wake is None else kind.resume(ctx, config, payload, wake)
+            else:
+                result = self._launch(flight, kind, config, wake)
+        except Exception as exc:
+            self._failed(flight, exc)
+            return
+        self._handle(flight, result, limit)
+
+    def _launch(self, flight: Flight, kind: Any, config: Any, wake: Wake | None) -> Any:
+        """Start work that may take a while; an ``async def`` gives its coroutine, a blocking one a future."""
+        ctx, payload = flight.ctx, flight.payload
+        method = kind.run if wake is None else kind.resume
+        arguments = (ctx, config, payload) if wake is None else (ctx, config, payload, wake)
+        is_async = self._async.get(type(kind))
+        if is_async is None:
+            is_async = self._async[type(kind)] = (
+                inspect.iscoroutinefunction(kind.run),
+                inspect.iscoroutinefunction(kind.resume),
+            )
+        if is_async[0 if wake is None else 1]:
+            return method(*arguments)
+        return self.io.call(lambda: method(*arguments))
+
+    def _handle(self, flight: Flight, result: Any, limit: float) -> None:
+        if isinstance(result, Pending):
+            self._fly(flight, limit)
+            post, complete = self._engine.post, self._complete
+            result.then(lambda value, error: post(lambda: complete(flight, value, error)))
+        elif isinstance(result, Future) or inspect.iscoroutine(result):
+            self._fly(flight, limit)
+            flight.future = result if isinstance(result, Future) else self.io.spawn(result)
+            flight.future.add_done_callback(self._landing(flight))
+        else:
+            self._complete(flight, result, None)
+
+    def _fly(self, flight: Flight, limit: float) -> None:
+        flight.run.running[flight.index] = flight
+        flight.timer = self._engine.timers.after(limit, lambda: self._timed_out(flight, limit))
+        self._news(flight.run, flight.index, "started", flight.attempt)
+
+    def _landing(self, flight: Flight) -> Callable[[Future[Any]], None]:
+        def landed(future: Future[Any]) -> None:
+            value: Any = None
+            error: BaseException | None = None
+            try:
+                value = future.result()
+            except (CancelledError, asyncio.CancelledError):
+                error = FlowError("the work was cancelled")
+            except BaseException as exc:
+                error = exc
+            self._engine.post(lambda: self._complete(flight, value, error))
+
+        return landed
+
+    def _timed_out(self, flight: Flight, limit: float) -> None:
+        if not flight.over and not flight.run.ended:
+            flight.end_work()
+            flight.over = False
+            self._complete(flight, None, TimedOut(f"the step took longer than {limit:g} s and was ended"))
+
+    # --- results -----------------------------------------------------------------------------------
+
+    def _complete(self, flight: Flight, value: Any, error: BaseException | None) -> None:
+        run = flight.run
+        if flight.over or run.ended:
+            return
+        flight.over = True
+        if flight.timer:
+            self._engine.timers.cancel(flight.timer)
+            run.running.pop(flight.index, None)
+        if error is not None:
+            self._failed(flight, error)
+        elif isinstance(value, Out):
+            self._done(flight, value.port, value.value)
+        elif isinstance(value, Park):
+            self._park(flight, value)
+        elif isinstance(value, Spawn):
+            self._spawn(flight, value)
+        else:
+            self._done(flight, "out", value)
+
+    def _took(self, flight: Flight) -> int:
+        return (time.monotonic_ns() - flight.started) // 1000
+
+    def _extra(self, flight: Flight) -> dict[str, Any] | None:
+        """What is kept beside the output: the rendered config, what templates looked up, logs."""
+        ctx = flight.ctx
+        if ctx is None or not (flight.rendered or ctx.saw or ctx.logs):
+            return None
+        extra: dict[str, Any] = {}
+        if flight.rendered:
+            extra["config"] = flight.rendered
+        if ctx.saw:
+            extra["saw"] = ctx.saw
+        if ctx.logs:
+            extra["logs"] = ctx.logs
+        return extra
+
+    def _done(self, flight: Flight, port: str, value: Any) -> None:
+        run, index = flight.run, flight.index
+        node, walk = run.plan.nodes[index], run.walk
+        extra = self._extra(flight)
+        judge = judge_for(self._engine.services, run, index)
+        ready: list[int] | None = None
+        if node.conditional:
+            try:
+                ready = walk.settle(index, port, value, judge)
+            except ExpressionError as exc:
+                self._failed(flight, exc)
+                return
+            extra = {**(extra or {}), "fired": walk.fired_edges}
+        kind, kept = (trace.SAME, None) if value is flight.payload else (trace.DONE, value)
+        took = self._took(flight)
+        kept = self._record(run, Record(kind, index, flight.attempt, flight.at, took, port, kept, extra))
+        output = value if kind == trace.SAME else kept
+        if ready is None:
+            ready = walk.settle(index, port, output, judge)
+        else:
+            walk.outputs[index] = output
+        self._after_step(flight)
+        for following in ready:
+            self._engine.push(run, following)
+        if walk.remaining == 0:
+            self._engine.succeed(run)
+
+    def _after_step(self, flight: Flight) -> None:
+        """State changes and signals of a step count from here."""
+        ctx = flight.ctx
+        if ctx is None:
+            return
+        if ctx.changes:
+            self._keeper.state_ops(flight.run, ctx.changes)
+        for name, value in ctx.signals:
+            self._engine.signal(flight.run.flow, name, value)
+
+    def _failed(self, flight: Flight, exc: BaseException) -> None:
+        run, index, attempt = flight.run, flight.index, flight.attempt
+        node = run.plan.nodes[index]
+        flight.over = True
+        error = describe(exc, node.id)
+        retryable = exc.retryable if isinstance(exc, FlowError) else True
+        extra = self._extra(flight)
+        took = self._took(flight)
+        if retryable and attempt < node.retry.attempts:
+            delay = backoff(node.retry.backoff, node.retry.max_backoff, node.retry.jitter, attempt, error)
+            again = self._engine.services.wall() + delay
+            extra = {**(extra or {}), "again": again}
+            self._record(run, Record(trace.RETRY, index, attempt, flight.at, took, "", error, extra))
+            self.retry_in(run, index, delay)
+        elif node.wired_error:
+            self._done(flight, "error", {"error": self._keeper.clean(error), "payload": flight.payload})
+        else:
+            self._record(run, Record(trace.FAILED, index, attempt, flight.at, took, "", error, extra))
+            self._engine.fail(run, error)
+
+    def retry_in(self, run: LiveRun, index: int, delay: float) -> None:
+        """Try a step again later."""
+        parked = Parked(index, run.attempts.get(index, 0))
+        run.parked[index] = parked
+
+        def again() -> None:
+            if run.parked.get(index) is parked and not run.ended:
+                del run.parked[index]
+                self._settle_state(run)
+                self._engine.push(run, index)
+
+        parked.token = self._engine.timers.after(delay, again)
+        self._settle_state(run)
+
+    # --- waiting -----------------------------------------------------------------------------------
+
+    def _park(self, flight: Flight, park: Park) -> None:
+        run, index = flight.run, flight.index
+        extra: dict[str, Any] = self._extra(flight) or {}
+        extra |= {"until": park.until, "signals": list(park.signals), "ask": park.ask}
+        extra = {key: value for key, value in extra.items() if value}
+        took = self._took(flight)
+        self._record(run, Record(trace.PARKED, index, flight.attempt, flight.at, took, "", park.memo, extra))
+        self._after_step(flight)
+        self.park(run, index, flight.attempt, park)
+
+    def park(self, run: LiveRun, index: int, attempt: int, park: Park, unverified: bool = False) -> None:
+        """Hold a step until its moment or signal comes (also used when a crash is recovered from)."""
+        parked = Parked(index, attempt)
+        parked.until, parked.signals, parked.memo = park.until, park.signals, park.memo
+        parked.ask = dict(park.ask) if park.ask else None
+        parked.unverified = unverified
+        run.parked[index] = parked
+        if park.until is not None:
+
+            def due() -> None:
+                if run.parked.get(index) is parked and not run.ended:
+                    self.wake(run, index, "time", "", None)
+
+            parked.token = self._engine.timers.at(park.until, due)
+        self._settle_state(run)
+
+    def _settle_state(self, run: LiveRun) -> None:
+        """``waiting`` while some step waits and none is being worked on."""
+        waits = bool(run.parked or run.families) and not run.running
+        state = RunState.WAITING if waits else RunState.RUNNING
+        if run.state != state and not run.ended:
+            self._keeper.waiting += 1 if waits else -1
+            run.state = state
+            run.needs_update = run.row_written
+            self._keeper.touch(run)
+
+    def wake(self, run: LiveRun, index: int, kind: str, signal: str, value: Any) -> None:
+        """Let a parked step go on."""
+        parked = run.parked.pop(index, None)
+        if parked is None:
+            return
+        if parked.token:
+            self._engine.timers.cancel(parked.token)
+        extra = {"kind": kind, "signal": signal}
+        record = Record(trace.WOKEN, index, parked.attempt, self._keeper.since(run), 0, "", value, extra)
+        value = self._record(run, record)
+        self._settle_state(run)
+        self.resume(run, index, parked.attempt, Wake(kind, signal, value, parked.memo))
+
+    def resume(self, run: LiveRun, index: int, attempt: int, wake: Wake) -> None:
+        """Call the node's ``resume``."""
+        run.attempts[index] = max(attempt, 1)
+        self._execute(run, index, attempt, wake)
+
+    def decide(self, run: LiveRun, index: int, decision: str, who: str) -> None:
+        """A person's word on a ``once`` step that a crash cut off: ``retry``, ``skip`` or ``fail``."""
+        parked = run.parked.pop(index)
+        extra = {"kind": "decision", "signal": decision}
+        at = self._keeper.since(run)
+        self._record(run, Record(trace.WOKEN, index, parked.attempt, at, 0, "", who, extra))
+        self._settle_state(run)
+        self.carry_out(run, index, parked.attempt, decision)
+
+    def carry_out(self, run: LiveRun, index: int, attempt: int, decision: str) -> None:
+        """What is done with a cut-off ``once`` step."""
+        run.attempts[index] = max(attempt - 1, 0)
+        if decision == "retry":
+            self._engine.push(run, index)
+            return
+        flight = Flight(run, index, attempt, self._keeper.since(run))
+        flight.payload = run.walk.payload_of(index)
+        if decision == "skip":
+            self._done(flight, "out", flight.payload)
+            return
+        message = "cut off by a crash in the middle; whether it had its effect is not known"
+        error = {"id": "unverified", "message": message, "node": run.plan.nodes[index].id}
+        self._record(run, Record(trace.FAILED, index, attempt, flight.at, 0, "", error, None))
+        self._engine.fail(run, error)
+
+    def _spawn(self, flight: Flight, spawn: Spawn) -> None:
+        run, index = flight.run, flight.index
+        extra: dict[str, Any] = self._extra(flight) or {}
+        extra["spawn"] = [
+            spawn.flow, spawn.concurrency, spawn.attempts, spawn.backoff, spawn.stop_on_error, spawn.memo,
+        ]  # fmt: skip
+        took = self._took(flight)
+        items = list(spawn.items)
+        self._record(run, Record(trace.SPAWNED, index, flight.attempt, flight.at, took, "", items, extra))
+        self._engine.families.begin(run, index, spawn)
+        self._settle_state(run)
+
+    # --- ending ------------------------------------------------------------------------------------
+
+    def abandon(self, run: LiveRun) -> None:
+        """The run is over: end the work of its steps and forget its waits."""
+        if run.state is not RunState.SKIPPED and (run.parked or run.families) and not run.running:
+            self._keeper.waiting = max(0, self._keeper.waiting - 1)
+        for flight in list(run.running.values()):
+            flight.end_work()
+            self._engine.timers.cancel(flight.timer)
+        run.running.clear()
+        for parked in run.parked.values():
+            if parked.token:
+                self._engine.timers.cancel(parked.token)
+        run.parked.clear()
+
+    def _record(self, run: LiveRun, record: Record) -> Any:
+        value = self._keeper.record(run, record)
+        if self._engine.live is not None:
+            self._news(run, record.node, trace.KINDS[record.kind], record.attempt, record)
+        return value
+
+    def _news(self, run: LiveRun, index: int, what: str, attempt: int, record: Record | None = None) -> None:
+        """A line for those who watch live; not for the journal."""
+        if self._engine.live is None:
+            return
+        line: dict[str, Any] = {"node": run.plan.nodes[index].id, "kind": what, "attempt": attempt}
+        if record is not None:
+            line |= {"at": record.at, "took": record.took, "port": record.port}
+        run.news.append(line)
+        self._keeper.touch(run)
+
+
+def describe(exc: BaseException, node: str) -> dict[str, Any]:
+    """An error as it is kept: id, message, detail and node."""
+    if isinstance(exc, FlowError):
+        error: dict[str, Any] = {"id": exc.id, "message": exc.message[:MAX_ERROR], "node": node}
+        if exc.detail is not None:
+            error["detail"] = exc.detail
+        return error
+    return {"id": "node-failed", "message": f"{type(exc).__name__}: {exc}"[:MAX_ERROR], "node": node}
+
+
+def backoff(base: float | str, longest: float | str, jitter: float, attempt: int, error: dict[str, Any]) -> float:
+    """Seconds until attempt number ``attempt + 1``: base doubled each time, or what the other side asked for."""
+    delay = min(seconds(base) * 2.0 ** min(attempt - 1, 60), seconds(longest))
+    detail = error.get("detail")
+    if isinstance(detail, dict) and isinstance(detail.get("retry_after"), int | float):
+        delay = max(delay, min(float(detail["retry_after"]), seconds(longest)))
+    return delay * (1.0 + jitter * random.random())

@@ -1,0 +1,326 @@
+"""The journal's writer: what happened to all runs since the last commit, in one transaction with one sync.
+
+Only one thread of one process writes at a time (the kernel's engine thread; the gateway while there is no
+kernel). A run lives in the shard of its id's day for ever, so one run is never spread over two files.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from appliance.engine.states import RunState
+from appliance.store import shards
+from appliance.store.runids import RunIds, day_of
+from appliance.store.shards import StoreFailure
+
+RUN_COLUMNS = (
+    "id, flow, version, place, state, accepted, finished, trigger, event, error, parent, origin, letter, steps"
+)
+_WIDTH = 14
+#: Rows per multi-row INSERT: one statement for many rows gives up Python's lock once instead of once a row.
+_BLOCK = 64
+_INSERT_ONE = f"INSERT INTO run ({RUN_COLUMNS}) VALUES ({', '.join('?' * _WIDTH)})"
+_INSERT_BLOCK = _INSERT_ONE + f", ({', '.join('?' * _WIDTH)})" * (_BLOCK - 1)
+_KEPT_OPEN = 3
+
+
+class RunRow(NamedTuple):
+    """A run as it is stored; times are microseconds since 1970, UTC."""
+
+    id: int
+    flow: int
+    version: int
+    place: str
+    state: int
+    accepted: int
+    finished: int | None
+    trigger: str
+    event: bytes
+    error: bytes | None
+    parent: int | None
+    origin: int | None
+    letter: int
+    steps: bytes
+
+
+class RunUpdate(NamedTuple):
+    """A run's new state; ``steps`` is None or one more chunk with its number."""
+
+    id: int
+    state: int
+    finished: int | None
+    error: bytes | None
+    letter: int
+
+
+class StateOp(NamedTuple):
+    """A durable value of a flow (``value`` None: deleted), number ``ver`` of all such changes."""
+
+    ver: int
+    flow: int
+    key: str
+    value: bytes | None
+
+
+class Batch:
+    """What one commit writes. Everything is filed under the run that it belongs to."""
+
+    __slots__ = ("blobs", "chunks", "keys", "ops", "runs", "updates")
+
+    def __init__(self) -> None:
+        self.runs: list[RunRow] = []
+        self.updates: list[RunUpdate] = []
+        self.chunks: list[tuple[int, int, bytes]] = []
+        self.ops: list[tuple[int, StateOp]] = []
+        self.keys: list[tuple[str, int]] = []
+        self.blobs: list[tuple[str, int]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.runs or self.updates or self.chunks or self.ops or self.keys)
+
+
+class Journal:
+    """The shards, open for writing. ``power`` durability syncs every commit, ``process`` none."""
+
+    def __init__(self, data: Path, *, writer: int, sync: bool = True) -> None:
+        self._data = data
+        self._sync = sync
+        self._writer = writer
+        self._open: dict[str, sqlite3.Connection] = {}
+        self._lock = threading.Lock()
+        self.ids = RunIds(writer)
+        self.damaged: list[str] = []
+
+    def open(self) -> None:
+        """Find the newest id, so that ids grow over restarts. Damaged shards are set aside and named."""
+        for day in shards.days(self._data):
+            connection = self._shard(day)
+            newest = connection.execute("SELECT max(id) FROM run").fetchone()[0]
+            if newest is not None:
+                self.ids = RunIds(self._writer, newest)
+                break
+
+    def close(self) -> None:
+        """Checkpoint and close. Calling it twice is fine."""
+        with self._lock:
+            while self._open:
+                self._open.popitem()[1].close()
+
+    def _shard(self, day: str) -> sqlite3.Connection:
+        connection = self._open.get(day)
+        if connection is None:
+            with self._lock:
+                connection = self._open_shard(day)
+                self._open[day] = connection
+                while len(self._open) > _KEPT_OPEN:
+                    oldest = min(self._open)
+                    self._open.pop(oldest).close()
+        return connection
+
+    def _open_shard(self, day: str) -> sqlite3.Connection:
+        path = shards.shard_path(self._data, day)
+        try:
+            return shards.open_writer(path, sync=self._sync)
+        except sqlite3.DatabaseError as exc:
+            if not shards.is_damage(exc):
+                raise StoreFailure(f"{path.name}: {exc}") from exc
+            self.damaged.append(str(shards.set_aside(self._data, path, str(exc))))
+            return shards.open_writer(path, sync=self._sync)
+
+    def commit(self, batch: Batch) -> None:
+        """Write all of a batch; on return it is on disk. Raises ``StoreFailure`` and then nothing is written."""
+        parts = _by_day(batch)
+        for day, part in parts.items():
+            try:
+                connection = self._shard(day)
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    _write(connection, part)
+                    connection.execute("COMMIT")
+                except BaseException:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+            except (sqlite3.Error, OSError) as exc:
+                self._after_failure(day, exc)
+                raise StoreFailure(f"runs/{day}.db: {exc}") from exc
+
+    def _after_failure(self, day: str, error: Exception) -> None:
+        """A damaged shard is put away; the caller's next try meets a new one."""
+        if isinstance(error, sqlite3.Error) and shards.is_damage(error):
+            with self._lock:
+                connection = self._open.pop(day, None)
+                if connection is not None:
+                    connection.close()
+            path = shards.shard_path(self._data, day)
+            self.damaged.append(str(shards.set_aside(self._data, path, str(error))))
+
+    def forget(self, day: str) -> None:
+        """Close a shard that is about to be rewritten or deleted."""
+        with self._lock:
+            connection = self._open.pop(day, None)
+            if connection is not None:
+                connection.close()
+
+    def run_of_key(self, key: str) -> int | None:
+        """The run that a unique event started, looked up in the newest two shards."""
+        for day in shards.days(self._data)[:2]:
+            found = self._shard(day).execute("SELECT run FROM event_key WHERE key = ?", (key,)).fetchone()
+            if found:
+                return int(found[0])
+        return None
+
+    def recent_events(self, flow: int, trigger: str, limit: int) -> Iterator[tuple[int, bytes]]:
+        """The newest runs of a trigger (id, packed event), newest first, from the newest two shards."""
+        left = limit
+        for day in shards.days(self._data)[:2]:
+            rows = self._shard(day).execute(
+                "SELECT id, trigger, event FROM run WHERE flow = ? ORDER BY id DESC LIMIT ?", (flow, left)
+            )
+            for run, by, event in rows:
+                left -= 1
+                if by == trigger:
+                    yield run, event
+
+    def under_way(self) -> Iterator[tuple[RunRow, list[bytes]]]:
+        """Every run that has not ended, oldest first, with its further chunks."""
+        for day in reversed(shards.days(self._data)):
+            connection = self._shard(day)
+            for row in connection.execute(f"SELECT {RUN_COLUMNS} FROM run WHERE state < 10 ORDER BY id").fetchall():
+                yield RunRow(*row), chunks_of(connection, row[0])
+
+    def load(self, run: int) -> tuple[RunRow, list[bytes]] | None:
+        """One run with its further chunks, or None."""
+        day = day_of(run)
+        if day not in self._open and not shards.shard_path(self._data, day).exists():
+            return None
+        connection = self._shard(day)
+        row = connection.execute(f"SELECT {RUN_COLUMNS} FROM run WHERE id = ?", (run,)).fetchone()
+        return (RunRow(*row), chunks_of(connection, run)) if row else None
+
+    def children(self, parent: int) -> Iterator[tuple[RunRow, list[bytes]]]:
+        """The child runs of a run, oldest first."""
+        first = day_of(parent)
+        for day in reversed(shards.days(self._data)):
+            if day >= first:
+                connection = self._shard(day)
+                sql = f"SELECT {RUN_COLUMNS} FROM run WHERE parent = ? ORDER BY id"
+                for row in connection.execute(sql, (parent,)).fetchall():
+                    yield RunRow(*row), chunks_of(connection, row[0])
+
+    def state_ops(self, after: int) -> list[StateOp]:
+        """The changes of durable values later than number ``after``, in order."""
+        found: list[StateOp] = []
+        for day in shards.days(self._data):
+            sql = "SELECT ver, flow, key, value FROM state_op WHERE ver > ?"
+            found += [StateOp(*row) for row in self._shard(day).execute(sql, (after,))]
+        return sorted(found)
+
+    def drop_state_ops(self, upto: int) -> None:
+        """Forget changes that flowork.db has now."""
+        for day in shards.days(self._data):
+            connection = self._shard(day)
+            if connection.execute("SELECT 1 FROM state_op WHERE ver <= ? LIMIT 1", (upto,)).fetchone():
+                connection.execute("DELETE FROM state_op WHERE ver <= ?", (upto,))
+
+    def set_letter(self, run: int, letter: int, who: str, reason: str, at: int) -> bool:
+        """Move a run on or off the dead-letter list. False if there is no such run."""
+        if self.load(run) is None:
+            return False
+        connection = self._shard(day_of(run))
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("UPDATE run SET letter = ? WHERE id = ?", (letter, run))
+        connection.execute("INSERT OR REPLACE INTO letter_note VALUES (?, ?, ?, ?)", (run, at, who, reason))
+        connection.execute("COMMIT")
+        return True
+
+    def wal_bytes(self) -> dict[str, int]:
+        """The size of each open shard's WAL."""
+        sizes = {}
+        for day in list(self._open):
+            wal = shards.files_of(shards.shard_path(self._data, day))[1]
+            try:
+                sizes[day] = wal.stat().st_size
+            except FileNotFoundError:
+                sizes[day] = 0
+        return sizes
+
+    def checkpoint(self, day: str) -> None:
+        """Move a WAL into its file, on a connection of its own: never on the engine's thread."""
+        connection = sqlite3.connect(shards.shard_path(self._data, day), timeout=0, isolation_level=None)
+        try:
+            connection.execute(f"PRAGMA synchronous={'FULL' if self._sync else 'NORMAL'}")
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        finally:
+            connection.close()
+
+
+def chunks_of(connection: sqlite3.Connection, run: int) -> list[bytes]:
+    """A run's chunks behind the first."""
+    return [row[0] for row in connection.execute("SELECT data FROM chunk WHERE run = ? ORDER BY seq", (run,))]
+
+
+def _by_day(batch: Batch) -> dict[str, Batch]:
+    """The batch by shard. Nearly always there is one day, found by comparing with the first run's."""
+    ids = [r.id for r in batch.runs] + [u.id for u in batch.updates] + [c[0] for c in batch.chunks]
+    ids += [run for run, _ in batch.ops] + [run for _, run in batch.keys]
+    if not ids:
+        return {}
+    low, high = day_of(min(ids)), day_of(max(ids))
+    if low == high:
+        return {low: batch}
+    parts: dict[str, Batch] = {}
+
+    def part(run: int) -> Batch:
+        return parts.setdefault(day_of(run), Batch())
+
+    for row in batch.runs:
+        part(row.id).runs.append(row)
+    for update in batch.updates:
+        part(update.id).updates.append(update)
+    for chunk in batch.chunks:
+        part(chunk[0]).chunks.append(chunk)
+    for op in batch.ops:
+        part(op[0]).ops.append(op)
+    for key in batch.keys:
+        part(key[1]).keys.append(key)
+    for blob in batch.blobs:
+        part(blob[1]).blobs.append(blob)
+    return parts
+
+
+def _write(connection: sqlite3.Connection, batch: Batch) -> None:
+    _insert_runs(connection, batch.runs)
+    if batch.chunks:
+        connection.executemany("INSERT INTO chunk (run, seq, data) VALUES (?, ?, ?)", batch.chunks)
+    if batch.updates:
+        connection.executemany(
+            "UPDATE run SET state = ?, finished = ?, error = ?, letter = ? WHERE id = ?",
+            [(u.state, u.finished, u.error, u.letter, u.id) for u in batch.updates],
+        )
+    if batch.ops:
+        connection.executemany("INSERT INTO state_op VALUES (?, ?, ?, ?)", [op for _, op in batch.ops])
+    if batch.keys:
+        connection.executemany("INSERT OR IGNORE INTO event_key VALUES (?, ?)", batch.keys)
+    if batch.blobs:
+        connection.executemany("INSERT OR IGNORE INTO blob_use VALUES (?, ?)", batch.blobs)
+
+
+def _insert_runs(connection: sqlite3.Connection, rows: list[RunRow]) -> None:
+    whole = len(rows) - len(rows) % _BLOCK
+    for start in range(0, whole, _BLOCK):
+        values: list[object] = []
+        for row in rows[start : start + _BLOCK]:
+            values.extend(row)
+        connection.execute(_INSERT_BLOCK, values)
+    if whole < len(rows):
+        connection.executemany(_INSERT_ONE, rows[whole:])
+
+
+def ended(state: int) -> bool:
+    """True for a run that has nothing more to do."""
+    return state >= RunState.SUCCEEDED
