@@ -1,0 +1,31 @@
+"""What holds for every test: nothing leaves the machine, and nothing is left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import leaks, offline
+
+
+def pytest_configure() -> None:
+    """Before any test module is imported."""
+    offline.install()
+    leaks.adopt_orphans()
+
+
+@pytest.fixture(autouse=True)
+def stays_on_this_machine() -> Iterator[None]:
+    """A test that tried to reach another machine fails, even if the code under test swallowed the error."""
+    offline.attempts.clear()
+    yield
+    assert not offline.attempts, f"tried to reach {', '.join(offline.attempts)}"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def leaves_nothing_behind() -> Iterator[None]:
+    """A module whose threads, processes or open files outlive it fails."""
+    before = leaks.census()
+    yield
+    assert not (left := leaks.since(before)), "left behind: " + ", ".join(sorted(left))

@@ -1,0 +1,134 @@
+"""The import arrows of docs and DESIGN, read from the source of every module: no list of exceptions.
+
+Imports inside functions count as well, and so do literal names given to ``import_module``.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+OURS = ("appliance", "edge_agent", "drivers")
+
+#: Parts of the house, the most specific name first where one lies in another.
+BASE = {"appliance.contracts"}
+SERVICES = {
+    "appliance.store",
+    "appliance.security",
+    "appliance.sandbox",
+    "appliance.queue",
+    "appliance.registry",
+    "appliance.engine",
+}
+MAY_IMPORT: dict[str, set[str]] = {
+    "appliance.contracts": set(),
+    "appliance.paths": BASE,
+    "appliance.listener": BASE,
+    "appliance.engine": BASE,
+    "appliance.queue": BASE,
+    "appliance.sandbox": BASE,
+    "appliance.security": BASE,
+    "appliance.store": BASE | {"appliance.engine"},
+    "appliance.registry": BASE,
+    "appliance.nodes": BASE,
+    "appliance.triggers": BASE,
+    "appliance.supervisor": set(),
+    "appliance.kernel": BASE | SERVICES,
+    "appliance.gateway": BASE | SERVICES - {"appliance.queue", "appliance.sandbox"} | {"appliance.kernel"},
+    "edge_agent": {"drivers"},
+    "drivers": set(),
+}
+#: The top of the house: it starts and steers all the rest.
+TOP = {"appliance.startup", "appliance.commands", "appliance.cli"}
+EVERYTHING = set(MAY_IMPORT) | TOP
+#: Folders in which one file is one plug-in.
+PLUGINS = ("appliance.nodes", "appliance.triggers", "drivers")
+#: Libraries whose home DESIGN.md names. Any other may choose its home, but has only one.
+HOMES = {"peewee": "appliance.store", "huey": "appliance.queue", "flask": "appliance.gateway"}
+#: msgspec is part of the contract, as the types of every config.
+EVERYWHERE = {"msgspec"}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for package in OURS:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def imports(name: str, path: Path) -> Iterator[tuple[int, str]]:
+    """Line and full dotted name of all that a module imports."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *([base] if base else [])])
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            argument = node.args[0]
+            if isinstance(argument, ast.Constant):
+                yield node.lineno, str(argument.value)
+
+
+def part_of(name: str) -> str | None:
+    """The part of the house that a module or an imported name belongs to."""
+    return next((part for part in EVERYTHING if name == part or name.startswith(part + ".")), None)
+
+
+def test_every_module_belongs_to_a_part_of_the_house() -> None:
+    homeless = [name for name, _ in modules() if part_of(name) is None and name not in OURS]
+    assert not homeless
+
+
+def test_imports_follow_the_arrows() -> None:
+    wrong = []
+    for name, path in modules():
+        part = part_of(name)
+        allowed = EVERYTHING if part in TOP else MAY_IMPORT.get(part or "", set())
+        for line, imported in imports(name, path):
+            if imported.split(".")[0] in OURS:
+                target = part_of(imported)
+                if target != part and target not in allowed:
+                    wrong.append(f"{path.relative_to(ROOT)}:{line}: {part} must not import {imported}")
+    assert not wrong, "\n".join(wrong)
+
+
+def home(name: str) -> str:
+    """Who may claim a library: a single file for a plug-in, else the part of the house."""
+    part = part_of(name) or name
+    if part in PLUGINS:
+        return name
+    return "appliance.cli" if part in TOP else part
+
+
+def test_one_library_has_one_home() -> None:
+    homes: dict[str, set[str]] = defaultdict(set)
+    for name, path in modules():
+        for _, imported in imports(name, path):
+            library = imported.split(".")[0]
+            if library not in sys.stdlib_module_names and library not in OURS:
+                homes[library].add(home(name))
+    crowded = {library: found for library, found in homes.items() if len(found) > 1}
+    assert not crowded.keys() - EVERYWHERE, crowded
+    for library, place in HOMES.items():
+        assert homes[library] <= {place}, library
+
+
+def test_the_engine_is_pure() -> None:
+    impure = {"socket", "sqlite3", "subprocess", "asyncio", "selectors", "multiprocessing"}
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {imported}"
+        for name, path in modules()
+        if part_of(name) == "appliance.engine"
+        for line, imported in imports(name, path)
+        if imported.split(".")[0] in impure
+    ]
+    assert not found
