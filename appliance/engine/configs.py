@@ -111,8 +111,8 @@ def problems(kind: type[Config], raw: Mapping[str, Any]) -> list[Problem]:
 
 def _duration_faults(kind: type[Config], value: Config) -> list[Problem]:
     faults = []
-    for name in duration_fields(kind):
-        given = getattr(value, name, None)
+    for attribute, name in duration_fields(kind).items():
+        given = getattr(value, attribute)
         if given is not None:
             try:
                 seconds(given)
@@ -122,9 +122,9 @@ def _duration_faults(kind: type[Config], value: Config) -> list[Problem]:
 
 
 @functools.cache
-def duration_fields(kind: type[Config]) -> tuple[str, ...]:
-    """The top-level fields that are durations."""
-    return tuple(f.name for f in fields_of(kind).values() if _text_kind(f.type)[0] == "duration")
+def duration_fields(kind: type[Config]) -> dict[str, str]:
+    """The top-level fields that are durations: attribute and name in JSON."""
+    return {f.name: f.encode_name for f in fields_of(kind).values() if _text_kind(f.type)[0] == "duration"}
 
 
 def _field_problems(kind: type[Config], raw: Mapping[str, Any], dynamic: set[str]) -> list[Problem]:
@@ -140,7 +140,7 @@ def _field_problems(kind: type[Config], raw: Mapping[str, Any], dynamic: set[str
             except msgspec.ValidationError as exc:
                 result.append(problem_of(name, exc))
                 continue
-            if name in duration_fields(kind) and raw[name] is not None:
+            if name in duration_fields(kind).values() and raw[name] is not None:
                 try:
                     seconds(raw[name])
                 except ConfigError as exc:

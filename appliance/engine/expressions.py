@@ -319,7 +319,8 @@ def _short(source: str) -> str:
 
 
 def _syntax(exc: TemplateSyntaxError, source: str) -> ExpressionError:
-    return ExpressionError(f"line {exc.lineno}: {exc.message} (in {_short(source)})")
+    message = (exc.message or "").replace("'end of template'", "end")
+    return ExpressionError(f"line {exc.lineno}: {message} (in {_short(source)})")
 
 
 def _guard(source: str) -> None:
@@ -379,9 +380,30 @@ def is_template(text: str) -> bool:
     return "{" in text and ("{{" in text or "{%" in text or "{#" in text)
 
 
-@functools.lru_cache(maxsize=4096)
+# Names, numbers and plain strings joined by operators: most of what people write, and surely well-formed.
+_OPERAND = r"""(?:(?!(?:and|or|not|in|is|if|else)\b)[a-z_]\w*(?:\.[a-z_]\w*)*|\d+(?:\.\d+)?|'[^'\\{}]*')"""
+_SIMPLE = re.compile(rf"\s*{_OPERAND}(?:\s*(?:[-+*/<>]|==|!=|<=|>=)\s*{_OPERAND})*\s*", re.ASCII | re.IGNORECASE)
+
+
+def _surely_fine(source: str, is_expression: bool) -> bool:
+    """True for simple texts, decided without parsing: a flow of 5,000 nodes is checked on every save."""
+    if is_expression:
+        return _SIMPLE.fullmatch(source) is not None
+    parts = source.split("{{")
+    if "{%" in source or "{#" in source or "}}" in parts[0]:
+        return False
+    for part in parts[1:]:
+        inner, end, rest = part.partition("}}")
+        if not end or "}}" in rest or _SIMPLE.fullmatch(inner) is None:
+            return False
+    return True
+
+
+@functools.lru_cache(maxsize=16_384)
 def check(source: str, is_expression: bool) -> str:
     """The complaint about a text that does not parse, or "". Cheaper than compiling."""
+    if _surely_fine(source, is_expression):
+        return ""
     try:
         tree = _parse(source, is_expression)
         env = _environment()

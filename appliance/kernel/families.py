@@ -47,7 +47,7 @@ class Families:
         while family.next < total and len(family.active) < family.spawn.concurrency:
             position = family.next
             family.next += 1
-            if family.results[position] is None:
+            if family.results[position] is None and position not in family.active:
                 self._start(family, position)
         if family.open == 0 and family.run.families.get(family.index) is family:
             self._gathered(family)

@@ -1,0 +1,194 @@
+"""Going on after a crash: every run that the journal calls under way is folded back and continued.
+
+A ``pure`` or ``idempotent`` step that was cut off is run again (the latter under the same key). A ``once`` step
+that was cut off is unverified, and its flow's ``on_crash`` policy decides: retry, skip, fail, or ask a person.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from appliance.contracts import Park, Spawn, Wake
+from appliance.engine import trace
+from appliance.engine.runner import READY, Unfinished, recover
+from appliance.engine.states import Letter, RunState
+from appliance.engine.trace import Record, records_of
+from appliance.kernel.context import judge_for
+from appliance.kernel.engine import Engine
+from appliance.kernel.families import result_of
+from appliance.kernel.runs import FlowSlot, LiveRun
+from appliance.store.journal import RunRow, ended
+
+logger = logging.getLogger(__name__)
+
+ASK_UNVERIFIED = {"title": "Was it done?", "choices": ["retry", "skip", "fail"]}
+
+
+class Recovery:
+    """One pass over the journal at start, or one run at a time later (a run that another process accepted)."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._open: dict[int, dict[int, Unfinished]] = {}
+
+    def all(self) -> int:
+        """Take up every run under way; returns how many."""
+        taken = [run for row, chunks in self._engine.journal.under_way() if (run := self._take(row, chunks))]
+        for run in taken:
+            self._go_on(run)
+        return len(taken)
+
+    def strays(self) -> int:
+        """Take up runs that are in the journal and not in memory: accepted by the gateway while no kernel ran."""
+        known = self._engine.runs
+        rows = [(row, chunks) for row, chunks in self._engine.journal.under_way() if row.id not in known]
+        taken = [run for row, chunks in rows if (run := self._take(row, chunks))]
+        for run in taken:
+            self._go_on(run)
+        return len(taken)
+
+    def _take(self, row: RunRow, chunks: list[bytes]) -> LiveRun | None:
+        flow = self._engine.flows.get(row.flow)
+        if flow is None:
+            flow = FlowSlot(row.flow, f"deleted-{row.flow}", "deleted flow", "home", None)
+            self._engine.flows[row.flow] = flow
+        try:
+            run = self.restore(flow, row, chunks)
+        except Exception as exc:
+            logger.exception("run %s cannot be taken up", row.id)
+            self._give_up(row, exc)
+            return None
+        self._engine.runs[run.id] = run
+        flow.active[run.id] = run
+        return run
+
+    def restore(self, flow: FlowSlot, row: RunRow, chunks: list[bytes]) -> LiveRun:
+        """The run as the journal has it. Raises whatever a damaged record or a lost version raises."""
+        engine = self._engine
+        run = LiveRun(row.id, flow, row.version, engine.plan(row.version), row.place)
+        _, view, payload, item = trace.unpack(row.event)
+        run.event = view
+        run.event_data = row.event
+        run.walk.payload = engine.keeper.unpack(payload)
+        run.trigger, run.accepted, run.parent, run.origin = row.trigger, row.accepted, row.parent, row.origin
+        run.item = (item[0], item[1]) if item else None
+        run.state, run.letter, run.finished = RunState(row.state), Letter(row.letter), row.finished
+        run.error = trace.unpack(row.error) if row.error else None
+        run.row_written, run.chunks = True, len(chunks)
+        if run.state is not RunState.QUEUED:
+            records = [self._whole(record) for record in records_of([row.steps, *chunks])]
+            self._overrides(run, view)
+            self._open[run.id] = recover(run.walk, records, judge_for(engine.services, run, 0))
+            for index, unfinished in self._open[run.id].items():
+                run.attempts[index] = unfinished.attempt
+        return run
+
+    def _whole(self, record: Record) -> Record:
+        """A record with values that were put aside brought back."""
+        value = self._engine.keeper.unpack(record.value)
+        if value is record.value:
+            return record
+        return Record(
+            record.kind, record.node, record.attempt, record.at, record.took, record.port, value, record.extra
+        )
+
+    def _overrides(self, run: LiveRun, view: dict[str, Any]) -> None:
+        """A replay begins at a node with an edited payload; both are in its event."""
+        node = run.plan.by_id.get(str(view.get("replay_from", "")))
+        if run.origin is not None and node is not None:
+            run.walk.overrides[node.index] = run.walk.payload
+            run.walk.payload = self._engine.keeper.unpack(view.get("replay_payload"))
+
+    def _give_up(self, row: RunRow, exc: Exception) -> None:
+        from appliance.store.journal import Batch, RunUpdate
+
+        error = trace.pack({"id": "unrecoverable", "message": f"the run cannot be taken up: {exc}"})
+        batch = Batch()
+        finished = int(self._engine.services.wall() * 1e6)
+        batch.updates.append(RunUpdate(row.id, RunState.FAILED, finished, error, Letter.OPEN))
+        self._engine.journal.commit(batch)
+
+    def _go_on(self, run: LiveRun) -> None:
+        engine = self._engine
+        if run.state is RunState.QUEUED:
+            run.flow.queue.append(run)
+            engine.post(lambda: engine._next_in_queue(run.flow))
+            return
+        run.state = RunState.RUNNING
+        unfinished = self._open.pop(run.id, {})
+        for index, status in enumerate(run.walk.status):
+            if status == READY and index not in unfinished:
+                engine.push(run, index)
+        for index, step in unfinished.items():
+            self._resume(run, index, step)
+        if run.walk.finished and not run.ended:
+            engine.succeed(run)
+
+    def _resume(self, run: LiveRun, index: int, step: Unfinished) -> None:
+        engine, extra = self._engine, step.record.extra or {}
+        if step.kind == trace.RETRY:
+            engine.steps.retry_in(run, index, max(0.0, extra.get("again", 0.0) - engine.services.wall()))
+        elif step.kind == trace.INTENT:
+            self._unverified(run, index, step.attempt)
+        elif step.kind == trace.FAILED:
+            engine.fail(run, step.record.value)
+        elif step.woken is not None:
+            self._woken(run, index, step)
+        elif step.kind == trace.PARKED:
+            signals = tuple(extra.get("signals", ()))
+            park = Park(extra.get("until"), signals, step.record.value, extra.get("ask"))
+            engine.steps.park(run, index, step.attempt, park)
+        elif step.kind == trace.UNVERIFIED:
+            engine.steps.park(run, index, step.attempt, Park(ask=ASK_UNVERIFIED), unverified=True)
+        elif step.kind == trace.SPAWNED:
+            self._family(run, index, step)
+
+    def _woken(self, run: LiveRun, index: int, step: Unfinished) -> None:
+        assert step.woken is not None
+        extra = step.woken.extra or {}
+        if extra.get("kind") == "decision":
+            self._engine.steps.carry_out(run, index, step.attempt, extra["signal"])
+            return
+        memo = step.record.value
+        if step.kind == trace.SPAWNED:
+            memo = (step.record.extra or {}).get("spawn", [None] * 6)[5]
+        wake = Wake(extra.get("kind", ""), extra.get("signal", ""), step.woken.value, memo)
+        self._engine.steps.resume(run, index, step.attempt, wake)
+
+    def _unverified(self, run: LiveRun, index: int, attempt: int) -> None:
+        policy = run.node(index).on_crash
+        if policy != "ask":
+            self._engine.steps.carry_out(run, index, attempt, policy)
+            return
+        keeper = self._engine.keeper
+        keeper.record(run, Record(trace.UNVERIFIED, index, attempt, keeper.since(run), 0, "", None))
+        self._engine.steps.park(run, index, attempt, Park(ask=ASK_UNVERIFIED), unverified=True)
+
+    def _family(self, run: LiveRun, index: int, step: Unfinished) -> None:
+        """Gather the children that exist; start only those that were never accepted."""
+        flow, concurrency, attempts, pause, stop_on_error, memo = (step.record.extra or {})["spawn"]
+        spawn = Spawn(step.record.value, flow, concurrency, attempts, pause, stop_on_error, memo)
+        families = self._engine.families
+        family = families.join(run, index, spawn)
+        newest: dict[int, tuple[RunRow, list[bytes]]] = {}
+        for row, chunks in self._engine.journal.children(run.id):
+            item = trace.unpack(row.event)[3]
+            if item and item[0] == index:
+                family.attempts[item[1]] = family.attempts.get(item[1], 0) + 1
+                newest[item[1]] = (row, chunks)
+        for position, (row, chunks) in newest.items():
+            live = self._engine.runs.get(row.id)
+            if live is not None:
+                family.active[position] = live
+            elif ended(row.state):
+                retry = row.state == RunState.FAILED and family.attempts[position] < attempts
+                if not retry:
+                    families._result(family, position, self._result(row, chunks))
+        self._engine.post(lambda: families.go_on(family))
+
+    def _result(self, row: RunRow, chunks: list[bytes]) -> dict[str, Any]:
+        flow = self._engine.flows.get(row.flow) or FlowSlot(row.flow, "", "", "home", None)
+        child = self.restore(flow, row, chunks)
+        self._open.pop(child.id, None)
+        return result_of(child)
