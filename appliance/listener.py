@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from ipaddress import ip_address
 from pathlib import Path
 
 from appliance.contracts import FlowError
@@ -61,6 +62,17 @@ def addresses(sock: socket.socket) -> list[str]:
     host, port = sock.getsockname()[:2]
     hosts = ["localhost", *_network_address()] if host in ANY else [host]
     return [f"http://{f'[{name}]' if ':' in name else name}:{port}" for name in hosts]
+
+
+def is_loopback(sock: socket.socket) -> bool:
+    """Whether only this machine can reach the socket."""
+    return ip_address(sock.getsockname()[0]).is_loopback
+
+
+def reached_at(sock: socket.socket) -> tuple[str, int]:
+    """Where this machine itself connects to the socket."""
+    host, port = sock.getsockname()[:2]
+    return dict(zip(ANY, ("127.0.0.1", "::1"), strict=True)).get(host, host), port
 
 
 def _network_address() -> list[str]:

@@ -79,7 +79,10 @@ venv_without_pip() {
   "$1" -c 'import ensurepip' 2>/dev/null && { cat -- "$venv/install.log" >&2; die "cannot make .venv"; }
   local package
   package=$("$1" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
-  apt_install "$package" || die "$package is missing. Install it, then run this again: sudo apt install $package"
+  if ! apt_install "$package"; then
+    rm -rf -- "$venv"
+    die "$package is missing; install it, then run this again: sudo apt update && sudo apt install $package"
+  fi
   "$1" -m venv --clear -- "$venv" || die "cannot make .venv"
   touch -- "$venv/unfinished"
 }
