@@ -162,7 +162,7 @@ def problem_of(prefix: str, exc: msgspec.ValidationError) -> Problem:
 class ConfigPlan:
     """A config ready for steps: decoded once if it is constant, else rendered each time."""
 
-    __slots__ = ("_kind", "_render", "constant", "names")
+    __slots__ = ("_kind", "_render", "constant", "dynamic", "names")
 
     def __init__(self, kind: type[Config], raw: Mapping[str, Any]) -> None:
         self._kind = kind
@@ -176,6 +176,7 @@ class ConfigPlan:
         self.constant = None if dynamic else decode(kind, raw)
         static = {name: value for name, value in raw.items() if name not in dynamic}
         self._render = (static, tuple(dynamic.items()))
+        self.dynamic = tuple(dynamic)
 
     def rendered(self, scope: Scope) -> dict[str, Any]:
         """The config's values for a step. Raises ``ExpressionError``."""

@@ -120,8 +120,9 @@ class Steps:
             plan = node.config
             config = plan.constant
             if config is None:
-                flight.rendered = plan.rendered(ctx.scope(plan.names))
-                config = plan.decode(flight.rendered)
+                values = plan.rendered(ctx.scope(plan.names))
+                config = plan.decode(values)
+                flight.rendered = {name: values[name] for name in plan.dynamic}
             if kind.inline:
                 result = kind.run(ctx, config, payload) if wake is None else kind.resume(ctx, config, payload, wake)
             else:
@@ -224,6 +225,9 @@ class Steps:
     def _done(self, flight: Flight, port: str, value: Any) -> None:
         run, index = flight.run, flight.index
         node, walk = run.plan.nodes[index], run.walk
+        # What is the very output (a transform's values) is not written twice.
+        if flight.rendered:
+            flight.rendered = {name: given for name, given in flight.rendered.items() if given != value}
         extra = self._extra(flight)
         judge = judge_for(self._engine.services, run, index)
         ready: list[int] | None = None
