@@ -140,14 +140,18 @@ class Walk:
             return self.outputs[self.ends[0]]
         return {self.plan.nodes[index].id: self.outputs[index] for index in self.ends}
 
-    def seed(self, origin: Mapping[int, Record], index: int, payload: Any) -> list[Record]:
-        """Take over what a replayed run did before node ``index``, which gets ``payload``.
-
-        Returns the taken-over records in graph order, for the new run's journal; the caller settles them.
-        """
+    def kept_before(self, settled: Mapping[int, Record], index: int) -> list[Record]:
+        """Of what another run has settled, that which a replay from node ``index`` takes over, in graph order."""
         after = self.plan.downstream(index)
-        self.overrides[index] = payload
-        return [origin[i] for i in self._order() if i in origin and i not in after]
+        return [settled[i] for i in self._order() if i in settled and i not in after]
+
+    def force_overrides(self) -> None:
+        """A replay begins at its node even where no edge led there."""
+        for index in self.overrides:
+            if self.status[index] == DEAD:
+                self.remaining += 1
+            if self.status[index] in {IDLE, DEAD}:
+                self.status[index] = READY
 
     def _order(self) -> list[int]:
         """Node numbers, each behind all that lead to it (Kahn's algorithm)."""
@@ -180,9 +184,13 @@ def recover(walk: Walk, records: Iterable[Record], judge: Judge) -> dict[int, Un
     """
     walk.start()
     open_steps: dict[int, Unfinished] = {}
+    forced = not walk.overrides
     for record in records:
         if record.kind == trace.NOTE:
             continue
+        if not forced and record.kind != trace.SEEDED:
+            forced = True
+            walk.force_overrides()
         if record.kind in _SETTLES:
             open_steps.pop(record.node, None)
             value = walk.payload_of(record.node) if record.kind == trace.SAME else record.value
@@ -192,6 +200,8 @@ def recover(walk: Walk, records: Iterable[Record], judge: Judge) -> dict[int, Un
             open_steps[record.node].woken = record
         else:
             open_steps[record.node] = Unfinished(record.kind, record.attempt, record)
+    if not forced:
+        walk.force_overrides()
     return open_steps
 
 

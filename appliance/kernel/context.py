@@ -38,6 +38,7 @@ class Services:
         self.secrets: dict[str, dict[str, str]] = {}
         self.states = FlowStates()
         self.wall: Callable[[], float] = time.time
+        self.clock_ok: Callable[[], bool] = lambda: True
         self.timezone: datetime.tzinfo = datetime.UTC
 
 

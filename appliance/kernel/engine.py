@@ -17,9 +17,10 @@ from typing import Any
 from appliance.contracts import Busy, Event, FlowError, RunEnded
 from appliance.engine import trace
 from appliance.engine.plan import FlowPlan
+from appliance.engine.runner import READY
 from appliance.engine.states import Letter, RunState
 from appliance.engine.trace import Record
-from appliance.kernel.context import Services
+from appliance.kernel.context import Services, judge_for
 from appliance.kernel.families import Families
 from appliance.kernel.keeper import Keeper
 from appliance.kernel.runs import FlowSlot, LiveRun, event_view
@@ -96,7 +97,7 @@ class Engine:
         self._ring = ring
         self._idle = True
         self._turn = threading.Lock()
-        self._stopping = False
+        self._thread = 0
         self._commit_by: float | None = None
 
     # --- from any thread ---------------------------------------------------------------------------
@@ -112,7 +113,11 @@ class Engine:
         """Start runs. Raises ``Busy`` past the queue's bound; nothing of the list is taken then."""
         if self.load() + len(submissions) > self.queue_bound:
             raise Busy(f"more than {self.queue_bound:,} runs are waiting for their turn", retry_after=1.0)
-        self.post(lambda: self._accept_all(submissions))
+        if self._thread == threading.get_ident():
+            # From within a turn (a run's end that starts another): in the same commit.
+            self._accept_all(submissions)
+        else:
+            self.post(lambda: self._accept_all(submissions))
 
     def load(self) -> int:
         """Runs that want a turn now (parked ones want none)."""
@@ -123,19 +128,26 @@ class Engine:
     def pump(self) -> None:
         """Work until there is nothing to do. Never raises; what a step raises belongs to its run."""
         with self._turn:
+            self._thread = threading.get_ident()
+            try:
+                self._work()
+            finally:
+                self._thread = 0
+
+    def _work(self) -> None:
+        self._idle = False
+        while True:
+            self._take_inbox()
+            self.timers.fire()
+            self._run_ready()
+            if self.keeper.pending and (not self.ready or self._slice_over()):
+                self.commit()
+            if self._inbox or self.ready or self.keeper.pending:
+                continue
+            self._idle = True
+            if not self._inbox:
+                return
             self._idle = False
-            while True:
-                self._take_inbox()
-                self.timers.fire()
-                self._run_ready()
-                if self.keeper.pending and (not self.ready or self._slice_over()):
-                    self.commit()
-                if self._inbox or self.ready or self.keeper.pending:
-                    continue
-                self._idle = True
-                if not self._inbox:
-                    return
-                self._idle = False
 
     def _take_inbox(self) -> None:
         for _ in range(min(len(self._inbox), MAX_BATCH)):
@@ -321,8 +333,21 @@ class Engine:
         if run.plan.timeout is not None and run.parent is None:
             limit = run.plan.timeout
             self.timers.after(limit, lambda: self.run_timeout(run, limit))
-        for index in walk.start():
+        ready = walk.start()
+        if run.seeds:
+            ready = self._plant(run)
+        for index in ready:
             self.push(run, index)
+
+    def _plant(self, run: LiveRun) -> list[int]:
+        """Settle what a replay takes over; returns what is ready then."""
+        seeds, run.seeds = run.seeds, []
+        for seed in seeds:
+            self.keeper.record(run, seed)
+            fired = (seed.extra or {}).get("fired")
+            run.walk.settle(seed.node, seed.port, seed.value, judge_for(self.services, run, seed.node), fired)
+        run.walk.force_overrides()
+        return [index for index, status in enumerate(run.walk.status) if status == READY]
 
     def push(self, run: LiveRun, index: int) -> None:
         """A step is ready."""

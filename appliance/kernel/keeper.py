@@ -7,6 +7,7 @@ are (``degraded``), and what could not be kept is counted and said.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,8 @@ from appliance.store.shards import StoreFailure
 
 logger = logging.getLogger(__name__)
 
+#: A blob's reference as msgpack writes it: the key, then a text of 64 characters.
+_BLOB = re.compile(rb"\$blob\xd9\x40([0-9a-f]{64})")
 RETRY_DISK = 5.0
 MAX_HELD = 5_000
 
@@ -85,6 +88,8 @@ class Keeper:
         value = record.value
         if len(data) > self._max_snapshot:
             data = trace.encode(self._aside(run, record))
+        if b"$blob" in data:
+            self._note_blobs(run, data)
         run.records.append(data)
         self.touch(run)
         return value
@@ -101,9 +106,11 @@ class Keeper:
         return Record(record.kind, record.node, record.attempt, record.at, record.took, record.port, value, extra)
 
     def _blob(self, run: LiveRun, value: Any) -> dict[str, Any]:
-        reference = self._services.blobs.put(trace.pack(value), "application/x-flowork-value")
-        self._blobs.append((reference["$blob"], run.id))
-        return reference
+        return self._services.blobs.put(trace.pack(value), "application/x-flowork-value")
+
+    def _note_blobs(self, run: LiveRun, data: bytes) -> None:
+        """The run uses these blobs: they stay for as long as it is kept."""
+        self._blobs += [(digest.decode(), run.id) for digest in _BLOB.findall(data)]
 
     def unpack(self, value: Any) -> Any:
         """The value of a record: itself, or what its blob holds."""
@@ -121,6 +128,8 @@ class Keeper:
             data = _pack_safely([event.id, view, payload, item])
         if len(data) > self._max_snapshot:
             data = trace.pack([event.id, view, self._blob(run, payload), item])
+        if b"$blob" in data:
+            self._note_blobs(run, data)
         return data, payload
 
     def clean(self, value: Any) -> Any:

@@ -92,6 +92,7 @@ class LiveRun:
         "records",
         "row_written",
         "running",
+        "seeds",
         "state",
         "text",
         "trigger",
@@ -132,6 +133,7 @@ class LiveRun:
         self.attempts: dict[int, int] = {}
         self.on_end: list[Callable[[LiveRun], None]] = []
         self.news: list[dict[str, Any]] = []
+        self.seeds: list[Record] = []
 
     @property
     def ended(self) -> bool:

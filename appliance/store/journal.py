@@ -94,6 +94,8 @@ class Journal:
         self._lock = threading.Lock()
         self.ids = RunIds(writer)
         self.damaged: list[str] = []
+        #: Grows with every write to a day; a rewrite that finds it grown begins anew.
+        self.writes: dict[str, int] = {}
 
     def open(self) -> None:
         """Find the newest id, so that ids grow over restarts. Damaged shards are set aside and named."""
@@ -135,6 +137,7 @@ class Journal:
         """Write all of a batch; on return it is on disk. Raises ``StoreFailure`` and then nothing is written."""
         parts = _by_day(batch)
         for day, part in parts.items():
+            self.writes[day] = self.writes.get(day, 0) + 1
             try:
                 connection = self._shard(day)
                 connection.execute("BEGIN IMMEDIATE")
@@ -231,7 +234,9 @@ class Journal:
         """Move a run on or off the dead-letter list. False if there is no such run."""
         if self.load(run) is None:
             return False
-        connection = self._shard(day_of(run))
+        day = day_of(run)
+        self.writes[day] = self.writes.get(day, 0) + 1
+        connection = self._shard(day)
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("UPDATE run SET letter = ? WHERE id = ?", (letter, run))
         connection.execute("INSERT OR REPLACE INTO letter_note VALUES (?, ?, ?, ?)", (run, at, who, reason))

@@ -1,0 +1,266 @@
+"""The trigger host: attaches the triggers of live versions, detaches those that are gone, retries the failed ones.
+
+One thread does so, one trigger at a time; a trigger that cannot start is shown with its reason and tried again with
+backoff, and holds up no other for longer than its own attach takes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from appliance.contracts import Committed, Event, FlowError, Mqtt, RunEnded, Trigger, WebTrigger
+from appliance.engine.configs import ConfigPlan
+from appliance.engine.flow import TriggerSpec
+from appliance.kernel.engine import Engine, Submission
+from appliance.kernel.runs import FlowSlot
+from appliance.registry import Registry
+
+logger = logging.getLogger(__name__)
+
+FIRST_RETRY, LONGEST_RETRY = 1.0, 60.0
+
+
+class Hosted:
+    """One trigger of one live version: its context, its state, its detach."""
+
+    def __init__(self, engine: Engine, slot: FlowSlot, version: int, spec: TriggerSpec, kind: Trigger[Any]) -> None:
+        self.slot = slot
+        self.version = version
+        self.spec = spec
+        self.kind = kind
+        self.detach: Callable[[], None] | None = None
+        self.ok = False
+        self.text = "starting"
+        self.failures = 0
+        self.retry_at = 0.0
+        self.gone = False
+        self.config: Any = None
+        self._engine = engine
+
+    # --- TriggerContext -------------------------------------------------------------------------
+
+    @property
+    def flow(self) -> str:
+        return self.slot.id
+
+    @property
+    def trigger(self) -> str:
+        return self.spec.id
+
+    @property
+    def cursor(self) -> Any:
+        return self._engine.services.states.of(self.slot.num).get(f"@cursor:{self.spec.id}")
+
+    @property
+    def mqtt(self) -> Mqtt:
+        return self._engine.services.mqtt
+
+    def emit(self, event: Event, committed: Committed | None = None) -> None:
+        self.emit_many([(event, committed)])
+
+    def emit_many(self, events: Sequence[tuple[Event, Committed | None]]) -> None:
+        self._engine.submit([self._submission(event, committed) for event, committed in events])
+
+    def dead_letter(self, event: Event, reason: str, committed: Committed | None = None) -> None:
+        submission = self._submission(event, committed)
+        submission.poison = reason
+        submission.starts_run = True
+        self._engine.submit([submission])
+
+    def _submission(self, event: Event, committed: Committed | None) -> Submission:
+        submission = Submission(self.slot.num, self.spec.id, self.spec.type, event)
+        submission.version = self.version
+        submission.starts_run = self.spec.starts_runs
+        submission.committed = committed
+        return submission
+
+    def now(self) -> float:
+        return self._engine.services.wall()
+
+    def clock_ok(self) -> bool:
+        return self._engine.services.clock_ok()
+
+    def call_at(self, when: float, function: Callable[[], None]) -> Callable[[], None]:
+        def due() -> None:
+            if not self.gone:
+                function()
+
+        number = self._engine.timers.at(when, due)
+        return lambda: self._engine.timers.cancel(number)
+
+    def on_run_ended(self, function: Callable[[RunEnded], None]) -> Callable[[], None]:
+        listeners = self._engine.listeners
+        listeners.append(function)
+
+        def remove() -> None:
+            if function in listeners:
+                listeners.remove(function)
+
+        return remove
+
+    def status(self, ok: bool, text: str) -> None:
+        if (ok, text) != (self.ok, self.text):
+            level = logging.INFO if ok else logging.WARNING
+            logger.log(level, "trigger %s of %s: %s", self.spec.id, self.slot.id, text)
+        self.ok, self.text = ok, text
+
+    # --- for the host ---------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Attach. Raises whatever the trigger raises."""
+        services = self._engine.services
+        scope = {
+            "vars": services.variables.get(self.slot.workspace, {}),
+            "secrets": services.secrets.get(self.slot.workspace, {}),
+        }
+        plan = ConfigPlan(self.kind.Config, self.spec.config)
+        self.config = plan.constant if plan.constant is not None else plan.decode(plan.rendered(scope))
+        if isinstance(self.kind, WebTrigger):
+            self.status(True, f"listening at /hooks/{self.kind.path(self.config)}")
+            return
+        self.status(True, "attached")
+        self.detach = self.kind.attach(self, self.config)
+
+    def stop(self) -> None:
+        """Detach. Twice is fine."""
+        self.gone = True
+        detach, self.detach = self.detach, None
+        if detach is not None:
+            detach()
+
+    def failed(self, exc: Exception, now: float) -> None:
+        """The attach failed; when to try again."""
+        self.failures += 1
+        pause = min(FIRST_RETRY * 2.0 ** (self.failures - 1), LONGEST_RETRY)
+        self.retry_at = now + pause
+        reason = exc.message if isinstance(exc, FlowError) else f"{type(exc).__name__}: {exc}"
+        self.status(False, f"cannot start: {reason}")
+
+    def view(self) -> dict[str, Any]:
+        """For the health page and the flow list."""
+        times: list[float] = []
+        if self.config is not None:
+            try:
+                times = self.kind.next_times(self.config, self.now())
+            except Exception:
+                logger.exception("next_times of %s failed", self.spec.type)
+        return {
+            "flow": self.slot.id,
+            "workspace": self.slot.workspace,
+            "id": self.spec.id,
+            "type": self.spec.type,
+            "name": self.spec.name,
+            "version": self.version,
+            "ok": self.ok,
+            "status": self.text,
+            "next": times,
+        }
+
+
+class TriggerHost:
+    """Keeps what is attached equal to what is live."""
+
+    def __init__(self, engine: Engine, registry: Registry, monotonic: Callable[[], float]) -> None:
+        self._engine = engine
+        self._registry = registry
+        self._monotonic = monotonic
+        self._hosted: dict[tuple[int, str], Hosted] = {}
+        self._wanted: dict[tuple[int, str], tuple[FlowSlot, int, TriggerSpec]] = {}
+        self._changed = threading.Condition()
+        self._dirty = False
+        self._stopping = False
+        self._refresh: set[int] = set()
+        self._thread: threading.Thread | None = None
+        #: Set once everything wanted at start has been tried.
+        self.settled = threading.Event()
+
+    def start(self) -> None:
+        """Begin to attach what is wanted."""
+        self._thread = threading.Thread(target=self._run, name="triggers", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Detach everything. Twice is fine."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def want(self, live: list[tuple[FlowSlot, int, Sequence[TriggerSpec]]], refresh: bool = False) -> None:
+        """What is to be attached from now on; ``refresh`` attaches anew, since variables or secrets changed."""
+        wanted = {
+            (slot.num, spec.id): (slot, version, spec)
+            for slot, version, specs in live
+            for spec in specs
+            if not spec.disabled
+        }
+        with self._changed:
+            self._wanted = wanted
+            self._dirty = True
+            if refresh:
+                self._refresh = {id(hosted) for hosted in self._hosted.values() if "{" in str(hosted.spec.config)}
+            self._changed.notify()
+
+    def views(self) -> list[dict[str, Any]]:
+        """Every trigger with its state."""
+        return [hosted.view() for hosted in list(self._hosted.values())]
+
+    def get(self, flow: int, trigger: str) -> Hosted | None:
+        """One hosted trigger."""
+        return self._hosted.get((flow, trigger))
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._dirty or self._stopping):
+                    wait = self._until_retry()
+                    if wait is not None and wait <= 0:
+                        break
+                    self._changed.wait(wait)
+                stopping = self._stopping
+                self._dirty = False
+                wanted = {} if stopping else dict(self._wanted)
+                refresh, self._refresh = self._refresh, set()
+            self._detach(wanted, refresh)
+            if stopping:
+                return
+            self._attach(wanted)
+            self.settled.set()
+
+    def _until_retry(self) -> float | None:
+        moments = [hosted.retry_at for hosted in self._hosted.values() if hosted.retry_at]
+        return min(moments) - self._monotonic() if moments else None
+
+    def _detach(self, wanted: dict[tuple[int, str], tuple[FlowSlot, int, TriggerSpec]], refresh: set[int]) -> None:
+        for key, hosted in list(self._hosted.items()):
+            entry = wanted.get(key)
+            if entry is not None and id(hosted) not in refresh and entry[2] == hosted.spec:
+                hosted.slot, hosted.version = entry[0], entry[1]
+                continue
+            del self._hosted[key]
+            try:
+                hosted.stop()
+            except Exception:
+                logger.exception("detaching trigger %s of %s failed", hosted.spec.id, hosted.slot.id)
+
+    def _attach(self, wanted: dict[tuple[int, str], tuple[FlowSlot, int, TriggerSpec]]) -> None:
+        for key, (slot, version, spec) in wanted.items():
+            hosted = self._hosted.get(key)
+            if hosted is None:
+                kind = self._registry.triggers.get(spec.type)
+                if kind is None:
+                    logger.warning("trigger %s of %s: no trigger type %r", spec.id, slot.id, spec.type)
+                    continue
+                hosted = self._hosted[key] = Hosted(self._engine, slot, version, spec, kind)
+            elif not hosted.retry_at or hosted.retry_at > self._monotonic():
+                continue
+            hosted.retry_at = 0.0
+            try:
+                hosted.start()
+                hosted.failures = 0
+            except Exception as exc:
+                hosted.failed(exc, self._monotonic())
