@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from huey.api import Huey, Task, TaskWrapper
 from huey.signals import SIGNAL_ENQUEUED
+from huey.storage import RedisStorage
 
 from appliance.queue import drivers
 from appliance.queue.errors import Outage, QueueError
@@ -105,8 +106,10 @@ class TaskQueue(Huey):
         return None
 
     def close(self) -> None:
-        """Close the storage. Closing twice is fine."""
+        """Close the storage's files or connections. Closing twice is fine."""
         self.storage.close()
+        if isinstance(self.storage, RedisStorage):
+            self.storage.pool.disconnect()
 
     # --- for the consumer ---------------------------------------------------------------------------
 
