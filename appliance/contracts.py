@@ -491,11 +491,18 @@ class TriggerContext(Protocol):
     ``starting`` is true when the trigger is attached because the engine came up, not by a deploy.
     """
 
-    flow: str
-    trigger: str
-    cursor: Any
-    starting: bool
-    mqtt: Mqtt
+    @property
+    def flow(self) -> str: ...
+    @property
+    def trigger(self) -> str: ...
+    @property
+    def cursor(self) -> Any:
+        """The last committed :attr:`Event.cursor` of this trigger."""
+
+    @property
+    def starting(self) -> bool: ...
+    @property
+    def mqtt(self) -> Mqtt: ...
 
     def emit(self, event: Event, committed: Committed | None = None) -> None:
         """Start a run. ``committed(run_id)`` is called once it is on disk. Raises ``Busy`` past the bound."""

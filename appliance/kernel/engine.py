@@ -89,6 +89,7 @@ class Engine:
         self.steps = Steps(self)
         self.families = Families(self)
         self.listeners: list[Callable[[RunEnded], None]] = []
+        self.find_flow: Callable[[int], FlowSlot | None] = lambda num: None
         self.live: Callable[[dict[str, Any]], None] | None = None
         self.counts: dict[str, int] = {}
         self._load_plan = load_plan
@@ -98,6 +99,9 @@ class Engine:
         self._idle = True
         self._turn = threading.Lock()
         self._thread = 0
+        self._turned = threading.Event()
+        self.draining = False
+        self.closed = False
         self._commit_by: float | None = None
 
     # --- from any thread ---------------------------------------------------------------------------
@@ -111,6 +115,8 @@ class Engine:
 
     def submit(self, submissions: list[Submission]) -> None:
         """Start runs. Raises ``Busy`` past the queue's bound; nothing of the list is taken then."""
+        if self.draining:
+            raise Busy("the engine is stopping", retry_after=5.0)
         if self.load() + len(submissions) > self.queue_bound:
             raise Busy(f"more than {self.queue_bound:,} runs are waiting for their turn", retry_after=1.0)
         if self._thread == threading.get_ident():
@@ -128,11 +134,14 @@ class Engine:
     def pump(self) -> None:
         """Work until there is nothing to do. Never raises; what a step raises belongs to its run."""
         with self._turn:
+            if self.closed:
+                return
             self._thread = threading.get_ident()
             try:
                 self._work()
             finally:
                 self._thread = 0
+                self._turned.set()
 
     def _work(self) -> None:
         self._idle = False
@@ -142,12 +151,39 @@ class Engine:
             self._run_ready()
             if self.keeper.pending and (not self.ready or self._slice_over()):
                 self.commit()
-            if self._inbox or self.ready or self.keeper.pending:
+            if self._inbox or (self.ready and not self.draining) or self.keeper.pending:
                 continue
             self._idle = True
             if not self._inbox:
                 return
             self._idle = False
+
+    def stop(self, patience: float = 10.0) -> None:
+        """Begin no more steps, give those that must not be cut in two ``patience`` seconds, commit, let go.
+
+        Runs under way stay so in the journal, and the next start goes on with them.
+        """
+        self.draining = True
+        deadline = time.monotonic() + patience
+        while self.steps.precious() and (left := deadline - time.monotonic()) > 0:
+            self._turned.clear()
+            self._turned.wait(min(left, 0.5))
+        self.pump()
+        with self._turn:
+            self.closed = True
+            for run in list(self.runs.values()):
+                self.steps.let_go(run)
+
+    def watch(self) -> None:
+        """The watchdog: runs that nothing moves any more are given another push; a held journal another try."""
+        self.keeper.try_again()
+        for run in list(self.runs.values()):
+            if run.state is RunState.RUNNING and not (run.running or run.parked or run.families):
+                waiting = {index for other, index in self.ready if other is run} | self.steps.fenced_of(run)
+                for index, status in enumerate(run.walk.status):
+                    if status == READY and index not in waiting:
+                        logger.warning("watchdog: step %s of run %s was stuck", run.node(index).id, run.text)
+                        self.push(run, index)
 
     def _take_inbox(self) -> None:
         for _ in range(min(len(self._inbox), MAX_BATCH)):
@@ -158,7 +194,7 @@ class Engine:
                 logger.exception("a message to the engine failed")
 
     def _run_ready(self) -> None:
-        if not self.ready:
+        if not self.ready or self.draining:
             return
         deadline = time.monotonic() + SLICE
         self._commit_by = deadline if self._commit_by is None else self._commit_by
@@ -222,7 +258,7 @@ class Engine:
 
     def accept(self, sub: Submission) -> LiveRun | None:
         """Make a run of an event, or recognise the event. Raises ``FlowError`` when no run can be made."""
-        flow = self.flows.get(sub.flow)
+        flow = self.slot(sub.flow)
         if flow is None:
             raise FlowError("the flow does not exist any more", retryable=False)
         if not sub.starts_run:
@@ -356,6 +392,15 @@ class Engine:
         else:
             self.ready.append((run, index))
 
+    def slot(self, num: int) -> FlowSlot | None:
+        """A flow by its number, also one that is not live."""
+        slot = self.flows.get(num)
+        if slot is None:
+            slot = self.find_flow(num)
+            if slot is not None:
+                self.flows[num] = slot
+        return slot
+
     def plan(self, version: int) -> FlowPlan:
         """The plan of a version, made once."""
         plan = self._plans.get(version)
@@ -413,18 +458,18 @@ class Engine:
             self.families.child_ended(run)
         elif self.listeners and state is not RunState.SKIPPED:
             self._announce(run)
-        self._next_in_queue(run.flow)
+        self.next_in_queue(run.flow)
 
     def _announce(self, run: LiveRun) -> None:
         output = run.output() if run.state is RunState.SUCCEEDED else None
-        ended = RunEnded(run.flow.id, run.text, run.state.label, output, run.error)
+        ended = RunEnded(run.flow.id, run.text, run.state.label, output, run.error, run.event)
         for listener in list(self.listeners):
             try:
                 listener(ended)
             except Exception:
                 logger.exception("a listener to ended runs failed")
 
-    def _next_in_queue(self, flow: FlowSlot) -> None:
+    def next_in_queue(self, flow: FlowSlot) -> None:
         while flow.queue:
             settings = flow.queue[0].flow_plan.settings
             under_way = len(flow.active) - len(flow.queue)

@@ -58,7 +58,7 @@ class Families:
         run, spawn = family.run, family.spawn
         slot = self._slot(family)
         if slot is None:
-            self._result(family, position, {"ok": False, "error": {"message": f"no flow {spawn.flow!r}"}})
+            self.note(family, position, {"ok": False, "error": {"message": f"no flow {spawn.flow!r}"}})
             return
         number = family.attempts.get(position, 0) + 1
         family.attempts[position] = number
@@ -77,7 +77,7 @@ class Families:
         try:
             made = self._engine.accept(child)
         except FlowError as exc:
-            self._result(family, position, {"ok": False, "error": {"id": exc.id, "message": exc.message}})
+            self.note(family, position, {"ok": False, "error": {"id": exc.id, "message": exc.message}})
             return
         if made is not None and not made.ended:
             family.active[position] = made
@@ -106,7 +106,7 @@ class Families:
             delay = spawn.backoff * 2.0 ** min(tries - 1, 30)
             self._engine.timers.after(delay, lambda: self._again(family, position))
             return
-        self._result(family, position, result_of(child))
+        self.note(family, position, result_of(child))
         if child.state is not RunState.SUCCEEDED and spawn.stop_on_error:
             self._stop(family)
         self.go_on(family)
@@ -116,7 +116,7 @@ class Families:
             self._start(family, position)
             self.go_on(family)
 
-    def _result(self, family: Family, position: int, result: dict[str, Any]) -> None:
+    def note(self, family: Family, position: int, result: dict[str, Any]) -> None:
         if family.results[position] is None:
             family.results[position] = result
             family.open -= 1
@@ -125,13 +125,13 @@ class Families:
         """The first failure ends the rest."""
         for position, child in list(family.active.items()):
             family.active.pop(position, None)
-            self._result(family, position, {"ok": False, "error": {"id": "cancelled", "message": "cancelled"}})
+            self.note(family, position, {"ok": False, "error": {"id": "cancelled", "message": "cancelled"}})
             self._engine.cancel(child, "another item failed (stop_on_error)")
         self._all_failed(family, "not started: another item failed (stop_on_error)")
 
     def _all_failed(self, family: Family, why: str) -> None:
         for position in range(len(family.results)):
-            self._result(family, position, {"ok": False, "error": {"id": "not-started", "message": why}})
+            self.note(family, position, {"ok": False, "error": {"id": "not-started", "message": why}})
 
     def _gathered(self, family: Family) -> None:
         run, index = family.run, family.index

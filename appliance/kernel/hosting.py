@@ -26,7 +26,9 @@ FIRST_RETRY, LONGEST_RETRY = 1.0, 60.0
 class Hosted:
     """One trigger of one live version: its context, its state, its detach."""
 
-    def __init__(self, engine: Engine, slot: FlowSlot, version: int, spec: TriggerSpec, kind: Trigger[Any]) -> None:
+    def __init__(
+        self, engine: Engine, slot: FlowSlot, version: int, spec: TriggerSpec, kind: Trigger[Any], starting: bool
+    ) -> None:
         self.slot = slot
         self.version = version
         self.spec = spec
@@ -38,6 +40,8 @@ class Hosted:
         self.retry_at = 0.0
         self.gone = False
         self.config: Any = None
+        #: Attached because the engine came up, not by a deploy.
+        self.starting = starting
         self._engine = engine
 
     # --- TriggerContext -------------------------------------------------------------------------
@@ -255,7 +259,7 @@ class TriggerHost:
                 if kind is None:
                     logger.warning("trigger %s of %s: no trigger type %r", spec.id, slot.id, spec.type)
                     continue
-                hosted = self._hosted[key] = Hosted(self._engine, slot, version, spec, kind)
+                hosted = self._hosted[key] = Hosted(self._engine, slot, version, spec, kind, not self.settled.is_set())
             elif not hosted.retry_at or hosted.retry_at > self._monotonic():
                 continue
             hosted.retry_at = 0.0

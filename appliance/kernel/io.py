@@ -40,6 +40,15 @@ class Io:
                 self._pool = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="step")
             return self._pool.submit(work)
 
+    def run_last(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run a closing coroutine if the loop was ever used, and wait for it."""
+        with self._lock:
+            loop = self._loop
+        if loop is None:
+            work.close()
+            return
+        asyncio.run_coroutine_threadsafe(work, loop).result(timeout=15)
+
     def stop(self) -> None:
         """Cancel what runs and end the threads. Twice is fine."""
         with self._lock:

@@ -44,6 +44,7 @@ class Keeper:
         self.found_secret: Callable[[bytes], bool] = lambda data: False
         self.scrub: Callable[[Any], Any] = lambda value: value
         self.make_room: Callable[[], None] = lambda: None
+        self.committed: Callable[[], None] = lambda: None
         self.waiting = 0
         self.commits = 0
         self.degraded = ""
@@ -159,9 +160,15 @@ class Keeper:
             batch = self._batch(touched)
             if self._write(batch):
                 self._kept(touched)
+                self.committed()
             else:
                 self._hold(touched)
         return touched, callbacks
+
+    def try_again(self) -> None:
+        """If the journal was given up, write what is held at the next commit."""
+        if self.degraded and self._touched:
+            self._fresh = True
 
     def _batch(self, touched: list[LiveRun]) -> Batch:
         batch = Batch()

@@ -49,7 +49,7 @@ class Recovery:
         return len(taken)
 
     def _take(self, row: RunRow, chunks: list[bytes]) -> LiveRun | None:
-        flow = self._engine.flows.get(row.flow)
+        flow = self._engine.slot(row.flow)
         if flow is None:
             flow = FlowSlot(row.flow, f"deleted-{row.flow}", "deleted flow", "home", None)
             self._engine.flows[row.flow] = flow
@@ -77,14 +77,14 @@ class Recovery:
         run.error = trace.unpack(row.error) if row.error else None
         run.row_written, run.chunks = True, len(chunks)
         if run.state is not RunState.QUEUED:
-            records = [self._whole(record) for record in records_of([row.steps, *chunks])]
-            self._overrides(run, view)
+            records = [self.whole(record) for record in records_of([row.steps, *chunks])]
+            self.overrides(run, view)
             self._open[run.id] = recover(run.walk, records, judge_for(engine.services, run, 0))
             for index, unfinished in self._open[run.id].items():
                 run.attempts[index] = unfinished.attempt
         return run
 
-    def _whole(self, record: Record) -> Record:
+    def whole(self, record: Record) -> Record:
         """A record with values that were put aside brought back."""
         value = self._engine.keeper.unpack(record.value)
         if value is record.value:
@@ -93,7 +93,7 @@ class Recovery:
             record.kind, record.node, record.attempt, record.at, record.took, record.port, value, record.extra
         )
 
-    def _overrides(self, run: LiveRun, view: dict[str, Any]) -> None:
+    def overrides(self, run: LiveRun, view: dict[str, Any]) -> None:
         """A replay begins at a node with an edited payload; both are in its event."""
         node = run.plan.by_id.get(str(view.get("replay_from", "")))
         if run.origin is not None and node is not None:
@@ -113,7 +113,7 @@ class Recovery:
         engine = self._engine
         if run.state is RunState.QUEUED:
             run.flow.queue.append(run)
-            engine.post(lambda: engine._next_in_queue(run.flow))
+            engine.post(lambda: engine.next_in_queue(run.flow))
             return
         run.state = RunState.RUNNING
         unfinished = self._open.pop(run.id, {})
@@ -184,11 +184,11 @@ class Recovery:
             elif ended(row.state):
                 retry = row.state == RunState.FAILED and family.attempts[position] < attempts
                 if not retry:
-                    families._result(family, position, self._result(row, chunks))
+                    families.note(family, position, self._result(row, chunks))
         self._engine.post(lambda: families.go_on(family))
 
     def _result(self, row: RunRow, chunks: list[bytes]) -> dict[str, Any]:
-        flow = self._engine.flows.get(row.flow) or FlowSlot(row.flow, "", "", "home", None)
+        flow = self._engine.slot(row.flow) or FlowSlot(row.flow, "", "", "home", None)
         child = self.restore(flow, row, chunks)
         self._open.pop(child.id, None)
         return result_of(child)

@@ -391,6 +391,20 @@ class Steps:
 
     # --- ending ------------------------------------------------------------------------------------
 
+    def precious(self) -> bool:
+        """Some ``once`` step is in the middle of its effect."""
+        runs = list(self._engine.runs.values())
+        return any(run.node(index).effect is Effect.ONCE for run in runs for index in list(run.running))
+
+    def fenced_of(self, run: LiveRun) -> set[int]:
+        """Steps of a run that wait for the next commit."""
+        return {index for other, index, _ in self._fenced if other is run}
+
+    def let_go(self, run: LiveRun) -> None:
+        """The process ends: stop the work of a run's steps without a word in the journal."""
+        for flight in list(run.running.values()):
+            flight.end_work()
+
     def abandon(self, run: LiveRun) -> None:
         """The run is over: end the work of its steps and forget its waits."""
         if run.state is not RunState.SKIPPED and (run.parked or run.families) and not run.running:

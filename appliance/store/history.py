@@ -264,4 +264,5 @@ def _states(states: Sequence[RunState]) -> str:
 
 def _head(row: tuple[Any, ...]) -> RunHead:
     error = trace.unpack(row[8]) if row[8] else None
-    return RunHead(*row[:8], error, *row[9:])
+    values: tuple[Any, ...] = (*row[:8], error, *row[9:])
+    return RunHead(*values)

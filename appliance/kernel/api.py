@@ -1,0 +1,365 @@
+"""What the kernel does for others over its socket: start, cancel, replay, answer, signal, tell its state, tell live."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from appliance.contracts import Event, FlowError
+from appliance.engine import trace
+from appliance.engine.runner import recover
+from appliance.engine.states import Letter, RunState
+from appliance.engine.trace import Record, records_of
+from appliance.kernel.context import judge_for
+from appliance.kernel.engine import AlreadyRan, Submission
+from appliance.kernel.maintenance import Unknown
+from appliance.kernel.runs import FlowSlot, LiveRun
+from appliance.kernel.server import Caller, Handler, Reply
+from appliance.store.runids import from_text, to_text
+
+if TYPE_CHECKING:
+    from appliance.kernel.kernel import Kernel
+
+logger = logging.getLogger(__name__)
+
+KEPT_LIVE = 4096
+Params = Mapping[str, Any]
+
+
+class NotNow(FlowError):
+    """The run or step is not in a state in which that can be done."""
+
+    id = "conflict"
+    retryable = False
+
+
+class Api:
+    """The kernel's methods by name. Handlers are called on the socket's thread and answer from the engine's."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._engine = kernel.engine
+        self._live = Live(self._engine.post, self._set_live)
+
+    def methods(self) -> dict[str, Handler]:
+        return {
+            "ping": lambda params, reply: reply.ok("pong"),
+            "submit": self.submit,
+            "cancel": self._on_engine(self._cancel),
+            "answer": self._on_engine(self._answer),
+            "decide": self._on_engine(self._decide),
+            "replay": self._on_engine(self._replay),
+            "signal": self._on_engine(self._signal),
+            "letter": self._on_engine(self._letter),
+            "waiting": self._on_engine(self._waiting),
+            "reload": self._reload,
+            "status": self._status,
+            "live": self._live.subscribe,
+            "sweep": self._sweep,
+        }
+
+    def _on_engine(self, work: Callable[[Params, Reply], None]) -> Handler:
+        """Do it on the engine's thread, where nothing moves meanwhile."""
+
+        def handler(params: Params, reply: Reply) -> None:
+            def turn() -> None:
+                try:
+                    work(params, reply)
+                except Exception as exc:
+                    if not isinstance(exc, FlowError):
+                        logger.exception("a call to the kernel failed")
+                    reply.error(exc)
+
+            self._engine.post(turn)
+
+        return handler
+
+    # --- starting ------------------------------------------------------------------------------------
+
+    def submit(self, params: Params, reply: Reply) -> None:
+        """Start a run: answered once it is on disk, or with ``wait`` seconds once it has ended."""
+        event = Event(
+            payload=params.get("payload"),
+            id=params.get("id", ""),
+            meta=params.get("meta") or {},
+            time=params.get("time"),
+            unique=params.get("unique", False),
+        )
+        submission = Submission(params["flow"], params["trigger"], params["kind"], event)
+        submission.starts_run = params.get("starts_run", True)
+        submission.version = params.get("version")
+        submission.refused = lambda error: self._refused(error, reply)
+        wait = float(params.get("wait") or 0.0)
+        if wait > 0:
+            submission.ended = lambda run: reply.ok(result_view(run))
+            submission.committed = lambda run: self._limit(run, wait, reply)
+        else:
+            submission.committed = lambda run: reply.ok({"run": run})
+        self._engine.submit([submission])
+
+    def _refused(self, error: FlowError, reply: Reply) -> None:
+        if isinstance(error, AlreadyRan):
+            reply.ok({"run": error.message, "repeated": True})
+        else:
+            reply.error(error)
+
+    def _limit(self, run: str, wait: float, reply: Reply) -> None:
+        """The caller waits no longer than this; the run goes on."""
+        number = from_text(run) if run else 0
+        if number in self._engine.runs:
+            self._engine.timers.after(wait, lambda: reply.ok({"run": run, "state": "running", "timeout": True}))
+
+    def _replay(self, params: Params, reply: Reply) -> None:
+        """Run again from a step: what led there is taken over, ``payload`` (if given) replaces what came in."""
+        replayed = Replay(self._kernel, params)
+        submission = replayed.submission()
+        submission.committed = lambda run: reply.ok({"run": run})
+        submission.refused = reply.error
+        self._engine.accept(submission)
+        if replayed.letter:
+            self._engine.journal.set_letter(
+                replayed.origin, Letter.REPLAYED, params.get("by", ""), "", int(self._engine.services.wall() * 1e6)
+            )
+
+    # --- runs under way ------------------------------------------------------------------------------
+
+    def _run(self, params: Params) -> LiveRun:
+        run = self._engine.runs.get(_number(params))
+        if run is None:
+            raise NotNow("the run is not under way (any more)")
+        return run
+
+    def _cancel(self, params: Params, reply: Reply) -> None:
+        self._engine.cancel(self._run(params), f"cancelled by {params.get('by', 'somebody')}")
+        self._engine.keeper.after_commit(reply.ok)
+
+    def _step(self, params: Params) -> tuple[LiveRun, int]:
+        run = self._run(params)
+        node = run.plan.by_id.get(params["node"])
+        if node is None or node.index not in run.parked:
+            raise NotNow(f"step {params['node']!r} does not wait")
+        return run, node.index
+
+    def _answer(self, params: Params, reply: Reply) -> None:
+        """A person's answer to an approval."""
+        run, index = self._step(params)
+        parked = run.parked[index]
+        if parked.ask is None or parked.unverified:
+            raise NotNow(f"step {params['node']!r} asks nothing")
+        choices = parked.ask.get("choices", [])
+        if params["answer"] not in choices:
+            raise NotNow(f"the answer must be one of {', '.join(choices)}")
+        value = {"answer": params["answer"], "by": params.get("by", ""), "note": params.get("note", "")}
+        self._engine.steps.wake(run, index, "signal", "answer", value)
+        self._engine.keeper.after_commit(reply.ok)
+
+    def _decide(self, params: Params, reply: Reply) -> None:
+        """A person's word on an unverified step."""
+        run, index = self._step(params)
+        if not run.parked[index].unverified:
+            raise NotNow(f"step {params['node']!r} is not unverified")
+        self._engine.steps.decide(run, index, params["decision"], params.get("by", ""))
+        self._engine.keeper.after_commit(reply.ok)
+
+    def _waiting(self, params: Params, reply: Reply) -> None:
+        """All questions that stand: approvals and unverified steps."""
+        asks = [
+            {
+                "run": run.text,
+                "flow": run.flow.id,
+                "workspace": run.flow.workspace,
+                "node": run.node(index).id,
+                "kind": "unverified" if parked.unverified else "approval",
+                "ask": parked.ask,
+                "until": parked.until,
+                "payload": run.walk.payload_of(index),
+            }
+            for run in self._engine.runs.values()
+            for index, parked in run.parked.items()
+            if parked.ask is not None
+        ]
+        reply.ok(asks)
+
+    def _signal(self, params: Params, reply: Reply) -> None:
+        """A named event for steps that wait for it, in one flow or in all of a workspace."""
+        woken = 0
+        for slot in list(self._engine.flows.values()):
+            if slot.workspace == params["workspace"] and params.get("flow") in {None, "", slot.id}:
+                value = {"payload": params.get("payload"), "meta": params.get("meta") or {}}
+                woken += self._engine.signal(slot, f"event:{params['name']}", value)
+        self._engine.keeper.after_commit(lambda: reply.ok({"woken": woken}))
+
+    def _letter(self, params: Params, reply: Reply) -> None:
+        self._engine.commit()
+        at = int(self._engine.services.wall() * 1e6)
+        state = Letter(params["letter"])
+        if not self._engine.journal.set_letter(_number(params), state, params["by"], params.get("reason", ""), at):
+            raise Unknown("there is no such run")
+        reply.ok()
+
+    # --- the kernel itself ---------------------------------------------------------------------------
+
+    def _reload(self, params: Params, reply: Reply) -> None:
+        self._kernel.reload(reply.ok)
+
+    def _status(self, params: Params, reply: Reply) -> None:
+        reply.ok(self._kernel.status())
+
+    def _sweep(self, params: Params, reply: Reply) -> None:
+        self._kernel.maintenance.nudge_sweep()
+        reply.ok()
+
+    def _set_live(self, on: bool) -> None:
+        self._engine.live = self._live.tell if on else None
+
+    def tell(self, item: dict[str, Any]) -> None:
+        """Something to those who watch live that is not a run (health, triggers)."""
+        if self._engine.live is not None:
+            self._engine.live(item)
+
+
+class Live:
+    """Live events: numbered, the newest kept, so that a watcher who was cut off goes on where it stopped."""
+
+    def __init__(self, post: Callable[[Callable[[], None]], None], switch: Callable[[bool], None]) -> None:
+        self._post = post
+        self._switch = switch
+        self._watchers: dict[Caller, Reply] = {}
+        self._kept: deque[tuple[int, dict[str, Any]]] = deque(maxlen=KEPT_LIVE)
+        self._number = 0
+
+    def subscribe(self, params: Params, reply: Reply) -> None:
+        """Items ``{"id", …}`` from behind ``after`` on; ``{"type": "reset"}`` first if those are gone."""
+        after = params.get("after")
+        self._post(lambda: self._begin(after, reply))
+        reply.caller.on_close.append(lambda: self._post(lambda: self._end(reply.caller)))
+
+    def _begin(self, after: int | None, reply: Reply) -> None:
+        oldest = self._kept[0][0] if self._kept else self._number + 1
+        if after is not None and (after > self._number or after < oldest - 1):
+            reply.item({"type": "reset", "id": self._number})
+        elif after is not None:
+            for number, item in self._kept:
+                if number > after:
+                    reply.item(item)
+        else:
+            reply.item({"type": "hello", "id": self._number})
+        self._watchers[reply.caller] = reply
+        self._switch(True)
+
+    def _end(self, caller: Caller) -> None:
+        self._watchers.pop(caller, None)
+
+    def tell(self, item: dict[str, Any]) -> None:
+        """Number an item, keep it, send it. Goes on without watchers, for those who were cut off."""
+        self._number += 1
+        item["id"] = self._number
+        self._kept.append((self._number, item))
+        for reply in list(self._watchers.values()):
+            reply.item(item)
+
+
+class Replay:
+    """A new run that takes over what another did before a step."""
+
+    def __init__(self, kernel: Kernel, params: Params) -> None:
+        self._kernel = kernel
+        self._engine = kernel.engine
+        self._params = params
+        self.origin = _number(params)
+        if self.origin in self._engine.runs:
+            self._engine.commit()
+        loaded = self._engine.journal.load(self.origin)
+        if loaded is None:
+            raise Unknown("there is no such run")
+        self._row, chunks = loaded
+        self.letter = self._row.letter == Letter.OPEN
+        self._event_id, self._view, payload, self._item = trace.unpack(self._row.event)
+        self._payload = self._engine.keeper.unpack(payload)
+        self._records = [kernel.recovery.whole(record) for record in records_of([self._row.steps, *chunks])]
+
+    def submission(self) -> Submission:
+        """Ready to be accepted. Raises ``Unknown`` for a step that the flow does not have."""
+        flow = self._engine.slot(self._row.flow)
+        if flow is None:
+            raise Unknown("the flow of this run does not exist any more")
+        live = self._params.get("version") == "live"
+        version = flow.live if live else self._row.version
+        if version is None:
+            raise NotNow(f"flow {flow.id!r} is not deployed")
+        plan = self._engine.plan(version)
+        if self._row.place not in plan.graphs:
+            raise Unknown("the live version has no such part any more")
+        original = self._view.get("replay_payload", self._payload)
+        meta = {key: value for key, value in self._view.items() if key not in _OWN}
+        meta["replay_of"] = to_text(self.origin)
+        start = self._params.get("from") or ""
+        given = "payload" in self._params
+        payload = self._params["payload"] if given else (self._input_of(start) if start else self._payload)
+        if start:
+            meta |= {"replay_from": start, "replay_payload": original}
+        submission = Submission(flow.num, self._row.trigger, "replay", Event(payload=payload, meta=meta))
+        submission.version, submission.place, submission.origin = version, self._row.place, self.origin
+        submission.bypass_mode = True
+        if start:
+            if start not in plan.graphs[self._row.place].by_id:
+                raise Unknown(f"there is no step {start!r} in this version")
+            submission.prepare = lambda run: self._prepare(run, start, original)
+        return submission
+
+    def _original(self) -> LiveRun:
+        """The original run's state, folded from its journal."""
+        flow = self._engine.slot(self._row.flow) or FlowSlot(self._row.flow, "", "", "", None)
+        plan = self._engine.plan(self._row.version)
+        run = LiveRun(self._row.id, flow, self._row.version, plan, self._row.place)
+        run.event = self._view
+        run.walk.payload = self._payload
+        self._kernel.recovery.overrides(run, self._view)
+        recover(run.walk, self._records, judge_for(self._engine.services, run, 0))
+        return run
+
+    def _input_of(self, start: str) -> Any:
+        run = self._original()
+        node = run.plan.by_id.get(start)
+        if node is None:
+            raise Unknown(f"there is no step {start!r} in that run's version")
+        return run.walk.payload_of(node.index)
+
+    def _prepare(self, run: LiveRun, start: str, original: Any) -> None:
+        node = run.plan.by_id[start]
+        old = self._original()
+        same = run.version == self._row.version
+        settled: dict[int, Record] = {}
+        for record in self._records:
+            if record.kind not in {trace.DONE, trace.SAME, trace.SEEDED}:
+                continue
+            now = run.plan.by_id.get(old.node(record.node).id)
+            if now is not None:
+                extra = {"fired": record.extra["fired"]} if same and record.extra and "fired" in record.extra else None
+                value = old.walk.outputs.get(record.node)
+                settled[now.index] = Record(trace.SEEDED, now.index, record.attempt, 0, 0, record.port, value, extra)
+        run.walk.overrides[node.index] = run.walk.payload
+        run.walk.payload = original
+        run.seeds = run.walk.kept_before(settled, node.index)
+
+
+_OWN = {"id", "time", "type", "trigger", "replay_of", "replay_from", "replay_payload"}
+
+
+def _number(params: Params) -> int:
+    try:
+        return from_text(params["run"])
+    except ValueError as exc:
+        raise Unknown(str(exc)) from None
+
+
+def result_view(run: LiveRun) -> dict[str, Any]:
+    """A run that has ended, for who waited for it."""
+    view: dict[str, Any] = {"run": run.text, "state": run.state.label}
+    if run.state is RunState.SUCCEEDED:
+        view["output"] = run.output()
+    else:
+        view["error"] = run.error
+    return view

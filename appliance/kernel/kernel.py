@@ -1,0 +1,296 @@
+"""The kernel: puts engine, journal, queue, triggers and services together, and takes them apart again."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from appliance.engine import trace
+from appliance.engine.plan import FlowPlan, plan_flow
+from appliance.kernel.api import Api
+from appliance.kernel.blobs import BlobStore
+from appliance.kernel.clock import Clock
+from appliance.kernel.context import Services
+from appliance.kernel.engine import Engine
+from appliance.kernel.files import FlowFiles
+from appliance.kernel.hosting import TriggerHost
+from appliance.kernel.http import HttpClient
+from appliance.kernel.maintenance import Maintenance, free_bytes
+from appliance.kernel.mqtt import MqttHub
+from appliance.kernel.recovery import Recovery
+from appliance.kernel.runs import FlowSlot
+from appliance.kernel.server import Server
+from appliance.kernel.standin import adopt_task
+from appliance.queue.app import make_huey
+from appliance.queue.consumer import start_consumer
+from appliance.registry import Registry
+from appliance.sandbox.process import ProcessSandbox
+from appliance.security.keys import read_engine
+from appliance.security.scrub import Scrubber, ScrubFilter
+from appliance.security.vault import Secrets
+from appliance.store.errors import NotFound
+from appliance.store.journal import Journal
+from appliance.store.metadata import Store, open_store
+
+logger = logging.getLogger(__name__)
+
+#: Who makes run ids (6 bits): the kernel, and others while there is none.
+KERNEL_WRITER = 0
+
+
+class Kernel:
+    """One engine's kernel. ``start`` and ``stop`` once each; the caller holds the folder's kernel lock."""
+
+    def __init__(self, data: Path, *, queue_url: str | None = None, socket: bool = True) -> None:
+        self.data = data
+        self._queue_url = queue_url
+        self._socket = socket
+        self._stops: list[Callable[[], Any]] = []
+        self._scrubber = Scrubber()
+        self._began = time.monotonic()
+        self._stopped = False
+        self._reloading = threading.Lock()
+
+    def log_filter(self) -> logging.Filter:
+        """Keeps secrets out of every log line of the process."""
+        return ScrubFilter(self._scrubber)
+
+    def start(self) -> None:
+        """Come up: recover what was under way, attach triggers, serve. On failure what was started is stopped."""
+        try:
+            self._open()
+            self._recover()
+            self._serve()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _open(self) -> None:
+        self.store: Store = open_store(self.data)
+        self._stops.append(self.store.close)
+        settings = self.store.settings.load()
+        sync = settings.durability == "power"
+        self.journal = Journal(self.data, writer=KERNEL_WRITER, sync=sync)
+        self._stops.append(self.journal.close)
+        self.journal.open()
+        self.registry = Registry().scan(self.data / "packages")
+        self.services = self._make_services(sync)
+        self.queue = make_huey(self._queue_url, self.data)
+        self._stops.append(self.queue.close)
+        turn = self.queue.volatile_task(name="turn", priority=100)(self._turn)
+        adopt_task(self.queue, self._adopt)
+        self.engine = Engine(
+            self.journal, self.services, self._load_plan, turn, settings.queue_bound, settings.max_snapshot_bytes
+        )
+        self.engine.find_flow = self._find_flow
+        keeper = self.engine.keeper
+        keeper.found_secret, keeper.scrub = self._scrubber.found_in, self._scrubber.scrub
+        self.recovery = Recovery(self.engine)
+        self.maintenance = Maintenance(self.data, self.engine, self.journal, self.store, self._blobs)
+        keeper.make_room = self.maintenance.make_room
+        keeper.committed = self.maintenance.after_commit
+        self.maintenance.on_tick = self._tick
+        self.hosting = TriggerHost(self.engine, self.registry, time.monotonic)
+
+    def _make_services(self, sync: bool) -> Services:
+        settings = self.store.settings.load()
+        services = Services()
+        http, mqtt = HttpClient(), MqttHub(f"flowork-{read_engine(self.data).id[:8]}")
+        self._blobs = BlobStore(self.data, sync=sync)
+        files = self.data / "files"
+        files.mkdir(mode=0o700, exist_ok=True)
+        roots = [Path(root) for root in settings.file_roots]
+        services.http, services.mqtt, services.blobs = http, mqtt, self._blobs
+        services.files = FlowFiles(self.data, roots)
+        self._sandbox = ProcessSandbox(self.data, [files])
+        services.sandbox = self._sandbox
+        if settings.timezone:
+            services.timezone = ZoneInfo(settings.timezone)
+        else:
+            services.timezone = time_zone_of_machine()
+        self.clock = Clock(self.data)
+        services.clock_ok = (lambda: True) if settings.clock == "trust" else self._clock_ok
+        self._mqtt, self._http = mqtt, http
+        return services
+
+    def _clock_ok(self) -> bool:
+        return bool(self.clock.trusted()[0])
+
+    def _load_plan(self, version: int) -> FlowPlan:
+        return plan_flow(self.store.flows.version(version).body, self.registry)
+
+    def _recover(self) -> None:
+        values = self.store.values
+        marker = values.state_version()
+        rows = [(op.flow, op.key, trace.unpack(op.value)) for op in values.load_state() if op.value is not None]
+        self.services.states.load(rows, marker, self.journal.state_ops(marker))
+        self._live = self._load_flows()
+        self._load_values()
+        taken = self.recovery.all()
+        if taken:
+            logger.info("%d runs that were under way go on", taken)
+
+    def _serve(self) -> None:
+        consumer = start_consumer(self.queue, workers=1)
+        self._stops.append(lambda: consumer.stop(30.0))
+        self.engine.timers.start()
+        self._stops.append(self.engine.timers.stop)
+        self.maintenance.start()
+        self._stops.append(self.maintenance.stop)
+        self._stops.append(self._stop_services)
+        self.engine.post(lambda: None)
+        self.hosting.start()
+        self._stops.append(self.hosting.stop)
+        self.hosting.want(self._live)
+        self.api = Api(self)
+        if self._socket:
+            self._server = Server(self.data, self.api.methods())
+            self._server.start()
+            self._stops.append(self._server.stop)
+
+    def stop(self) -> None:
+        """Stop taking events, commit what happened, let go of everything. Twice is fine."""
+        if self._stopped:
+            return
+        self._stopped = True
+        while self._stops:
+            stop = self._stops.pop()
+            try:
+                stop()
+            except Exception:
+                logger.exception("stopping the kernel: %r failed", stop)
+
+    def _stop_services(self) -> None:
+        """End the steps' work first, so that nothing new is journaled half-way."""
+        self.engine.stop()
+        self._mqtt.close()
+        self._sandbox.close()
+        self.engine.steps.io.run_last(self._http.aclose())
+        self.engine.steps.io.stop()
+
+    # --- turns -----------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        self.engine.pump()
+
+    def _adopt(self) -> None:
+        """Another process accepted events while no kernel ran."""
+        self.engine.post(self._take_strays)
+
+    def _take_strays(self) -> None:
+        self.recovery.strays()
+
+    def _tick(self) -> None:
+        """The watchdog, once a minute: lost wake-ups, stray runs, a disk that may be back."""
+        self.engine.post(self._watch)
+
+    def _watch(self) -> None:
+        self.recovery.strays()
+        self.engine.watch()
+
+    # --- what is live ----------------------------------------------------------------------------
+
+    def _load_values(self) -> None:
+        opened = Secrets(self.store.values.secrets, self.data).open_all()
+        for problem in opened.problems:
+            logger.error("%s", problem)
+        secrets = {
+            workspace: {name: secret.reveal() for name, secret in values.items()}
+            for workspace, values in opened.values.items()
+        }
+        self._scrubber.update(value for values in secrets.values() for value in values.values())
+        self.services.secrets = secrets
+        workspaces = {slot.workspace for slot in self.engine.flows.values()}
+        self.services.variables = {
+            workspace: {variable.name: variable.value for variable in self.store.values.variables(workspace)}
+            for workspace in workspaces
+        }
+
+    def _load_flows(self) -> list[tuple[FlowSlot, int, Any]]:
+        """Bring the slots up to date; returns what triggers are wanted."""
+        slots = self.engine.flows
+        wanted = []
+        live = {flow.num: (flow, version) for flow, version in self.store.flows.live()}
+        for num, (flow, version) in live.items():
+            slot = slots.get(num)
+            if slot is None:
+                slot = slots[num] = FlowSlot(num, flow.id, flow.name, flow.workspace, None)
+            slot.id, slot.name, slot.workspace = flow.id, flow.name, flow.workspace
+            slot.live = version.id
+            try:
+                specs = self.engine.plan(version.id).flow.triggers
+            except Exception:
+                logger.exception("flow %s cannot be loaded", flow.id)
+                slot.live = None
+                continue
+            wanted.append((slot, version.id, specs))
+        for num, slot in slots.items():
+            if num not in live:
+                slot.live = None
+        return wanted
+
+    def _find_flow(self, num: int) -> FlowSlot | None:
+        """A flow that is not live, or was deleted: its runs may still be under way or be looked at."""
+        try:
+            flow = self.store.flows.by_num(num)
+        except NotFound:
+            return None
+        return FlowSlot(num, flow.id, flow.name, flow.workspace, None)
+
+    def reload(self, done: Callable[[], None]) -> None:
+        """Flows, variables, secrets or settings were changed by another process."""
+
+        def work() -> None:
+            wanted = self._load_flows()
+            self._load_values()
+            self.hosting.want(wanted, refresh=True)
+            done()
+
+        self.engine.post(work)
+
+    def status(self) -> dict[str, Any]:
+        """For the health page."""
+        engine, keeper = self.engine, self.engine.keeper
+        ok, why = self.clock.trusted()
+        return {
+            "pid": os.getpid(),
+            "uptime": round(time.monotonic() - self._began, 1),
+            "runs": len(engine.runs),
+            "waiting": keeper.waiting,
+            "queue": engine.load(),
+            "queue_bound": engine.queue_bound,
+            "timers": len(engine.timers),
+            "commits": keeper.commits,
+            "ended": dict(engine.counts),
+            "degraded": keeper.degraded,
+            "lost_history": keeper.lost_history,
+            "damaged": list(self.journal.damaged),
+            "clock": {"ok": ok, "text": why},
+            "free_bytes": free_bytes(self.data),
+            "triggers": self.hosting.views(),
+            "mqtt": [status_view(status) for status in self._mqtt.status()],
+            "broken": [{"kind": b.kind, "type": b.type, "error": b.error} for b in self.registry.broken],
+            "languages": sorted(self._sandbox.languages()),
+        }
+
+
+def status_view(status: Any) -> dict[str, Any]:
+    """One MQTT connection without its password."""
+    return {name: getattr(status, name) for name in status.__struct_fields__}
+
+
+def time_zone_of_machine() -> datetime.tzinfo:
+    """The machine's own zone (``/etc/localtime``), or UTC."""
+    link = Path("/etc/localtime")
+    try:
+        name = str(link.resolve()).partition("/zoneinfo/")[2]
+        return ZoneInfo(name) if name else datetime.UTC
+    except Exception:
+        return datetime.UTC

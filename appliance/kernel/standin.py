@@ -1,0 +1,114 @@
+"""Accepting events while there is no kernel: the gateway writes the run itself, and the kernel finds it.
+
+The run is on disk before the sender is told so; a note in the queue wakes the kernel for it when it is back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from appliance.contracts import Busy, Event
+from appliance.engine import trace
+from appliance.engine.states import RunState
+from appliance.kernel.runs import event_view
+from appliance.queue.app import make_huey
+from appliance.queue.tasks import TaskQueue
+from appliance.store.journal import Batch, Journal, RunRow
+from appliance.store.runids import to_text
+
+logger = logging.getLogger(__name__)
+
+#: Who makes the ids of runs accepted here (see ``runids``); the kernel is 0.
+WRITER = 1
+MAX_WAITING = 10_000
+
+
+def adopt_task(queue: TaskQueue, work: Callable[[], None]) -> Callable[[], Any]:
+    """The note "there are runs that you do not know": the same task in the gateway and in the kernel."""
+
+    def adopt() -> None:
+        work()
+
+    note: Callable[[], Any] = queue.volatile_task(name="adopt")(adopt)
+    return note
+
+
+class StandIn:
+    """Commits runs in the kernel's place. Opens its files at first use; safe from any thread."""
+
+    def __init__(self, data: Path, *, sync: bool = True, queue_url: str | None = None) -> None:
+        self._data = data
+        self._sync = sync
+        self._queue_url = queue_url
+        self._lock = threading.Lock()
+        self._journal: Journal | None = None
+        self._queue: TaskQueue | None = None
+        self._note: Callable[[], Any] = lambda: None
+        self._accepted = 0
+
+    def accept(self, flow: int, version: int, trigger: str, kind: str, event: Event) -> str:
+        """The id of the run that this event has become. Raises ``StoreFailure``, or ``Busy`` after 10,000 of them."""
+        with self._lock:
+            journal = self._open()
+            known = journal.run_of_key(_key(flow, trigger, event)) if event.unique and event.id else None
+            if known is not None:
+                return to_text(known)
+            if self._accepted >= MAX_WAITING:
+                raise Busy("the kernel is away and too much waits for it", retry_after=10.0)
+            row = self._row(journal, flow, version, trigger, kind, event)
+            batch = Batch()
+            batch.runs.append(row)
+            if event.unique and event.id:
+                batch.keys.append((_key(flow, trigger, event), row.id))
+            journal.commit(batch)
+            self._accepted += 1
+        try:
+            self._note()
+        except Exception as exc:
+            # The kernel looks for such runs by itself, only later.
+            logger.warning("the kernel could not be told of run %s: %s", to_text(row.id), exc)
+        return to_text(row.id)
+
+    def _row(self, journal: Journal, flow: int, version: int, trigger: str, kind: str, event: Event) -> RunRow:
+        now = time.time()
+        view = event_view(event, kind, trigger, now)
+        data = trace.pack([event.id, view, event.payload, None])
+        number = journal.ids.next(now)
+        accepted = int(now * 1e6)
+        return RunRow(
+            number, flow, version, "", RunState.QUEUED, accepted, None, trigger, data, None, None, None, 0, b""
+        )
+
+    def _open(self) -> Journal:
+        if self._journal is None:
+            journal = Journal(self._data, writer=WRITER, sync=self._sync)
+            journal.open()
+            self._journal = journal
+            self._queue = make_huey(self._queue_url or os.environ.get("FLOWORK_QUEUE_URL"), self._data)
+            self._note = adopt_task(self._queue, lambda: None)
+        return self._journal
+
+    def kernel_is_back(self) -> None:
+        """Let go of the shards, so that the kernel is their only writer again."""
+        with self._lock:
+            self._accepted = 0
+            journal, self._journal = self._journal, None
+            queue, self._queue = self._queue, None
+        if journal is not None:
+            journal.close()
+        if queue is not None:
+            queue.close()
+
+    def close(self) -> None:
+        """Twice is fine."""
+        self.kernel_is_back()
+
+
+def _key(flow: int, trigger: str, event: Event) -> str:
+    return f"{flow}:{trigger}:{event.id}"
