@@ -157,9 +157,7 @@ def _raw_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
-async def _exchange(
-    client: httpx.AsyncClient, request: httpx.Request, limit: int, follow_redirects: bool
-) -> HttpReply:
+async def _exchange(client: httpx.AsyncClient, request: httpx.Request, limit: int, follow_redirects: bool) -> HttpReply:
     response = await client.send(request, stream=True, follow_redirects=follow_redirects)
     try:
         body = await _read(response, limit)
