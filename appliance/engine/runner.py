@@ -135,10 +135,10 @@ class Walk:
         return self.remaining == 0
 
     def result(self) -> Any:
-        """The run's output: of its one end, or of all its ends by node id."""
+        """The run's output: of its one end, or of all its ends by node id; None if every path was absorbed."""
         if len(self.ends) == 1:
             return self.outputs[self.ends[0]]
-        return {self.plan.nodes[index].id: self.outputs[index] for index in self.ends}
+        return {self.plan.nodes[index].id: self.outputs[index] for index in self.ends} or None
 
     def kept_before(self, settled: Mapping[int, Record], index: int) -> list[Record]:
         """Of what another run has settled, that which a replay from node ``index`` takes over, in graph order."""

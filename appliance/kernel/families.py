@@ -74,6 +74,9 @@ class Families:
         if not spawn.flow:
             child.version, child.bypass_mode = run.version, True
             child.place = body_place(run.place, run.node(family.index).id)
+        elif self._calls_itself(run, slot):
+            # Waiting in its own flow's queue for an ancestor that waits for it would take for ever.
+            child.bypass_mode = True
         try:
             made = self._engine.accept(child)
         except FlowError as exc:
@@ -81,6 +84,13 @@ class Families:
             return
         if made is not None and not made.ended:
             family.active[position] = made
+
+    def _calls_itself(self, run: LiveRun | None, flow: int) -> bool:
+        while run is not None:
+            if run.flow.num == flow:
+                return True
+            run = self._engine.runs.get(run.parent) if run.parent is not None else None
+        return False
 
     def _slot(self, family: Family) -> int | None:
         if not family.spawn.flow:
