@@ -1,0 +1,98 @@
+"""Bring ``flowork.db`` to this program's schema: step by step, each in one transaction, tried on a copy first.
+
+The number of the last step done is ``PRAGMA user_version``. A database of a newer program is refused: going on
+would damage what the newer one relies on.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+
+from appliance.store.errors import StoreError, StoreTooNew, explained
+from appliance.store.schema import MIGRATIONS, Migration
+from appliance.store.sqlite_file import backup_database, check_database, connect, remove_database
+
+#: ``PRAGMA application_id`` of our database: "Flow".
+APPLICATION_ID = 0x466C6F77
+
+
+def version_of(path: Path) -> int:
+    """The schema a database has; 0 for an empty one. Raises ``StoreError`` if it is not one of Flowork's."""
+    with explained(path), closing(connect(path)) as connection:
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if application != APPLICATION_ID and (tables or version):
+        raise StoreError(f"{path} is a database of another program; move it out of the data folder")
+    return version
+
+
+def pending(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> list[Migration]:
+    """The steps a database still needs. Raises ``StoreTooNew``."""
+    version, newest = version_of(path), migrations[-1].number
+    if version > newest:
+        raise StoreTooNew(
+            f"{path} was written by a newer Flowork (schema {version}, this one knows {newest}): "
+            "install that version again, or restore a backup from before the update"
+        )
+    return [step for step in migrations if step.number > version]
+
+
+def migrate(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> list[Migration]:
+    """Run the steps that are missing and return them. Nobody else may have the database open.
+
+    A database with content is copied and the copy migrated and checked before the real one is touched; a
+    step that fails raises ``StoreError`` and leaves the database as it was.
+    """
+    steps = pending(path, migrations)
+    if steps and version_of(path) > 0:
+        _rehearse(path, steps)
+    if steps:
+        _apply(path, steps)
+    return steps
+
+
+def _rehearse(path: Path, steps: Sequence[Migration]) -> None:
+    copy = path.with_name(path.name + ".rehearsal")
+    remove_database(copy)
+    try:
+        backup_database(path, copy)
+        _apply(copy, steps)
+        damage = check_database(copy)
+        if damage:
+            raise StoreError(f"the update of {path.name} would damage it ({damage}); nothing was changed")
+    finally:
+        with suppress(OSError):
+            remove_database(copy)
+
+
+def _apply(path: Path, steps: Sequence[Migration]) -> None:
+    with explained(path), closing(connect(path)) as connection:
+        # Off, or rebuilding a table would delete what refers to it (sqlite.org/lang_altertable.html, 7).
+        connection.execute("PRAGMA foreign_keys=OFF")
+        connection.execute("PRAGMA synchronous=FULL")
+        for step in steps:
+            _step(connection, path, step)
+
+
+def _step(connection: sqlite3.Connection, path: Path, step: Migration) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in step.statements:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version={step.number}")
+        if connection.execute("PRAGMA foreign_key_check").fetchone():
+            raise StoreError(f"step {step.number} ({step.title}) left rows that refer to nothing")
+        connection.execute("COMMIT")
+    except BaseException as exc:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        if type(exc) is sqlite3.OperationalError and exc.sqlite_errorcode == sqlite3.SQLITE_ERROR:
+            raise StoreError(
+                f"{path.name} could not be updated: step {step.number} ({step.title}): {exc}; nothing was changed"
+            ) from exc
+        raise

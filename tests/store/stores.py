@@ -1,0 +1,40 @@
+"""What the tests of ``flowork.db`` share: a clock, flow bodies, and child processes that use a store."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Clock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self, start: float = 1_800_000_000.0) -> None:
+        self.time = start
+
+    def __call__(self) -> float:
+        return self.time
+
+
+def body(name: str = "Greenhouse guard", **extra: Any) -> dict[str, Any]:
+    """A small flow."""
+    return {"name": name, "nodes": [{"id": "a", "type": "log", "config": {}}], "edges": [], **extra}
+
+
+def child(code: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """Another process of ours that runs ``code`` with ``sys.argv[1:]``; talk to it over its pipes."""
+    options.setdefault("env", {**os.environ, "PYTHONPATH": str(ROOT)})
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        **options,
+    )
