@@ -115,7 +115,7 @@ class Kernel:
             services.timezone = ZoneInfo(settings.timezone)
         else:
             services.timezone = time_zone_of_machine()
-        self.clock = Clock(self.data)
+        self.clock = Clock(self.journal.newest)
         services.clock_ok = (lambda: True) if settings.clock == "trust" else self._clock_ok
         self._mqtt, self._http = mqtt, http
         return services

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from appliance.engine.states import RunState
 from appliance.store import shards
-from appliance.store.runids import RunIds, day_of
+from appliance.store.runids import RunIds, day_of, moment
 from appliance.store.shards import StoreFailure
 
 RUN_COLUMNS = (
@@ -105,6 +105,10 @@ class Journal:
             if newest is not None:
                 self.ids = RunIds(self._writer, newest)
                 break
+
+    def newest(self) -> float:
+        """When the newest run was accepted (Unix seconds); 0 without any."""
+        return moment(self.ids.last) if self.ids.last else 0.0
 
     def close(self) -> None:
         """Checkpoint and close. Calling it twice is fine."""

@@ -28,6 +28,11 @@ class RunIds:
         self._seq = 0
         self._lock = threading.Lock()
 
+    @property
+    def last(self) -> int:
+        """The newest id, or one of its moment; 0 before the first."""
+        return self._last_ms << _LOW
+
     def next(self, now: float) -> int:
         """A new id for the moment ``now`` (Unix seconds)."""
         ms = int(now * 1000) - EPOCH_MS
