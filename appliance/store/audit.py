@@ -42,10 +42,16 @@ class AuditEntries:
         row = self._db.one(AUDIT.select().order_by(AUDIT.seq.desc()))
         return None if row is None else AuditRow(**row)
 
+    def get(self, seq: int) -> AuditRow | None:
+        """One entry by its number."""
+        row = self._db.one(AUDIT.select().where(AUDIT.seq == seq))
+        return None if row is None else AuditRow(**row)
+
     def add(self, entry: object) -> bool:
         """Keep an entry (anything with the attributes of :class:`AuditRow`); False if its ``seq`` is taken.
 
-        Inside ``store.atomically()`` it is kept together with what it tells of.
+        Not for use inside ``store.atomically()``: the chain's head, a file, is moved on as soon as this
+        returns, and a rollback after that would look like a log that was cut off.
         """
         row = msgspec.convert(entry, AuditRow, from_attributes=True)
         with self._db.write():

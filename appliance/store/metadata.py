@@ -13,6 +13,7 @@ from pathlib import Path
 
 from appliance.store.audit import AuditEntries
 from appliance.store.database import Database
+from appliance.store.errors import StoreError
 from appliance.store.flows import Flows
 from appliance.store.good_copy import keep_good_copy, read_mark
 from appliance.store.notes import Notes
@@ -24,6 +25,7 @@ from appliance.store.values import Values
 
 #: Seconds between two good copies that deployments ask for.
 GOOD_COPY_EVERY = 3600.0
+_URL = "FLOWORK_DATABASE_URL"  # refused rather than ignored until another database can be used
 
 
 class Store:
@@ -59,7 +61,7 @@ class Store:
 
     @contextmanager
     def atomically(self) -> Iterator[None]:
-        """Several calls as one: all is kept or nothing (an action with its audit entry)."""
+        """Several calls as one: all is kept or nothing (save and deploy)."""
         with self._db.write():
             yield
 
@@ -99,9 +101,12 @@ def open_store(data: Path, *, environ: Mapping[str, str] | None = None, now: Cal
     overrides (the process environment if not given), ``now`` is the clock (Unix seconds). Raises
     ``StoreError``: read-only folder, full disk, database of a newer Flowork, repair while others use it.
     """
+    environ = os.environ if environ is None else environ
+    if environ.get(_URL):
+        raise StoreError(f"{_URL}: only the SQLite file in the data folder is supported; unset it", retryable=False)
     lock = UserLock(data / LOCK)
     report = prepare(data, lock, now)
-    store = Store(data, report, lock, os.environ if environ is None else environ, now)
+    store = Store(data, report, lock, environ, now)
     if report.state != "opened":
         try:
             store.keep_good_copy(every=0)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
+DAY = "2027-01-15.db"
 
 
 class Clock:
@@ -38,3 +41,13 @@ def child(code: str, *arguments: object, **options: Any) -> subprocess.Popen[str
         cwd=ROOT,
         **options,
     )
+
+
+def write_shard(path: Path, rows: int = 100) -> None:
+    """Something like a run shard."""
+    path.parent.mkdir(exist_ok=True)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA page_size=1024")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE IF NOT EXISTS run (id INTEGER PRIMARY KEY, x TEXT)")
+        connection.executemany("INSERT INTO run (x) VALUES (?)", [("y" * 500,)] * rows)

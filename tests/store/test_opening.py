@@ -56,6 +56,12 @@ def test_the_first_start_makes_everything_private(data: Path, clock: Clock) -> N
         assert store.report.state == "opened"
 
 
+def test_another_database_is_refused_and_not_ignored(data: Path) -> None:
+    with pytest.raises(StoreError, match="FLOWORK_DATABASE_URL"):
+        open_store(data, environ={"FLOWORK_DATABASE_URL": "postgresql://db/flowork"})
+    assert not data.exists()
+
+
 def test_closing_twice_is_fine(data: Path, clock: Clock) -> None:
     store = open_store(data, environ={}, now=clock)
     store.close()
