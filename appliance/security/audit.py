@@ -87,7 +87,7 @@ class AuditRepo(Protocol):
     def last(self) -> Entry | None: ...
 
     def add(self, entry: Entry) -> bool:
-        """Add and commit; False (and nothing done) if the ``seq`` is taken already."""
+        """False (and nothing done) if the ``seq`` is taken already."""
 
     def entries(self) -> Iterable[Entry]:
         """All, by ``seq``, a few at a time in memory."""
@@ -128,11 +128,27 @@ class AuditLog:
         *,
         workspace: str = "",
     ) -> AuditEntry:
-        """Add an entry: ``actor`` is ``Identity.label``, ``action`` such as ``flow.deploy``.
+        """Add an entry and remember it as the end: ``actor`` is ``Identity.label``, ``action`` like ``flow.deploy``.
 
         Secrets are taken out of all texts, fields named like one are hidden, and what is too long is cut.
-        Several processes may append at once. Raises ``AuditError``, ``KeysError``, and what the repo raises.
+        Several processes may append at once. Not inside a database transaction, for that may still be undone:
+        there, :meth:`add`, and :meth:`settle` once it is committed. Raises ``AuditError``, ``KeysError``, and
+        what the repo raises.
         """
+        entry = self.add(actor, action, target, detail, workspace=workspace)
+        self.settle(entry)
+        return entry
+
+    def add(
+        self,
+        actor: str,
+        action: str,
+        target: str = "",
+        detail: Mapping[str, Any] | None = None,
+        *,
+        workspace: str = "",
+    ) -> AuditEntry:
+        """The first half of :meth:`append`, for use inside the transaction of what is being audited."""
         texts = {"actor": actor, "action": action, "target": target, "workspace": workspace}
         texts = {name: self._scrubber.scrub_text(_plain(text))[:_MAX_TEXT] for name, text in texts.items()}
         kept = self._kept(detail or {})
@@ -144,9 +160,22 @@ class AuditLog:
             fields = {"seq": seq, "time": int(self._now() * 1e6), **texts, "detail": kept, "prev": prev}
             entry = msgspec.convert({**fields, "hash": _digest(fields)}, AuditEntry)
             if self._repo.add(entry):
-                self._advance(entry)
                 return entry
         raise AuditError("the audit log is being written by too many at once; try again")
+
+    def settle(self, entry: AuditEntry) -> None:
+        """Remember a committed entry as the end of the log, unless another process was quicker.
+
+        A head that cannot be written is a warning and not an error: the entry is safe. One that is missing,
+        damaged or not in the chain is left as it is, for :meth:`verify` to report.
+        """
+        try:
+            with explained(self._folder), locked(self._folder):
+                head = self._head()
+                if head is not None and head.seq < entry.seq and self._in_chain(head, entry):
+                    self._write_head(entry.seq, entry.hash)
+        except FlowError as exc:
+            _log.warning("audit: %s", exc.message)
 
     def verify(self) -> VerifyResult:
         """Walk the whole chain; names the first entry that is not as it was written."""
@@ -186,23 +215,15 @@ class AuditLog:
 
     def _begin(self) -> None:
         """Make the head before the first entry: from then on, a missing head is a sign that it was removed."""
-        with explained(self._folder), locked(self._folder):
+        with explained(self._folder):  # not locked: this may be inside a transaction, which is a lock of its own
             if not (self._folder / HEAD_FILE).exists():
                 self._write_head(0, GENESIS)
 
-    def _advance(self, entry: AuditEntry) -> None:
-        """Move the head forward; never back, though another process may have been quicker.
-
-        The entry is committed by now, so a head that cannot be written is a warning and not an error; one that
-        is missing or damaged is left as it is, for :meth:`verify` to report.
-        """
-        try:
-            with explained(self._folder), locked(self._folder):
-                head = self._head()
-                if head is not None and head.seq < entry.seq:
-                    self._write_head(entry.seq, entry.hash)
-        except FlowError as exc:
-            _log.warning("audit: %s", exc.message)
+    def _in_chain(self, head: _Head, entry: AuditEntry) -> bool:
+        """Whether ``entry`` comes after the head; a walk if the two are not neighbours (a crash, or a race)."""
+        if head.seq == entry.seq - 1:
+            return head.hash == entry.prev
+        return head.seq == 0 or any(head.seq == at.seq and head.hash == at.hash for at in self._repo.entries())
 
     def _head(self) -> _Head | None:
         path = self._folder / HEAD_FILE

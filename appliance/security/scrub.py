@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from appliance.security.scrub_forms import LONG, MIN_LENGTH, environment_secrets, forms
+from appliance.security.scrub_forms import MIN_LENGTH, environment_secrets, forms
 from appliance.security.secret import MASK, Secret
 
 __all__ = ["MASK", "MIN_LENGTH", "ScrubFilter", "Scrubber", "environment_secrets"]
@@ -35,8 +35,8 @@ class _Index:
     def __init__(self, values: Iterable[str]) -> None:
         texts: dict[str, bool] = {}  # form → may stand anywhere
         for value in values:
-            for form in forms(value):
-                texts[form] = texts.get(form, False) or len(value.strip()) >= LONG
+            for text, anywhere in forms(value).items():
+                texts[text] = anywhere or texts.get(text, False)
         self.needles = tuple(sorted({_bytes(text) for text in texts}, key=len, reverse=True))
         self.short = tuple(needle for needle in self.needles if len(needle) < 2 * _WORD - 1)
         long = [needle for needle in self.needles if len(needle) >= 2 * _WORD - 1]

@@ -33,13 +33,13 @@ _TELLING = re.compile(
 _PERCENT = re.compile(r"%[0-9A-F]{2}")
 
 
-def forms(value: str) -> set[str]:
-    """All texts to look for on behalf of one secret."""
-    found: set[str] = set()
+def forms(value: str) -> dict[str, bool]:
+    """All texts to look for on behalf of one secret, and for each whether it counts in the middle of a word."""
+    found: dict[str, bool] = {}
     for part in _parts(value):
-        found.update(_written(part))
-        if len(part) >= LONG:
-            found.update(_encoded(part.encode(errors="surrogatepass")))
+        anywhere = len(part.strip()) >= LONG
+        texts = {*_written(part), *(_encoded(part.encode(errors="surrogatepass")) if anywhere else ())}
+        found.update({text: anywhere or found.get(text, False) for text in texts})
     return found
 
 
@@ -58,7 +58,7 @@ def _parts(value: str) -> Iterator[str]:
     lines = (line.strip() for line in value.splitlines())
     candidates = [value, stripped, *_password(value)]
     candidates += [line for line in lines if len(line) >= _LINE and not line.startswith("-----")]
-    return (part for part in dict.fromkeys(candidates) if len(part) >= MIN_LENGTH)
+    return (part for part in dict.fromkeys(candidates) if len(part.strip()) >= MIN_LENGTH)
 
 
 def _password(value: str) -> list[str]:

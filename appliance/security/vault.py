@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -92,7 +93,7 @@ class SealedRow(Protocol):
 
 
 class SecretRepo(Protocol):
-    """Where sealed secrets are kept."""
+    """Where sealed secrets are kept. What changes something has committed when it returns."""
 
     def put(self, workspace: str, name: str, sealed: bytes) -> None: ...
 
@@ -116,7 +117,11 @@ class OpenedSecrets(Struct, frozen=True):
 
 
 class Secrets:
-    """The secrets of an engine. Nothing here hands a value to a person: ``use`` and ``open_all`` are the kernel's."""
+    """The secrets of an engine. Nothing here hands a value to a person: ``use`` and ``open_all`` are the kernel's.
+
+    ``put`` and ``rotate`` lock the keys folder around a write of the repo: do not call them inside a database
+    transaction, or two processes could wait for each other.
+    """
 
     def __init__(self, repo: SecretRepo, data: Path) -> None:
         self._repo = repo
@@ -130,7 +135,7 @@ class Secrets:
                 f"name: {name[:70]!r} must be letters, digits and _ (at most 64, not a digit first), as in "
                 "{{ secrets.smtp_password }}"
             )
-        if not MIN_LENGTH <= len(value.reveal()) <= MAX_LENGTH:
+        if len(value.reveal().strip()) < MIN_LENGTH or len(value.reveal()) > MAX_LENGTH:
             raise ConfigError(
                 f"value: must have {MIN_LENGTH} to {MAX_LENGTH} characters; a shorter one cannot be kept out of logs"
             )
@@ -138,8 +143,7 @@ class Secrets:
             value.reveal().encode()
         except UnicodeEncodeError:
             raise ConfigError("value: is not Unicode text (it holds half of a surrogate pair)") from None
-        folder = keys_folder(self._data)
-        with explained(folder), locked(folder):  # or a rotation could drop the key before the row is there
+        with self._sealing():
             self._repo.put(workspace, name, self._vault.seal(workspace, name, value))
 
     def use(self, workspace: str, name: str) -> Secret:
@@ -185,11 +189,22 @@ class Secrets:
             except VaultError as exc:
                 problems.append(exc.message)
                 continue
-            fresh = self._vault.seal(row.workspace, row.name, value)
-            # Not replaced: somebody has set it in the meantime, and so with the new key.
-            done += self._repo.replace(row.workspace, row.name, row.sealed, fresh)
+            done += self._seal_again(row, value)
         drop_keys(self._data, self._keys_in_use)
         return done, tuple(problems)
+
+    def _seal_again(self, row: SealedRow, value: Secret) -> bool:
+        """False if somebody has set the secret in the meantime, and so with the new key."""
+        with self._sealing():
+            fresh = self._vault.seal(row.workspace, row.name, value)
+            return self._repo.replace(row.workspace, row.name, row.sealed, fresh)
+
+    @contextmanager
+    def _sealing(self) -> Iterator[None]:
+        """Between sealing and committing the row, no rotation (in any process) may drop the key."""
+        folder = keys_folder(self._data)
+        with explained(folder), locked(folder):
+            yield
 
     def _keys_in_use(self) -> set[str]:
         return {key_id for row in self._repo.all() if (key_id := _key_id(row.sealed))}

@@ -120,9 +120,11 @@ class SealedRow(Struct, frozen=True):
 class MemorySecrets:
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], SealedRow] = {}
+        self._lock = threading.RLock()
 
     def put(self, workspace: str, name: str, sealed: bytes) -> None:
-        self.rows[workspace, name] = SealedRow(workspace, name, sealed)
+        with self._lock:
+            self.rows[workspace, name] = SealedRow(workspace, name, sealed)
 
     def get(self, workspace: str, name: str) -> SealedRow | None:
         return self.rows.get((workspace, name))
@@ -137,11 +139,12 @@ class MemorySecrets:
         return iter(list(self.rows.values()))
 
     def replace(self, workspace: str, name: str, old: bytes, new: bytes) -> bool:
-        row = self.rows.get((workspace, name))
-        if row is None or row.sealed != old:
-            return False
-        self.put(workspace, name, new)
-        return True
+        with self._lock:
+            row = self.rows.get((workspace, name))
+            if row is None or row.sealed != old:
+                return False
+            self.put(workspace, name, new)
+            return True
 
 
 class MemoryAudit:
