@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 #: A turn commits after this long even if more steps are ready, so that nobody waits for a busy flow.
 SLICE = 0.004
+#: Shortest time between two commits, so that under load many runs share one.
+COMPANY = 0.002
 MAX_BATCH = 512
 RECENT_EVENTS = 2_000
 
@@ -100,6 +102,9 @@ class Engine:
         self._turn = threading.Lock()
         self._thread = 0
         self._turned = threading.Event()
+        self._knock = threading.Event()
+        self._gathering = False
+        self._not_before = 0.0
         self.draining = False
         self.closed = False
         self._commit_by: float | None = None
@@ -112,6 +117,8 @@ class Engine:
         if self._idle:
             self._idle = False
             self._ring()
+        elif self._gathering:
+            self._knock.set()
 
     def submit(self, submissions: list[Submission]) -> None:
         """Start runs. Raises ``Busy`` past the queue's bound; nothing of the list is taken then."""
@@ -149,7 +156,7 @@ class Engine:
             self._take_inbox()
             self.timers.fire()
             self._run_ready()
-            if self.keeper.pending and (not self.ready or self._slice_over()):
+            if self.keeper.pending and (not self.ready or self._slice_over()) and not self._more_to_come():
                 self.commit()
             if self._inbox or (self.ready and not self.draining) or self.keeper.pending:
                 continue
@@ -157,6 +164,18 @@ class Engine:
             if not self._inbox:
                 return
             self._idle = False
+
+    def _more_to_come(self) -> bool:
+        """Right behind a commit, wait a moment for company: a sync and its pages are paid for once for all."""
+        wait = self._not_before - time.monotonic()
+        if wait <= 0 or self.ready:
+            return False
+        self._knock.clear()
+        self._gathering = True
+        if not self._inbox:
+            self._knock.wait(wait)
+        self._gathering = False
+        return bool(self._inbox)
 
     def stop(self, patience: float = 10.0) -> None:
         """Begin no more steps, give those that must not be cut in two ``patience`` seconds, commit, let go.
@@ -215,6 +234,8 @@ class Engine:
         """Write what happened, then tell those who wait for it and begin the fenced effects."""
         self._commit_by = None
         touched, callbacks = self.keeper.commit()
+        # One that had no company will hardly get some.
+        self._not_before = time.monotonic() + COMPANY if len(touched) > 1 else 0.0
         if self.live is not None:
             self._tell(touched)
         for callback in callbacks:
