@@ -114,7 +114,7 @@ def _ended(outcome: Outcome, limits: Limits) -> NodeError:
     elif outcome.code == 128 + signal.SIGXFSZ:
         text = f"it wrote a file larger than {LARGEST_FILE >> 20} MiB"
     elif outcome.code == 128 + signal.SIGKILL:
-        text = "it was killed; perhaps the machine ran out of memory"
+        text = "it was killed; perhaps the machine ran out of memory, or it ignored the end of its CPU time"
     else:
         text = f"it ended with exit code {outcome.code}" + (f": {last}" if last else "")
     return NodeError(text, detail=outcome.detail())

@@ -88,13 +88,13 @@ class Child:
     def kill(self) -> None:
         """End it and all that it started. Returns at once; ``exited`` says when it is done. Twice is fine."""
         if self.alive:
-            self._strike()
+            self.strike()
             self._loop.call_later(_STRIKE, self.kill)
 
     def end(self) -> None:
         """The same, but wait for it, with the loop standing still or closed. Twice is fine."""
         while self.alive:
-            self._strike()
+            self.strike()
             if select.select([self._pidfd], [], [], _STRIKE)[0]:
                 self._on_exit()
         self.release()
@@ -105,7 +105,8 @@ class Child:
             pipe.close()
         self._cut_lifeline()
 
-    def _strike(self) -> None:
+    def strike(self) -> None:
+        """Try to end a child that is alive; one that is only just starting needs another try."""
         now = time.monotonic()
         self._first_strike = self._first_strike or now
         if self._lifeline >= 0:

@@ -152,7 +152,7 @@ def _allowed(name: str, bound: int) -> int:
 
 def limited(bounds: Mapping[str, int]) -> list[str]:
     """The start of a command line that sets limits and offers the child to the kernel's OOM killer first."""
-    options = [f"--{name}={bound}" for name, bound in bounds.items()]
+    options = [f"--{name}={bound}:{_allowed(name, bound + (name == 'cpu'))}" for name, bound in bounds.items()]
     return ["prlimit", *options, "--", "choom", "-n", "1000", "--"]
 
 

@@ -114,6 +114,7 @@ class ProcessSandbox:
         known = _known(language, code)
         self._require(limits)
         key = _key(known, limits)
+        request, stdin = _request(known, code, payload, limits)
         async with self._seat("script"):
             loop = asyncio.get_running_loop()
             seat = self._pool.take(key)
@@ -122,7 +123,6 @@ class ProcessSandbox:
                 seat = self._start_script(key, known, limits)
             if not known.forks:
                 loop.call_later(_HEADSTART, self._refill, key, known, limits)
-            request, stdin = _request(known, code, payload, limits)
             outcome = await self._use(seat, request, stdin, limits, self._idle)
         return answers.of_script(known, outcome, limits)
 
@@ -155,12 +155,8 @@ class ProcessSandbox:
         """
         if not _MODULE.fullmatch(module):
             raise ConfigError(f"{module} is not a module of appliance.nodes")
-        job = {
-            "module": module,
-            "function": function,
-            "arguments": arguments,
-            "cpu": math.ceil(limits.cpu),
-        }
+        cpu = math.ceil(limits.cpu)
+        request = _framed({"module": module, "function": function, "arguments": arguments, "cpu": cpu})
         async with self._seat("call"):
             key = ("call", limits.memory_mb)
             seat = self._pool.take(key)
@@ -169,7 +165,7 @@ class ProcessSandbox:
                 self.starts["call"] += 1
                 loop = asyncio.get_running_loop()
                 seat = self._keep(self._launch().callee(loop, key, limits))
-            outcome = await self._use(seat, _framed(job), b"", limits, self._call_idle)
+            outcome = await self._use(seat, request, b"", limits, self._call_idle)
         return answers.of_call(outcome, limits)
 
     @asynccontextmanager
@@ -248,7 +244,8 @@ class ProcessSandbox:
         self._pool.clear()
         seats = list(self._seats)
         for seat in seats:
-            seat.discard()
+            if seat.child.alive:
+                seat.child.strike()  # all of them, before one is waited for
         for seat in seats:
             seat.end()
         self._seats.clear()

@@ -13,12 +13,12 @@ import ast
 import gc
 import importlib
 import io
-import json
 import linecache
 import os
 import sys
 import traceback
 import types
+from json import dumps, loads  # by name: a script may change the module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,16 +52,16 @@ def run_script(code: str, payload: Any) -> str:
         output = _to_json(module.__dict__["__script__"](payload))
     except SystemExit as exc:
         if exc.code is not None and exc.code != 0:
-            return json.dumps({"ok": False, "error": f"the script ended itself with {exc.code!r}"})
+            return dumps({"ok": False, "error": f"the script ended itself with {exc.code!r}"})
         output = "null"
     except BaseException as exc:
-        return json.dumps(_failure(exc))
+        return dumps(_failure(exc))
     return f'{{"ok": true, "output": {output}}}'
 
 
 def _to_json(value: Any) -> str:
     try:
-        return json.dumps(value, allow_nan=False, default=_to_plain)
+        return dumps(value, allow_nan=False, default=_to_plain)
     except (TypeError, ValueError, RecursionError) as exc:
         raise TypeError(f"what the script returned is not JSON: {exc}") from None
 
@@ -134,7 +134,7 @@ def main() -> None:
     _warm_up()
     while True:
         size = int.from_bytes(_read(requests, 4), "big")
-        request = json.loads(_read(requests, size))
+        request = loads(_read(requests, size))
         child = os.fork()
         if child == 0:
             os.close(requests)

@@ -19,12 +19,17 @@ _PATIENCE = 5.0
 
 
 def limit(bounds: dict[str, int]) -> None:
-    """Set resource limits by their names in lower case; one that is tighter already stays."""
-    for name, bound in bounds.items():
+    """Set resource limits by their names in lower case; one that is tighter already stays.
+
+    CPU time has a second between the signal that tells what happened and the one that kills.
+    """
+    for name, soft in bounds.items():
         kind = getattr(resource, f"RLIMIT_{name.upper()}")
-        hard = resource.getrlimit(kind)[1]
-        bound = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
-        resource.setrlimit(kind, (bound, bound))
+        hard = soft + 1 if name == "cpu" else soft
+        highest = resource.getrlimit(kind)[1]
+        if highest != resource.RLIM_INFINITY:
+            soft, hard = min(soft, highest), min(hard, highest)
+        resource.setrlimit(kind, (soft, hard))
 
 
 def adopt_orphans() -> None:
