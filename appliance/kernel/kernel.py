@@ -230,6 +230,8 @@ class Kernel:
                 logger.exception("flow %s cannot be loaded", flow.id)
                 slot.live = None
                 continue
+            if not flow.enabled:
+                continue
             wanted.append((slot, version.id, specs))
         for num, slot in slots.items():
             if num not in live:

@@ -1,0 +1,1 @@
+"""Benchmarks: each module is one part with ``run(options) -> list[Row]``; ``scripts/bench`` runs them."""

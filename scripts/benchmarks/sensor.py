@@ -1,0 +1,180 @@
+"""W1: MQTT QoS 1 in, parse, condition, template, MQTT QoS 1 out; every run on disk; beside Mosquitto alone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from scripts.benchmarks.common import Engine, Row, engine, free_port, percentile
+from scripts.benchmarks.load import Mqtt
+
+BURST = 5000
+
+
+def flow(port: int) -> dict[str, Any]:
+    """The flow of W1 at a broker's port."""
+    broker = f"mqtt://127.0.0.1:{port}"
+    return {
+        "name": "W1",
+        "triggers": [{"id": "in", "type": "mqtt", "config": {"broker": broker, "topic": "in/#", "qos": 1}}],
+        "nodes": [
+            {"id": "hot", "type": "condition", "config": {"when": "payload.t > 30"}},
+            {"id": "say", "type": "transform", "config": {"expression": "payload.n ~ ' at ' ~ payload.t ~ ' °C'"}},
+            {"id": "tell", "type": "mqtt_publish", "config": {"broker": broker, "topic": "out/{{ event.topic }}"}},
+        ],
+        "edges": [{"from": "hot", "to": "say", "port": "true"}, {"from": "say", "to": "tell"}],
+        "settings": {"max_runs": 10000},
+    }
+
+
+def run(quick: bool) -> list[Row]:
+    """Latencies at two rates, then bursts beside the broker alone."""
+    with mosquitto() as port, engine(flows={"w1": flow(port)}) as ours:
+        _wait_attached(ours, port)
+        rows: list[Row] = []
+        for rate, count in ((20, 60 if quick else 200), (200, 400 if quick else 2000)):
+            before = ours.usage()
+            times = latencies(port, rate, count)
+            used = ours.usage().since(before)
+            p50, p99 = percentile(times, 0.5) * 1000, percentile(times, 0.99) * 1000
+            rows.append(Row("W1", f"{rate}/s: p50", p50, "ms", "<= 1.5", p50 <= 1.5))
+            rows.append(Row("W1", f"{rate}/s: p99", p99, "ms", "<= 5", p99 <= 5))
+        cpu = used.cpu / count * 1000
+        rows.append(Row("W1", "200/s: CPU a thousand messages", cpu, "s", "<= 1", cpu <= 1))
+        ratios: list[float] = []
+        for _ in range(1 if quick else 3):
+            alone, _ = burst(port, "direct", "direct/x")
+            through, got = burst(port, "out/#", "in/x")
+            ratios.append(through / alone)
+        ratio = percentile(ratios, 0.5)
+        rows += [
+            Row("W1", f"burst of {BURST}: Mosquitto alone", alone, "1/s"),
+            Row("W1", f"burst of {BURST}: through a flow", through, "1/s"),
+            Row("W1", "burst: of Mosquitto alone", ratio, "x", ">= 0.6", ratio >= 0.6),
+            Row("W1", "burst: lost", BURST - got, "", "0", got == BURST),
+        ]
+        pss = ours.usage().pss / 1e6
+        rows.append(Row("W1", "memory (PSS) of all processes after", pss, "MB", "<= 130", pss <= 130))
+        return rows
+
+
+@contextlib.contextmanager
+def mosquitto() -> Iterator[int]:
+    """A broker on a free port; bursts fit its queue."""
+    program = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
+    with tempfile.TemporaryDirectory() as folder:
+        port = free_port()
+        config = Path(folder) / "mosquitto.conf"
+        config.write_text(
+            f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 100000\n"
+            "max_inflight_messages 1000\nset_tcp_nodelay true\nlog_type error\n"
+        )
+        process = subprocess.Popen([program, "-c", str(config)])
+        try:
+            deadline = time.monotonic() + 10
+            while True:
+                with contextlib.suppress(OSError):
+                    Mqtt(port, "probe").close()
+                    break
+                if time.monotonic() > deadline:
+                    raise RuntimeError("mosquitto did not start")
+                time.sleep(0.02)
+            yield port
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _wait_attached(ours: Engine, port: int) -> None:
+    """Until a message comes back."""
+    listener = Mqtt(port, "probe-out")
+    listener.subscribe("out/#")
+    came = threading.Event()
+
+    def first(payload: bytes) -> bool:
+        came.set()
+        return False
+
+    thread = threading.Thread(target=listener.receive, args=(first,))
+    thread.start()
+    sender = Mqtt(port, "probe-in")
+    deadline = time.monotonic() + 30
+    while not came.wait(0.2):
+        sender.publish("in/probe", json.dumps({"n": 0, "t": 31}).encode())
+        sender.drain()
+        if time.monotonic() > deadline:
+            raise RuntimeError("no message came through the flow")
+    thread.join()
+    sender.close()
+    listener.close()
+    time.sleep(0.5)
+
+
+def latencies(port: int, rate: float, count: int) -> list[float]:
+    """Seconds from publish to receipt, at a steady rate."""
+    listener, sender = Mqtt(port, f"out-{rate}"), Mqtt(port, f"in-{rate}")
+    listener.subscribe("out/#")
+    sent: dict[str, float] = {}
+    times: list[float] = []
+
+    def heard(payload: bytes) -> bool:
+        name = payload.split(b" ", 1)[0].decode()
+        if name in sent:
+            times.append(time.perf_counter() - sent.pop(name))
+        return len(times) < count
+
+    thread = threading.Thread(target=listener.receive, args=(heard,))
+    thread.start()
+    acks = threading.Thread(target=lambda: [sender.drain() for _ in range(count)])
+    acks.start()
+    begin = time.perf_counter()
+    for number in range(count):
+        wait = begin + number / rate - time.perf_counter()
+        if wait > 0:
+            time.sleep(wait)
+        name = f"m{rate}-{number}"
+        sent[name] = time.perf_counter()
+        sender.publish("in/x", json.dumps({"n": name, "t": 31.5}).encode())
+    thread.join(30)
+    acks.join(30)
+    listener.close()
+    sender.close()
+    if len(times) < count:
+        raise RuntimeError(f"{count - len(times)} of {count} messages did not come back")
+    return times
+
+
+def burst(port: int, listen: str, publish: str) -> tuple[float, int]:
+    """(messages a second until all are back, how many came)."""
+    listener, sender = Mqtt(port, "burst-out"), Mqtt(port, "burst-in")
+    listener.subscribe(listen)
+    seen: set[bytes] = set()
+    done = threading.Event()
+
+    def heard(payload: bytes) -> bool:
+        seen.add(payload)
+        if len(seen) == BURST:
+            done.set()
+        return len(seen) < BURST
+
+    thread = threading.Thread(target=listener.receive, args=(heard,), daemon=True)
+    thread.start()
+    mark = time.monotonic_ns()
+    payloads = [json.dumps({"n": f"{mark}-{i}", "t": 40}).encode() for i in range(BURST)]
+    began = time.perf_counter()
+    sender.publish_many(publish, payloads)
+    done.wait(60)
+    took = time.perf_counter() - began
+    sender.close()
+    if done.is_set():
+        thread.join()
+        listener.close()
+    return len(seen) / took, len(seen)
