@@ -7,7 +7,6 @@ but nothing else: cookies are never kept, so one flow's session cannot leak into
 from __future__ import annotations
 
 import asyncio
-import http.cookiejar
 import logging
 import re
 import ssl
@@ -88,6 +87,8 @@ class HttpClient:
         return self._clients[verify]
 
     def _open(self, verify: bool) -> httpx.AsyncClient:
+        import http.cookiejar
+
         import httpx
 
         # It would log every URL, with the tokens in it.
