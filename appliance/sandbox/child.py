@@ -93,9 +93,12 @@ class Child:
 
     def end(self) -> None:
         """The same, but wait for it, with the loop standing still or closed. Twice is fine."""
+        gone = select.poll()
+        if self.alive:
+            gone.register(self._pidfd, select.POLLIN)
         while self.alive:
             self.strike()
-            if select.select([self._pidfd], [], [], _STRIKE)[0]:
+            if gone.poll(_STRIKE * 1000):
                 self._on_exit()
         self.release()
 

@@ -2,8 +2,8 @@
 
 Three views of the machine:
 
-- ``script``: everything read-only, a private ``/tmp`` in memory, no data folder, and without network no
-  network device, no shared memory and none of the sockets in ``/run`` either.
+- ``script``: everything read-only, a private ``/tmp`` in memory, no data folder, no homes, and without
+  network no network device and none of the sockets in ``/run`` either.
 - ``command``: what the engine's user may do, but a private ``/tmp`` and no data folder (its keys!) except
   for the flows' own files.
 - ``call``: everything; it runs our own code.
@@ -73,7 +73,8 @@ def bubblewrap() -> Bubblewrap:
 
 def _try(wrap: Bubblewrap) -> str:
     """Why bubblewrap fails with these options; empty if it does not."""
-    argv = [wrap.program, *script_view(wrap, network=False, hidden=()), "--", "true"]
+    view = script_view(wrap, network=False, hidden=[])
+    argv = [*limited({"core": 0}), wrap.program, *view, "--", "true"]
     try:
         ended = subprocess.run(argv, env=environment({}), capture_output=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired) as exc:
@@ -82,14 +83,28 @@ def _try(wrap: Bubblewrap) -> str:
 
 
 def script_view(wrap: Bubblewrap, network: bool, hidden: Sequence[Path]) -> list[str]:
-    """Options of bubblewrap for a script. The runners lie in ``INSIDE``, wherever the engine is installed."""
+    """Options of bubblewrap for a script. The runners lie in ``INSIDE``, wherever the engine is installed.
+
+    Only ``/tmp`` and shared memory can be written, which are swept when an interpreter is used again.
+    """
     options = [*_BASE, "--unshare-ipc", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
     options += [*wrap.tmpfs(SHARED_MEMORY), *wrap.tmpfs(TMP), "--ro-bind", str(RUNNERS), INSIDE]
     if not network:
-        options += ["--unshare-net", "--tmpfs", "/run"]
+        options += ["--unshare-net", *_emptied("/run")]
     for folder in _visible(hidden):
-        options += ["--tmpfs", str(folder), "--remount-ro", str(folder)]
+        options += _emptied(str(folder))
     return [*options, "--remount-ro", "/dev", "--chdir", TMP]
+
+
+def private_folders(interpreter: str) -> list[Path]:
+    """People's homes, which no script needs to see, unless its interpreter lies there."""
+    program = Path(interpreter).resolve()
+    homes = [Path("/home"), Path("/root")]
+    return [home for home in homes if home.is_dir() and not program.is_relative_to(home)]
+
+
+def _emptied(folder: str) -> list[str]:
+    return ["--tmpfs", folder, "--remount-ro", folder]
 
 
 def command_view(network: bool, hidden: Sequence[Path], shown: Sequence[Path], scratch: Path, cwd: Path) -> list[str]:

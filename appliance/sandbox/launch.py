@@ -44,11 +44,12 @@ class Launcher:
         runners = confine.INSIDE if self._wrap.program else str(RUNNERS)
         program = [*language.argv(interpreter, runners, limits.memory_mb), *seat.arguments()]
         if self._wrap.program:
-            view = confine.script_view(self._wrap, limits.network, self._hidden())
-            swept = [confine.TMP, confine.SHARED_MEMORY] if language.forks else []
+            hidden = [*confine.private_folders(interpreter), *self._hidden()]
+            view = confine.script_view(self._wrap, limits.network, hidden)
+            swept = ["private", confine.TMP, confine.SHARED_MEMORY] if language.forks else []
             return self._start(seat, bounds, view, [*program, *swept])
         scratch = self._make_scratch(seat)
-        swept = [str(scratch)] if language.forks else []
+        swept = ["shared", str(scratch)] if language.forks else []
         return self._start(seat, bounds, [], [*program, *swept], cwd=scratch, home=scratch)
 
     def command(
@@ -73,7 +74,9 @@ class Launcher:
     def callee(self, loop: asyncio.AbstractEventLoop, key: Hashable, limits: Limits) -> Seat:
         """A Python with our code, waiting for calls. Raises ``NodeError`` if it cannot be started."""
         seat = Seat(loop, key, ("request", "reply", "ends"), stdin=False)
-        program = [sys.executable, "-I", str(RUNNERS / "call.py"), str(_HOME), *seat.arguments()]
+        # Isolated mode ignores the environment, so it is told where our own imports come from.
+        paths = os.pathsep.join([str(_HOME), *filter(None, sys.path)])
+        program = [sys.executable, "-I", str(RUNNERS / "call.py"), paths, *seat.arguments()]
         view = confine.call_view() if self._wrap.program else []
         # Its CPU time is bounded per call, by itself: a warm child has used some before.
         bounds = confine.limits_of(Limits(cpu=0, memory_mb=limits.memory_mb), base_mb=32)

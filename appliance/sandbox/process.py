@@ -85,7 +85,9 @@ class ProcessSandbox:
         if loop.is_running() and loop is not _running_loop():
             done = threading.Event()
             loop.call_soon_threadsafe(self._end_all, done)
-            done.wait()
+            while not done.wait(0.1):
+                if not loop.is_running():  # it stopped before it came to this
+                    self._end_all(done)
         else:
             self._end_all(threading.Event())
 

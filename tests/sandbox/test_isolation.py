@@ -84,6 +84,23 @@ return [found, json.dumps([1]), os.umask(0)]
     assert bench.sandbox.starts["python"] == 1
 
 
+def test_shared_memory_costs_the_interpreter_its_place(confined: Bench) -> None:
+    make = "import ctypes\nreturn ctypes.CDLL(None).shmget(0x5eed, 4096, 0o1600) >= 0"
+    assert confined.script("python", make).output is True
+    find = "import ctypes\nreturn ctypes.CDLL(None).shmget(0x5eed, 4096, 0) >= 0"
+    assert confined.script("python", find).output is False
+    assert confined.sandbox.starts["python"] == 2
+
+
+def test_homes_are_not_shown(confined: Bench) -> None:
+    code = "import os\nreturn [os.listdir(folder) for folder in ('/root', '/home', '/run') if os.path.isdir(folder)]"
+    seen = confined.script("python", code).output
+    assert seen
+    assert not any(seen)
+    with pytest.raises(NodeError, match="Read-only file system"):
+        confined.script("python", "open('/run/left', 'w')")
+
+
 @pytest.mark.parametrize("language", ["javascript", "bash", "php", "perl", "ruby"])
 def test_other_interpreters_serve_once(bench: Bench, language: str) -> None:
     pid = {

@@ -1,6 +1,6 @@
 """A warm Python that calls functions of our own nodes, for libraries that block or need much memory.
 
-Arguments: the folder that holds ``appliance``, then descriptors as those of python.py: requests (4 bytes
+Arguments: the folders to import from, parted by colons, then descriptors as those of python.py: requests (4 bytes
 length, big-endian, then JSON), replies (JSON) and ends (a line per call).
 """
 
@@ -61,7 +61,7 @@ def _write(fd: int, data: bytes) -> None:
 
 
 def main() -> None:
-    sys.path.append(sys.argv[1])
+    sys.path += [folder for folder in sys.argv[1].split(os.pathsep) if folder not in sys.path]
     requests, replies, ends = (int(argument) for argument in sys.argv[2:5])
     while True:
         size = int.from_bytes(_read(requests, 4), "big")

@@ -46,7 +46,10 @@ def main() -> None:
     child = start(json.loads(sys.argv[2]), sys.argv[3:])
     os.closerange(0, 3)
     pidfd = os.pidfd_open(child)
-    ready, _, _ = select.select([lifeline, pidfd], [], [])
+    either = select.poll()
+    either.register(lifeline, select.POLLIN)
+    either.register(pidfd, select.POLLIN)
+    ready = [fd for fd, _ in either.poll()]
     status = 137
     if pidfd in ready:
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

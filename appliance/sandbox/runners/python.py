@@ -1,8 +1,8 @@
 """A warm Python that forks itself for every script, so that a call costs a fork and leaves nothing.
 
 Arguments: descriptors of requests (4 bytes length, big-endian, then JSON), of the reply (JSON of one call)
-and of the ends (a line ``STATUS CLEAN`` per call), then the folders to empty after each call and, first
-among them, the one to start in.
+and of the ends (a line ``STATUS CLEAN`` per call), whether the IPC namespace is ``private`` or ``shared``, then the
+folders to empty after each call and, first among them, the one to start in.
 
 A script sees ``payload``. What it returns, or leaves in ``result``, is its output.
 """
@@ -125,7 +125,7 @@ def _warm_up() -> None:
 
 def main() -> None:
     requests, reply_fd, ends = (int(argument) for argument in sys.argv[1:4])
-    folders = sys.argv[4:]
+    private, folders = sys.argv[4] == "private", sys.argv[5:]
     del sys.argv[1:]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
@@ -148,7 +148,7 @@ def main() -> None:
                 os._exit(70)
         del request
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        clean = reap.end_descendants() and all(map(reap.empty, folders))
+        clean = reap.end_descendants() and all(map(reap.empty, folders)) and not (private and reap.ipc_left())
         os.write(ends, f"{status} {int(clean)}\n".encode())
         if not clean:
             return
