@@ -75,6 +75,8 @@ def test_a_clock_that_stands_or_goes_back_gives_nothing() -> None:
         limit.take("a")
     clock.time -= 500
     assert not limit.take("a").allowed
+    clock.time += 0.5
+    assert limit.take("a").allowed, "nor does it take anything away"
 
 
 def test_memory_is_bounded_and_the_busy_are_remembered() -> None:
@@ -85,6 +87,7 @@ def test_memory_is_bounded_and_the_busy_are_remembered() -> None:
         clock.time += 0.001
         limit.take(str(number))
         assert not limit.take("flood").allowed
+        assert limit.take(str(number)).remaining == 3, "so is who came last"
     assert len(limit) == 10
 
 
