@@ -381,7 +381,7 @@ def is_template(text: str) -> bool:
 
 
 # Names, numbers and plain strings joined by operators: most of what people write, and surely well-formed.
-_OPERAND = r"""(?:(?!(?:and|or|not|in|is|if|else)\b)[a-z_]\w*(?:\.[a-z_]\w*)*|\d+(?:\.\d+)?|'[^'\\{}]*')"""
+_OPERAND = r"""(?:(?!(?:and|or|not|in|is|if|else)\b)[a-z_]\w*(?:\.[a-z_]\w*)*|(?:0|[1-9]\d*)(?:\.\d+)?|'[^'\\{}]*')"""
 _SIMPLE = re.compile(rf"\s*{_OPERAND}(?:\s*(?:[-+*/<>]|==|!=|<=|>=)\s*{_OPERAND})*\s*", re.ASCII | re.IGNORECASE)
 
 
