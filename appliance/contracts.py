@@ -266,6 +266,10 @@ class Message(Struct, frozen=True):
 class Mqtt(Protocol):
     """Shared MQTT connections, one per broker URL (``mqtt://user:pw@host:1883``, ``mqtts://``)."""
 
+    @property
+    def name(self) -> str:
+        """What the client ids of this engine begin with; no other engine has it."""
+
     def publish(self, broker: str, topic: str, payload: bytes, qos: int = 1, retain: bool = False) -> Pending:
         """Completes when the broker has acknowledged (QoS 0: when sent)."""
 

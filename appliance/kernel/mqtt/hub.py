@@ -56,6 +56,10 @@ class MqttHub:
         self._subscriptions: list[Subscription] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def name(self) -> str:
+        return self._name
+
     def publish(self, broker: str, topic: str, payload: bytes, qos: int = 1, retain: bool = False) -> Pending:
         """Completes with ``{"topic", "qos", "bytes"}`` when the broker has acknowledged (QoS 0: when sent).
 
