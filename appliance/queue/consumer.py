@@ -69,8 +69,7 @@ class QueueWorker(Worker):
 
     def shutdown(self) -> None:
         super().shutdown()
-        if self.huey.leases is None:
-            self.huey.storage.close()  # Postgres: the connection on which this thread listens.
+        self.huey.end_thread()
 
 
 class LaneWorker(BaseProcess):
@@ -123,6 +122,8 @@ class EmbeddedConsumer(Consumer):
                 self._outage.worked()
 
     def check_worker_health(self) -> bool:
+        if self.stop_flag.is_set():
+            return True  # They are ending because they shall.
         healthy: bool = super().check_worker_health()
         if not self.lane_thread.is_alive():
             logger.warning("The memory lane's thread died, restarting it.")

@@ -23,7 +23,6 @@ from appliance.queue.errors import Unserializable
 
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 _KEYS = frozenset({str, int, bytes})
-_MICROSECOND = timedelta(microseconds=1)
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -55,7 +54,7 @@ _TO_EXT: dict[type, Callable[[Any], Ext]] = {
     type(SKIPPED): lambda value: _ext(_Code.SKIPPED, None),
     tuple: lambda value: _ext(_Code.TUPLE, [_wire(item) for item in value]),
     datetime: lambda value: _ext(_Code.DATETIME, value.isoformat()),
-    timedelta: lambda value: _ext(_Code.TIMEDELTA, value // _MICROSECOND),
+    timedelta: lambda value: _ext(_Code.TIMEDELTA, [value.days, value.seconds, value.microseconds]),
 }
 _FROM_EXT: dict[int, Callable[[Any], Any]] = {
     _Code.MESSAGE: lambda content: Message(*content),
@@ -63,7 +62,7 @@ _FROM_EXT: dict[int, Callable[[Any], Any]] = {
     _Code.SKIPPED: lambda content: SKIPPED,
     _Code.TUPLE: tuple,
     _Code.DATETIME: datetime.fromisoformat,
-    _Code.TIMEDELTA: lambda content: content * _MICROSECOND,
+    _Code.TIMEDELTA: lambda content: timedelta(*content),
     _Code.EXCEPTION: TaskException,
 }
 

@@ -8,6 +8,7 @@ it becomes a row, of which one at most waits. It has no retries, result, expiry 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 from huey.api import Huey, Task, TaskWrapper
 from huey.signals import SIGNAL_ENQUEUED
-from huey.storage import RedisStorage
+from huey.storage import PostgresStorage, RedisStorage
 
 from appliance.queue import drivers
 from appliance.queue.errors import Outage, QueueError
@@ -55,6 +56,7 @@ class TaskQueue(Huey):
     def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, serializer=MsgpackSerializer(), **options)
         self.lane: MemoryLane[Task] = MemoryLane()
+        self._closing = threading.Lock()
         self._schedule_outage = Outage(logger, "The queue's schedule cannot be read")
 
     @property
@@ -106,10 +108,19 @@ class TaskQueue(Huey):
         return None
 
     def close(self) -> None:
-        """Close the storage's files or connections. Closing twice is fine."""
-        self.storage.close()
+        """Close the storage's files or connections. Closing twice is fine; the next use opens them again."""
+        self._close_storage()
         if isinstance(self.storage, RedisStorage):
             self.storage.pool.disconnect()
+
+    def end_thread(self) -> None:
+        """Close what the storage keeps for the calling thread: Postgres, the connection that listens."""
+        if isinstance(self.storage, PostgresStorage):
+            self._close_storage()
+
+    def _close_storage(self) -> None:
+        with self._closing:  # Huey's Postgres storage does not stand two threads that close it at once.
+            self.storage.close()
 
     # --- for the consumer ---------------------------------------------------------------------------
 

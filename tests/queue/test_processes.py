@@ -164,9 +164,11 @@ held = storage.claim(timeout=0)
 if not (child := os.fork()):
     storage.enqueue(b"child")
     assert storage.claim(timeout=0).data == b"child"
+    storage.wake()
     storage.close()
     os._exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert storage._bell.wait(5), "the child rang, and its wake was for its own workers"
 assert storage.acknowledge(held)
 storage._next_look = 0
 assert storage.claim(timeout=5).data == b"child", "the child is dead and left its lease"

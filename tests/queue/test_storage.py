@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from huey.constants import EmptyData
 from appliance.queue.dead import _KEPT
 from appliance.queue.storage import Claim, LeasedSqliteStorage
 from tests.queue.conftest import Clock, OpenStorage
-from tests.queue.support import PATIENCE
+from tests.queue.support import PATIENCE, until
 
 NOON = datetime(2026, 11, 21, 12, 0, 0)
 
@@ -185,6 +187,22 @@ def test_the_schedule_compares_moments_whatever_their_zone(storage: LeasedSqlite
     assert storage.read_schedule(NOON.replace(tzinfo=UTC) + timedelta(seconds=1)) == [b"aware"]
 
 
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("berlin")
+def test_the_schedule_keeps_its_order_when_the_clocks_change(storage: LeasedSqliteStorage) -> None:
+    storage.add_to_schedule(b"second", datetime(2026, 3, 29, 3, 0))
+    storage.add_to_schedule(b"first", datetime(2026, 3, 29, 2, 30))  # no such local time
+    assert storage.scheduled_items() == [b"first", b"second"]
+
+
 def test_promoting_moves_a_due_task_once(open_storage: OpenStorage) -> None:
     first, second = open_storage(), open_storage()
     first.add_to_schedule(b"raw", NOON)
@@ -212,6 +230,22 @@ def test_waiting_workers_are_woken_by_wake_and_close(open_storage: OpenStorage) 
         for thread in threads:
             thread.join(PATIENCE)
     assert came_back == [None] * 6
+
+
+def test_who_was_woken_and_finds_more_rings_for_the_next(open_storage: OpenStorage) -> None:
+    first, second = open_storage(recheck=3600), open_storage()
+    for data in (b"a", b"b"):
+        second.add_to_schedule(data, NOON)
+    due = [(item, item.data, None) for item in second.due(NOON)]
+    claims: list[Claim | None] = []
+    thread = threading.Thread(target=lambda: claims.append(first.claim()))
+    thread.start()
+    until(lambda: first._bell._waiting)
+    second.promote(due)  # two tasks, one ring
+    thread.join(PATIENCE)
+    assert [claim and claim.data for claim in claims] == [b"a"]
+    assert second._bell.wait(PATIENCE)
+    assert take(second).data == b"b"
 
 
 def test_a_closed_storage_opens_again_when_it_is_used(storage: LeasedSqliteStorage) -> None:
