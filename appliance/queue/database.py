@@ -47,6 +47,10 @@ _SCHEMA = (
         primary key (queue, key)) without rowid""",
     f"pragma user_version = {_VERSION}",
 )
+#: A commit writes whole pages to the card: with SQLite's 4 KiB a task costs 29 kB instead of 7.5.
+_PAGE = 1024
+#: Bytes of the write-ahead log at which it is written back, and to which it is cut afterwards.
+_LOG = 4 * 1024 * 1024
 #: Up to this size (bytes) the whole file is checked when it is opened; it takes milliseconds.
 _CHECKED_SIZE = 16 * 1024 * 1024
 _KEPT_ASIDE = 3
@@ -195,7 +199,8 @@ class Database:
             self._check(connection)
             connection.execute("pragma journal_mode = wal")
             connection.execute(f"pragma synchronous = {self._synchronous}")
-            connection.execute(f"pragma journal_size_limit = {_CHECKED_SIZE // 4}")
+            connection.execute(f"pragma wal_autocheckpoint = {_LOG // _PAGE}")
+            connection.execute(f"pragma journal_size_limit = {_LOG}")
         except BaseException:
             connection.close()
             raise
@@ -206,6 +211,7 @@ class Database:
         (version,) = connection.execute("pragma user_version").fetchone()
         (tables,) = connection.execute("select count(*) from sqlite_master").fetchone()
         if version == 0 and tables == 0:
+            connection.execute(f"pragma page_size = {_PAGE}")
             connection.execute("begin immediate")
             for statement in _SCHEMA:
                 connection.execute(statement)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from appliance.queue.database import Database
+from appliance.queue.values import Due
 
 #: Dead tasks beyond this number make room for newer ones: a poison source must not fill the card.
 _KEPT = 1000
@@ -46,7 +47,7 @@ class DeadTable:
         columns: str,
         table: str,
         where: str,
-        which: tuple[int, ...],
+        which: Sequence[int | bytes],
     ) -> None:
         connection.execute(
             f"""insert into dead (queue, data, reason, at, priority, attempts)

@@ -116,8 +116,9 @@ class LeasedSqliteStorage(SqliteValues):
 
         def move(connection: sqlite3.Connection) -> None:
             for due, data, priority in moved:
-                # Another process's scheduler may have been quicker.
-                if connection.execute("delete from schedule where id = ?", (due.id,)).rowcount:
+                # Another process's scheduler may have been quicker, and its number given to another task.
+                sql = "delete from schedule where id = ? and data = ?"
+                if connection.execute(sql, (due.id, due.data)).rowcount:
                     connection.execute(_INSERT, (self.name, data, priority or 0, None))
 
         self._db.transact(move)
@@ -173,9 +174,12 @@ class LeasedSqliteStorage(SqliteValues):
 
         If the file cannot be written just now the claim is kept, and :meth:`keep` tries again.
         """
-        with self._books:
-            self._done.add(claim)
-        found = self._db.execute(_DELETE, (claim.id, claim.token)) == 1
+        try:
+            found = self._db.execute(_DELETE, (claim.id, claim.token)) == 1
+        except QueueError:
+            with self._books:
+                self._done.add(claim)
+            raise
         self._let_go(claim)
         return found
 

@@ -202,7 +202,7 @@ class TaskQueue(Huey):
             task = self.deserialize_task(due.data)
         except Exception as exc:
             logger.error("A scheduled task cannot be read and is given up: %s", exc)
-            leases.dead.bury_scheduled(due.id, f"it cannot be read: {exc}")
+            leases.dead.bury_scheduled(due, f"it cannot be read: {exc}")
             return None
         # As Huey's enqueue does: the time to expire counts from now, not from when it was scheduled.
         task.resolve_expires(self.utc)

@@ -213,6 +213,18 @@ def test_promoting_moves_a_due_task_once(open_storage: OpenStorage) -> None:
     assert first.schedule_size() == 0
 
 
+def test_promoting_late_leaves_alone_what_has_got_the_number_since(open_storage: OpenStorage) -> None:
+    first, second = open_storage(), open_storage()
+    first.add_to_schedule(b"old", NOON)
+    due = first.due(NOON)
+    assert second.read_schedule(NOON) == [b"old"]
+    second.add_to_schedule(b"new", NOON)
+    assert second.due(NOON)[0].id == due[0].id
+    first.promote([(item, item.data, None) for item in due])
+    first.dead.bury_scheduled(due[0], "it cannot be read")
+    assert (first.scheduled_items(), first.queue_size(), first.dead.tasks()) == ([b"new"], 0, [])
+
+
 def test_waiting_workers_are_woken_by_wake_and_close(open_storage: OpenStorage) -> None:
     storage = open_storage(recheck=3600)
     came_back: list[object] = []
