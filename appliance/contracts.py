@@ -547,6 +547,10 @@ class Trigger(Generic[C]):
         """Start listening; returns the detach (calling it twice is fine). Raising is shown and retried."""
         raise NotImplementedError
 
+    def accept(self, config: C, payload: Any) -> Any:
+        """The payload of an event that a person gives by hand. Raises ``ConfigError`` naming the field."""
+        return payload
+
     def next_times(self, config: C, now: float, count: int = 5) -> list[float]:
         """The next moments it fires (Unix seconds), if that can be known."""
         return []
