@@ -16,9 +16,10 @@ CONNECT_TIMEOUT = 2.0
 
 
 class KernelAway(FlowError):
-    """No kernel answers; it is starting, or has been stopped."""
+    """No kernel answers; it is starting, or has been stopped. ``sent``: it may have got the request all the same."""
 
     id = "kernel-away"
+    sent = False
 
 
 class Refused(FlowError):
@@ -63,7 +64,9 @@ class KernelClient:
         except OSError as exc:
             self._drop(link)
             reason = "did not answer in time" if isinstance(exc, TimeoutError) else "went away"
-            raise KernelAway(f"the kernel {reason}") from None
+            away = KernelAway(f"the kernel {reason}")
+            away.sent = True
+            raise away from None
 
     def _receive(self, link: socket.socket, number: int) -> Any:
         buffer: bytearray = self._local.buffer

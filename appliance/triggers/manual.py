@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from appliance.contracts import Config, ConfigError, Problem, Trigger, TriggerContext, World
+from appliance.contracts import Config, ConfigError, Problem, Trigger, TriggerContext, World, decode
 
 
 class Input(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -42,21 +42,32 @@ class Manual(Trigger[ManualConfig]):
     icon = "play"
 
     def check(self, config: Mapping[str, Any], world: World) -> Iterable[Problem]:
+        try:
+            inputs = decode(ManualConfig, config).inputs
+        except ConfigError:  # a template in a place where only its value will fit
+            return
         seen: set[str] = set()
-        for index, field in enumerate(config.get("inputs", [])):
-            name = field["name"]
-            if name in seen:
-                yield Problem(f"inputs[{index}].name", f"{name!r} is declared twice")
-            seen.add(name)
-            if field.get("type") == "choice" and not field.get("choices"):
+        for index, field in enumerate(inputs):
+            if field.name in seen:
+                yield Problem(f"inputs[{index}].name", f"{field.name!r} is declared twice")
+            seen.add(field.name)
+            if field.type == "choice" and not field.choices:
                 yield Problem(f"inputs[{index}].choices", "a choice needs something to choose from")
+            elif field.default is not None and (fault := _misfit(field, field.default)):
+                yield Problem(f"inputs[{index}].default", fault)
 
     def attach(self, ctx: TriggerContext, config: ManualConfig) -> Callable[[], None]:
         return lambda: None
 
+    def accept(self, config: ManualConfig, payload: Any) -> Any:
+        return validate_inputs(config, payload)
+
 
 def validate_inputs(config: ManualConfig, values: Any) -> Any:
-    """The payload for what a person has given. Raises ``ConfigError`` naming the field."""
+    """The payload for what a person has given; anything if no inputs are declared.
+
+    Raises ``ConfigError`` naming the field.
+    """
     if not config.inputs:
         return values
     given = {} if values is None else values
@@ -70,12 +81,21 @@ def validate_inputs(config: ManualConfig, values: Any) -> Any:
 
 
 def _value(field: Input, value: Any) -> Any:
-    if value is None or value == "":
-        if field.required and field.default is None:
+    if value is None:
+        value = field.default
+    if value is None or (field.required and value == ""):
+        if field.required:
             raise ConfigError(f"input.{field.name}: is required")
-        return field.default if value is None else value
-    if not isinstance(value, _TYPES.get(field.type, (str,))) or (field.type == "number" and isinstance(value, bool)):
-        raise ConfigError(f"input.{field.name}: must be a {field.type}")
-    if field.type == "choice" and value not in field.choices:
-        raise ConfigError(f"input.{field.name}: must be one of {', '.join(field.choices)}")
+        return value
+    if fault := _misfit(field, value):
+        raise ConfigError(f"input.{field.name}: {fault}")
     return value
+
+
+def _misfit(field: Input, value: Any) -> str:
+    """Why a value is not one of this field, or nothing."""
+    if not isinstance(value, _TYPES.get(field.type, (str,))) or (field.type == "number" and isinstance(value, bool)):
+        return f"must be a {field.type}"
+    if field.type == "choice" and value not in field.choices:
+        return f"must be one of {', '.join(field.choices)}"
+    return ""
