@@ -24,6 +24,8 @@ SERVICES = {
     "appliance.registry",
     "appliance.engine",
 }
+#: What changes and checks flows for the gateway and the command line.
+FLOWS = {"appliance.flowbook", "appliance.webpaths", "appliance.world"}
 MAY_IMPORT: dict[str, set[str]] = {
     "appliance.contracts": set(),
     "appliance.paths": BASE,
@@ -38,7 +40,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.triggers": BASE,
     "appliance.supervisor": set(),
     "appliance.kernel": BASE | SERVICES,
-    "appliance.gateway": BASE | SERVICES - {"appliance.queue", "appliance.sandbox"} | {"appliance.kernel"},
+    "appliance.world": BASE | {"appliance.sandbox"},
+    "appliance.webpaths": BASE | {"appliance.engine"},
+    "appliance.flowbook": BASE | SERVICES - {"appliance.queue"} | {"appliance.kernel"} | FLOWS,
+    "appliance.gateway": BASE | SERVICES - {"appliance.queue", "appliance.sandbox"} | {"appliance.kernel"} | FLOWS,
     "edge_agent": {"drivers"},
     "drivers": set(),
 }

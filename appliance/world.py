@@ -1,0 +1,42 @@
+"""What the check of a flow may ask about this machine: interpreters, programs, modules, other flows."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Callable, Mapping
+
+from appliance.sandbox.confine import bubblewrap
+from appliance.sandbox.languages import PATH, usable
+
+
+class Machine:
+    """Implements :class:`appliance.contracts.World` for the machine that this process runs on.
+
+    ``flow_exists`` knows the flows of the workspace that is being saved to.
+    """
+
+    def __init__(self, flow_exists: Callable[[str], bool]) -> None:
+        self._flow_exists = flow_exists
+        self._languages: Mapping[str, str] | None = None
+
+    def languages(self) -> Mapping[str, str]:
+        """Looked for once, when the first script asks."""
+        if self._languages is None:
+            self._languages = usable()
+        return self._languages
+
+    def has_program(self, name: str) -> bool:
+        return shutil.which(name, path=PATH) is not None
+
+    def has_module(self, name: str) -> bool:
+        try:
+            return importlib.util.find_spec(name) is not None
+        except (ImportError, ValueError):  # a parent package that is missing, or a module without a spec
+            return False
+
+    def confined(self) -> bool:
+        return not bubblewrap().why_not
+
+    def flow_exists(self, flow: str) -> bool:
+        return self._flow_exists(flow)
