@@ -36,9 +36,11 @@ class DeadTable:
         """Move a leased task here, inside the caller's transaction."""
         self._move(connection, reason, "priority, attempts", "task", "id = ? and token = ?", (number, token))
 
-    def bury_scheduled(self, number: int, reason: str) -> None:
+    def bury_scheduled(self, due: Due, reason: str) -> None:
         """Move a task of the schedule here."""
-        self._db.transact(lambda connection: self._move(connection, reason, "0, 0", "schedule", "id = ?", (number,)))
+        self._db.transact(
+            lambda connection: self._move(connection, reason, "0, 0", "schedule", "id = ? and data = ?", due)
+        )
 
     def _move(
         self,
