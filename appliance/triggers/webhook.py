@@ -1,9 +1,11 @@
 """Started by an HTTP request to an address of its own, `/hooks/<path>`.
 
-The path is the secret: keep it long (an empty one is filled with a random one on save). `hmac` checks a signature
-over the body as GitHub, Stripe and others send it. The caller gets the run's id at once, or with `reply: result`
-waits for the run's output for at most `limit`. JSON, form and text bodies become the payload; an
-`Idempotency-Key` header makes repetitions of a request start one run.
+The path is the secret: keep it long (an empty one is filled with a random one on save). `hmac` checks the sender's
+signature: as it stands for GitHub; with `encoding: base64` and an empty `prefix` for Shopify; with
+`timestamp_header` and `signed: "v0:{timestamp}:{body}"` for Slack. The caller gets the run's id at once, or with
+`reply: result` waits for the run's output for at most `limit`. A JSON, form or text body becomes the payload, any
+other is given in base64, and without a body it is the query. An `Idempotency-Key` header (or GitHub's delivery id)
+makes repetitions of a request start one run.
 
     {"path": "k3J9x2pQ7vRtLm", "methods": ["POST"], "reply": "result", "limit": "5s"}
 """
@@ -14,9 +16,9 @@ import base64
 import hashlib
 import hmac
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qs
 
 import msgspec
 from msgspec import Meta, Struct
@@ -34,10 +36,14 @@ from appliance.contracts import (
     seconds,
 )
 
-_HIDDEN = {"authorization", "cookie", "proxy-authorization", "x-api-key"}
+_HIDDEN = {"authorization", "cookie", "proxy-authorization", "x-api-key", "x-auth-token"}
 _KEYS = ("idempotency-key", "x-github-delivery", "webhook-id")
-_MAX_HEADERS, _MAX_VALUE = 40, 500
+_MAX_HEADERS, _MAX_VALUE, _MAX_FIELDS = 40, 500, 1000
+#: Seconds: each caller that waits holds a thread of the gateway.
+_LONGEST_WAIT = 300.0
 SHORT = 8
+_SIGNED = "{timestamp}.{body}"
+_ALSO_TEXT = {"application/xml", "application/yaml", "application/x-yaml", "application/graphql"}
 _decode = msgspec.json.Decoder().decode
 
 
@@ -46,9 +52,11 @@ class Hmac(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     secret: Annotated[str, Meta(description="The shared secret, `{{ secrets.github }}`", min_length=1)]
     header: Annotated[str, Meta(description="The header with the signature")] = "X-Hub-Signature-256"
-    algorithm: Literal["sha256", "sha1", "sha512"] = "sha256"
+    algorithm: Annotated[Literal["sha256", "sha1", "sha512"], Meta(description="The hash")] = "sha256"
+    encoding: Annotated[Literal["hex", "base64"], Meta(description="How the signature is written")] = "hex"
     prefix: Annotated[str, Meta(description="What stands before the signature in the header")] = "sha256="
-    timestamp_header: Annotated[str, Meta(description="A header with Unix seconds, signed as `<time>.<body>`")] = ""
+    timestamp_header: Annotated[str, Meta(description="A header with Unix seconds, if the time is signed too")] = ""
+    signed: Annotated[str, Meta(description="What is signed then, of {timestamp} and {body}")] = _SIGNED
     tolerance: Annotated[Duration, Meta(description="How old a signed timestamp may be")] = 300.0
 
 
@@ -70,10 +78,17 @@ class Webhook(WebTrigger[WebhookConfig]):
     title = "Webhook"
     icon = "globe"
 
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+
     def check(self, config: Mapping[str, Any], world: World) -> Iterable[Problem]:
         path = config.get("path", "")
         if path and len(path) < SHORT:
             yield Problem("path", f"is too short to be a secret; use {SHORT} characters or more, or leave it out")
+        yield from _check_limit(config.get("limit", 0))
+        rule = config.get("hmac")
+        if isinstance(rule, dict) and rule.get("timestamp_header") and not {"{timestamp}", "{body}"} <= _places(rule.get("signed", "")):
+            yield Problem("hmac.signed", "must hold {timestamp} and {body}, or an old request could be sent again")
 
     def path(self, config: WebhookConfig) -> str:
         """Raises ``ConfigError`` for an empty one, which a save would have filled in."""
@@ -82,7 +97,7 @@ class Webhook(WebTrigger[WebhookConfig]):
         return config.path
 
     def wait(self, config: WebhookConfig) -> float:
-        return seconds(config.limit) if config.reply == "result" else 0.0
+        return min(seconds(config.limit), _LONGEST_WAIT) if config.reply == "result" else 0.0
 
     def receive(self, config: WebhookConfig, request: WebRequest) -> Event:
         if request.method not in config.methods:
@@ -90,11 +105,23 @@ class Webhook(WebTrigger[WebhookConfig]):
         if len(request.body) > config.max_bytes:
             raise WebRefusal(413, f"the body is larger than {config.max_bytes:,} bytes")
         if config.hmac is not None:
-            _verify(config.hmac, request)
+            _verify(config.hmac, request, self._now())
         key = next((request.headers[name] for name in _KEYS if request.headers.get(name)), "")
         if len(key) > 200:
             raise WebRefusal(400, "the idempotency key is longer than 200 characters")
         return Event(payload=_payload(request), id=key, unique=bool(key), meta=_meta(request))
+
+
+def _check_limit(limit: float | str) -> Iterable[Problem]:
+    try:
+        if "{{" not in str(limit) and seconds(limit) > _LONGEST_WAIT:
+            yield Problem("limit", f"a caller cannot be kept waiting for more than {_LONGEST_WAIT:.0f} s")
+    except ConfigError as exc:
+        yield Problem("limit", exc.message)
+
+
+def _places(signed: str) -> set[str]:
+    return {place for place in ("{timestamp}", "{body}") if place in (signed or _SIGNED)}
 
 
 def _meta(request: WebRequest) -> dict[str, Any]:
@@ -105,36 +132,60 @@ def _meta(request: WebRequest) -> dict[str, Any]:
 
 
 def _payload(request: WebRequest) -> Any:
-    """The body by its content type; without a body the query."""
+    """The body by its content type. Raises ``WebRefusal`` 400 for one that is not what it says."""
     if not request.body:
         return dict(request.query)
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind, _, rest = request.headers.get("content-type", "").partition(";")
+    kind = kind.strip().lower()
     if kind == "application/json" or kind.endswith("+json"):
-        try:
-            return _decode(request.body)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
-            raise WebRefusal(400, f"the body is not JSON: {exc}") from None
-    try:
-        text = request.body.decode()
-    except UnicodeDecodeError:
-        return {"$base64": base64.b64encode(request.body).decode(), "type": kind}
+        return _json(request.body)
     if kind == "application/x-www-form-urlencoded":
-        try:
-            return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=1000))
-        except ValueError:
-            raise WebRefusal(400, "the form has too many fields") from None
-    return text
+        return _form(request.body)
+    if kind.startswith("text/") or kind.endswith("+xml") or kind in _ALSO_TEXT:
+        return _text(request.body, rest)
+    try:
+        return {"base64": base64.b64encode(request.body).decode(), "type": kind} if kind else request.body.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(request.body).decode(), "type": kind}
 
 
-def _verify(rule: Hmac, request: WebRequest) -> None:
+def _json(body: bytes) -> Any:
+    try:
+        return _decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
+        raise WebRefusal(400, f"the body is not JSON: {exc}") from None
+
+
+def _form(body: bytes) -> dict[str, Any]:
+    """Each field's text, or a list of them where a field comes more than once."""
+    try:
+        fields = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS, errors="strict")
+    except ValueError as exc:  # UnicodeDecodeError is one
+        raise WebRefusal(400, f"the form cannot be read: {exc}") from None
+    return {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
+
+
+def _text(body: bytes, parameters: str) -> str:
+    named = dict(part.strip().lower().partition("=")[::2] for part in parameters.split(";"))
+    charset = named.get("charset", "").strip('"') or "utf-8"
+    try:
+        return body.decode(charset)
+    except (UnicodeDecodeError, LookupError):
+        raise WebRefusal(400, f"the body is not text in {charset[:40]}") from None
+
+
+def _verify(rule: Hmac, request: WebRequest, now: float) -> None:
     """RFC 2104 over the body, compared in constant time. Raises ``WebRefusal`` 401."""
-    signed = request.body
+    content = request.body
     if rule.timestamp_header:
         stamp = request.headers.get(rule.timestamp_header.lower(), "")
-        if not stamp.isascii() or not stamp.isdigit() or abs(time.time() - int(stamp)) > seconds(rule.tolerance):
+        fresh = stamp.isascii() and stamp.isdigit() and abs(now - float(stamp)) <= seconds(rule.tolerance)
+        if not fresh:
             raise WebRefusal(401, "the signed timestamp is missing or too old")
-        signed = stamp.encode() + b"." + signed
-    expected = rule.prefix + hmac.new(rule.secret.encode(), signed, getattr(hashlib, rule.algorithm)).hexdigest()
+        before, _, after = rule.signed.replace("{timestamp}", stamp).partition("{body}")
+        content = before.encode() + content + after.encode()
+    digest = hmac.digest(rule.secret.encode(), content, getattr(hashlib, rule.algorithm))
+    expected = rule.prefix + (digest.hex() if rule.encoding == "hex" else base64.b64encode(digest).decode())
     given = request.headers.get(rule.header.lower(), "")
     if not hmac.compare_digest(expected.encode(), given.encode("utf-8", "replace")):
         raise WebRefusal(401, "the signature does not match")
