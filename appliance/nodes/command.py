@@ -1,4 +1,4 @@
-"""Runs a program of this machine.
+r"""Runs a program of this machine.
 
 `args` is the program and its arguments, each one word whatever it holds; no shell takes part. A shell line can be
 given in `shell` instead: it is never a template, so hand values over in `env` (`"$NAME"` in the line) or `stdin`.

@@ -1,4 +1,4 @@
-"""Runs a script in Python, JavaScript, Bash, PHP, Perl or Ruby.
+r"""Runs a script in Python, JavaScript, Bash, PHP, Perl or Ruby.
 
 JSON in, JSON out. Python, JavaScript and Ruby see `payload`, PHP and Perl `$payload`, Bash has it as JSON on
 standard input. The output is what the script returns (Python also: what it leaves in `result`; Perl and Ruby

@@ -74,12 +74,17 @@ def marked(mark: str) -> list[psutil.Process]:
     return found
 
 
+def need_bubblewrap() -> None:
+    if not confine.bubblewrap().program:
+        pytest.skip(confine.bubblewrap().why_not)
+
+
 @pytest.fixture(params=["bubblewrap", "guard"])
 def bubblewrap(request: pytest.FixtureRequest) -> bool:
     """Both ways in which children are kept: most tests run once each way."""
     wanted: bool = request.param == "bubblewrap"
-    if wanted and not confine.bubblewrap().program:
-        pytest.skip(confine.bubblewrap().why_not)
+    if wanted:
+        need_bubblewrap()
     return wanted
 
 
@@ -105,8 +110,11 @@ def bench(make_bench: Callable[..., Bench]) -> Bench:
 
 
 @pytest.fixture
-def confined(bench: Bench) -> Bench:
-    """Only in bubblewrap: what the guard does not promise."""
-    if not bench.confined:
-        pytest.skip("the guard does not promise this")
-    return bench
+def confined(tmp_path: Path) -> Iterator[Bench]:
+    """Only in bubblewrap: for what the guard does not promise."""
+    need_bubblewrap()
+    bench = Bench(tmp_path / "data", bubblewrap=True)
+    (bench.data / "files").mkdir(parents=True)
+    bench.sandbox.open()
+    yield bench
+    bench.close()

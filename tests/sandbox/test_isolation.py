@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from appliance.contracts import Limits, NodeError
-from tests.sandbox.conftest import LIMITS, PATIENCE, Bench, marked, marker
+from tests.sandbox.conftest import LIMITS, PATIENCE, Bench, marked, marker, need_bubblewrap
 
 ENVIRONMENT = {
     "python": "import os\nreturn dict(os.environ)",
@@ -166,10 +166,11 @@ class TestFiles:
     """With a data folder outside /tmp, as an installed engine has it."""
 
     @pytest.fixture
-    def bench(self, elsewhere: Path, bubblewrap: bool) -> Iterator[Bench]:
-        bench = Bench(elsewhere / "data", bubblewrap)
-        (bench.data / "files").mkdir(parents=True)
-        (bench.data / "keys").mkdir()
+    def confined(self, elsewhere: Path) -> Iterator[Bench]:
+        need_bubblewrap()
+        bench = Bench(elsewhere / "data", bubblewrap=True)
+        for folder in ("files", "keys"):
+            (bench.data / folder).mkdir(parents=True)
         (bench.data / "keys" / "owner").write_text("key")
         (bench.data / "files" / "note").write_text("note")
         bench.sandbox.open()
@@ -199,11 +200,12 @@ class TestFiles:
         done = confined.command("ls", "-A", "data", cwd=elsewhere)
         assert done.stdout == "files\n"
 
-    def test_the_temporary_folder_is_removed(self, bench: Bench) -> None:
-        done = bench.command("sh", "-c", "mkdir a; touch a/b; touch $TMPDIR/c; pwd")
-        assert done.code == 0
-        scratch = bench.data / "tmp" / "sandbox"
-        bench.settle(lambda: not list(scratch.iterdir()))
-        (scratch / "left-by-a-killed-engine").mkdir()
-        bench.sandbox.open()
-        assert not scratch.exists()
+
+def test_the_temporary_folder_is_removed(bench: Bench) -> None:
+    done = bench.command("sh", "-c", "mkdir a; touch a/b; touch $TMPDIR/c; pwd")
+    assert done.code == 0
+    scratch = bench.data / "tmp" / "sandbox"
+    bench.settle(lambda: not list(scratch.iterdir()))
+    (scratch / "left-by-a-killed-engine").mkdir()
+    bench.sandbox.open()
+    assert not scratch.exists()
