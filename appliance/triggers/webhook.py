@@ -87,7 +87,11 @@ class Webhook(WebTrigger[WebhookConfig]):
             yield Problem("path", f"is too short to be a secret; use {SHORT} characters or more, or leave it out")
         yield from _check_limit(config.get("limit", 0))
         rule = config.get("hmac")
-        if isinstance(rule, dict) and rule.get("timestamp_header") and not {"{timestamp}", "{body}"} <= _places(rule.get("signed", "")):
+        if (
+            isinstance(rule, dict)
+            and rule.get("timestamp_header")
+            and not {"{timestamp}", "{body}"} <= _places(rule.get("signed", ""))
+        ):
             yield Problem("hmac.signed", "must hold {timestamp} and {body}, or an old request could be sent again")
 
     def path(self, config: WebhookConfig) -> str:

@@ -150,6 +150,22 @@ def test_a_broker_that_is_away_fails_the_message_in_time(hub: MqttHub) -> None:
         hub.close()
 
 
+@pytest.mark.parametrize(
+    ("host", "reason"), [("no-such-host.invalid", "name in .* cannot be found"), ("localhost", "nothing listens on")]
+)
+def test_a_name_that_leads_nowhere_is_explained(host: str, reason: str) -> None:
+    hub = MqttHub("test", patience=0.2)
+    try:
+        with pytest.raises(NodeError, match=reason):
+            outcome(hub.publish(f"mqtt://{host}:{free_port()}", "t", b"1"))
+    finally:
+        hub.close()
+
+
+def test_a_broker_may_be_named(broker: Mosquitto, hub: MqttHub) -> None:
+    outcome(hub.publish(f"mqtt://localhost:{broker.port}", "t", b"1"))
+
+
 def test_a_message_waits_for_a_broker_that_comes_back_in_time(tmp_path: Path, hub: MqttHub) -> None:
     with Mosquitto(tmp_path) as broker:
         outcome(hub.publish(broker.url, "t", b"before"))

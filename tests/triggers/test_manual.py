@@ -22,7 +22,10 @@ FORM = {
 
 
 def given(values: Any, form: dict[str, Any] = FORM) -> Any:
-    return validate_inputs(decode(ManualConfig, form), values)
+    config = decode(ManualConfig, form)
+    payload = Manual().accept(config, values)
+    assert payload == validate_inputs(config, values)
+    return payload
 
 
 def test_what_is_missing_gets_its_default() -> None:

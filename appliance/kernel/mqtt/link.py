@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import random
 import socket
 import ssl
@@ -298,7 +300,7 @@ class Link:
         except TimeoutError:
             raise Away(f"{self.broker} does not answer within {_PATIENCE:g} s") from None
         except (OSError, ValueError, ConfigError) as exc:
-            raise Away(_plainly(exc, self.broker)) from None
+            raise Away(_plainly(exc, str(self.broker))) from None
         if away is not None:
             raise away
         return connection
@@ -335,14 +337,19 @@ class _Nobody:
     def say(self, ok: bool, text: str) -> None: ...
 
 
-def _plainly(exc: BaseException, broker: Broker | None = None) -> str:
+def _plainly(exc: BaseException, where: str = "the broker") -> str:
     """The reason in words a person can act on."""
-    if isinstance(exc, ConnectionRefusedError):
-        return f"nothing listens on {broker}"
+    # Where a name has several addresses asyncio raises one error with the texts of all.
+    if isinstance(exc, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(exc):
+        return f"nothing listens on {where}"
     if isinstance(exc, socket.gaierror):
-        return f"the name in {broker} cannot be found ({exc.strerror})"
+        return f"the name in {where} cannot be found ({exc.strerror})"
     if isinstance(exc, ssl.SSLCertVerificationError):
-        return f"the certificate of {broker} is not trusted: {exc.verify_message}"
+        return f"the certificate of {where} is not trusted: {exc.verify_message}"
+    if isinstance(exc, ssl.SSLError):
+        return f"TLS with {where} failed: {exc.reason or exc}"
     if isinstance(exc, ConnectionResetError | BrokenPipeError):
         return "the broker closed the connection"
+    if isinstance(exc, OSError) and exc.errno:
+        return f"{where} cannot be reached: {os.strerror(exc.errno)}"
     return str(exc) or type(exc).__name__
