@@ -21,6 +21,11 @@ IDLE, READY, SETTLED, DEAD = 0, 1, 2, 3
 Judge = Callable[[Compiled, Any], bool]
 
 
+def unjudged(compiled: Compiled, value: Any) -> bool:
+    """For nodes none of whose edges has a condition."""
+    raise AssertionError(f"nobody judges {compiled.source!r}")
+
+
 class Walk:
     """Where one run stands in its graph."""
 
@@ -72,7 +77,9 @@ class Walk:
             return self.outputs[live[0]]
         return self.inputs_of(index)
 
-    def settle(self, index: int, port: str, value: Any, judge: Judge, fired: Iterable[int] | None = None) -> list[int]:
+    def settle(
+        self, index: int, port: str, value: Any, judge: Judge = unjudged, fired: Iterable[int] | None = None
+    ) -> list[int]:
         """The node is done with ``value`` on ``port``; returns what became ready.
 
         ``fired`` are edge numbers from the journal, where conditions were judged before. Otherwise ``judge``

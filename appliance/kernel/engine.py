@@ -24,7 +24,7 @@ from appliance.kernel.context import Services, judge_for
 from appliance.kernel.families import Families
 from appliance.kernel.keeper import Keeper
 from appliance.kernel.runs import FlowSlot, LiveRun, event_view
-from appliance.kernel.steps import Steps
+from appliance.kernel.steps import DEFAULT_TIMEOUT, Steps
 from appliance.kernel.timers import Timers
 from appliance.store.journal import Journal
 from appliance.store.runids import to_text
@@ -196,7 +196,11 @@ class Engine:
     def watch(self) -> None:
         """The watchdog: runs that nothing moves any more are given another push; a held journal another try."""
         self.keeper.try_again()
+        oldest = time.monotonic_ns() - int(DEFAULT_TIMEOUT * 1e9)
         for run in list(self.runs.values()):
+            for flight in list(run.running.values()):
+                if not flight.timer and flight.started < oldest:
+                    self.steps.timed_out(flight, DEFAULT_TIMEOUT)
             if run.state is RunState.RUNNING and not (run.running or run.parked or run.families):
                 waiting = {index for other, index in self.ready if other is run} | self.steps.fenced_of(run)
                 for index, status in enumerate(run.walk.status):

@@ -113,8 +113,10 @@ class Steps:
         node = run.plan.nodes[index]
         flight = Flight(run, index, attempt, self._keeper.since(run))
         payload = flight.payload = run.walk.payload_of(index)
-        limit = node.timeout if node.timeout is not None else DEFAULT_TIMEOUT
-        ctx = flight.ctx = StepContext(self._engine.services, run, index, attempt, payload, limit)
+        limit = node.timeout
+        ctx = flight.ctx = StepContext(
+            self._engine.services, run, index, attempt, payload, DEFAULT_TIMEOUT if limit is None else limit
+        )
         kind = node.kind
         try:
             plan = node.config
@@ -147,7 +149,7 @@ class Steps:
             return method(*arguments)
         return self.io.call(lambda: method(*arguments))
 
-    def _handle(self, flight: Flight, result: Any, limit: float) -> None:
+    def _handle(self, flight: Flight, result: Any, limit: float | None) -> None:
         if isinstance(result, Pending):
             self._fly(flight, limit)
             post, complete = self._engine.post, self._complete
@@ -159,9 +161,11 @@ class Steps:
         else:
             self._complete(flight, result, None)
 
-    def _fly(self, flight: Flight, limit: float) -> None:
+    def _fly(self, flight: Flight, limit: float | None) -> None:
+        """The step is under way; without a timeout of its own the watchdog looks after it."""
         flight.run.running[flight.index] = flight
-        flight.timer = self._engine.timers.after(limit, lambda: self._timed_out(flight, limit))
+        if limit is not None:
+            flight.timer = self._engine.timers.after(limit, lambda: self.timed_out(flight, limit))
         self._news(flight.run, flight.index, "started", flight.attempt)
 
     def _landing(self, flight: Flight) -> Callable[[Future[Any]], None]:
@@ -178,7 +182,8 @@ class Steps:
 
         return landed
 
-    def _timed_out(self, flight: Flight, limit: float) -> None:
+    def timed_out(self, flight: Flight, limit: float) -> None:
+        """A step took too long: end its work."""
         if not flight.over and not flight.run.ended:
             flight.end_work()
             flight.over = False
@@ -191,9 +196,9 @@ class Steps:
         if flight.over or run.ended:
             return
         flight.over = True
+        run.running.pop(flight.index, None)
         if flight.timer:
             self._engine.timers.cancel(flight.timer)
-            run.running.pop(flight.index, None)
         if error is not None:
             self._failed(flight, error)
         elif isinstance(value, Out):
@@ -229,9 +234,9 @@ class Steps:
         if flight.rendered:
             flight.rendered = {name: given for name, given in flight.rendered.items() if given != value}
         extra = self._extra(flight)
-        judge = judge_for(self._engine.services, run, index)
         ready: list[int] | None = None
         if node.conditional:
+            judge = judge_for(self._engine.services, run, index)
             try:
                 ready = walk.settle(index, port, value, judge)
             except ExpressionError as exc:
@@ -243,7 +248,7 @@ class Steps:
         kept = self._record(run, Record(kind, index, flight.attempt, flight.at, took, port, kept, extra))
         output = value if kind == trace.SAME else kept
         if ready is None:
-            ready = walk.settle(index, port, output, judge)
+            ready = walk.settle(index, port, output)
         else:
             walk.outputs[index] = output
         self._after_step(flight)
@@ -411,7 +416,8 @@ class Steps:
             self._keeper.waiting = max(0, self._keeper.waiting - 1)
         for flight in list(run.running.values()):
             flight.end_work()
-            self._engine.timers.cancel(flight.timer)
+            if flight.timer:
+                self._engine.timers.cancel(flight.timer)
         run.running.clear()
         for parked in run.parked.values():
             if parked.token:

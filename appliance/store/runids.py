@@ -13,6 +13,7 @@ EPOCH_MS = 1_577_836_800_000
 _SEQ_BITS, _WRITER_BITS = 16, 6
 _LOW = _SEQ_BITS + _WRITER_BITS
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
 _VALUES = {char: value for value, char in enumerate(_ALPHABET)} | {"O": 0, "I": 1, "L": 1}
 MAX_ID = (1 << 63) - 1
 
@@ -48,7 +49,16 @@ class RunIds:
 
 def to_text(number: int) -> str:
     """The 13 characters of an id."""
-    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(60, -1, -5))
+    pairs = _PAIRS
+    return (
+        _ALPHABET[number >> 60 & 31]
+        + pairs[number >> 50 & 1023]
+        + pairs[number >> 40 & 1023]
+        + pairs[number >> 30 & 1023]
+        + pairs[number >> 20 & 1023]
+        + pairs[number >> 10 & 1023]
+        + pairs[number & 1023]
+    )
 
 
 def from_text(text: str) -> int:
