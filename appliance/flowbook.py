@@ -128,13 +128,18 @@ class FlowBook:
         base: int | None = None,
         message: str = "",
         deploy: bool = False,
+        draft: bool = False,
     ) -> Saved:
-        """Keep a new version, on top of the version ``base`` or as a new flow; with ``deploy`` make it live."""
+        """Keep a new version, on top of the version ``base`` or as a new flow; with ``deploy`` make it live.
+
+        A ``draft`` may have faults; it cannot be deployed before they are mended.
+        """
         if not isinstance(body, Mapping):
             raise InvalidFlow([NO_OBJECT])
         newest = self._newest(flow_id)
         body = self._webpaths.filled(body, newest.body if newest else None)
-        self._check(body, flow_id, workspace)
+        if deploy or not draft:
+            self._check(body, flow_id, workspace)
         with self._changing(by, workspace) as entry:
             version = self._store.flows.save(flow_id, workspace, body, by.label, message, base)
             flow = self._store.flows.by_num(version.flow)

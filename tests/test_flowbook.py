@@ -210,3 +210,12 @@ def test_the_machine_knows_what_is_installed() -> None:
     assert machine.languages() is machine.languages()
     assert machine.flow_exists("here") and not machine.flow_exists("there")
     assert machine.confined() in {True, False}
+
+
+def test_a_draft_may_have_faults_and_cannot_be_deployed(home: Home) -> None:
+    saved = home.book.save(flow(node("a", "transfrom")), by=ME, draft=True)
+    assert saved.version.number == 1
+    with pytest.raises(InvalidFlow):
+        home.book.deploy(saved.flow.id, 1, by=ME)
+    with pytest.raises(InvalidFlow):
+        home.book.save(flow(node("a", "transfrom")), by=ME, draft=True, deploy=True, flow_id="other")
