@@ -9,8 +9,8 @@ import pytest
 from appliance.contracts import Busy, Message, NodeError
 from appliance.kernel.mqtt import MqttHub, wire
 from appliance.kernel.mqtt.link import LARGEST
-from tests.kernel.test_mqtt import Listener, outcome
 from tests.support.broker import RawBroker, RawConnection, eventually
+from tests.support.mqtt import Listener, outcome
 
 CONNECT_FLAGS = 7
 

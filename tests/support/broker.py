@@ -19,7 +19,6 @@ import os
 import queue
 import signal
 import socket
-import ssl
 import subprocess
 import threading
 import time
@@ -281,13 +280,6 @@ def make_certificates(folder: Path) -> None:
     (folder / "server.key").write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
-
-
-def server_tls(folder: Path) -> ssl.SSLContext:
-    """The server side of :func:`make_certificates`, for servers written in a test."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "server.pem", folder / "server.key")
-    return context
 
 
 def _name(common: str) -> x509.Name:
