@@ -46,10 +46,25 @@ KERNEL_WRITER = 0
 
 
 class Kernel:
-    """One engine's kernel. ``start`` and ``stop`` once each; the caller holds the folder's kernel lock."""
+    """One engine's kernel. ``start`` and ``stop`` once each; the caller holds the folder's kernel lock.
 
-    def __init__(self, data: Path, *, queue_url: str | None = None, socket: bool = True) -> None:
+    With ``alone`` it does what it is asked over its socket and nothing by itself: no trigger is attached, and runs
+    that were under way are left for the next whole kernel (the command line runs single flows so). ``home`` is the
+    engine's own folder if ``data`` is a scratch folder within it: flows find their files and packages there.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        *,
+        queue_url: str | None = None,
+        socket: bool = True,
+        alone: bool = False,
+        home: Path | None = None,
+    ) -> None:
         self.data = data
+        self._home = home or data
+        self._alone = alone
         self._queue_url = queue_url
         self._socket = socket
         self._stops: list[Callable[[], Any]] = []
@@ -80,7 +95,7 @@ class Kernel:
         self.journal = Journal(self.data, writer=KERNEL_WRITER, sync=sync)
         self._stops.append(self.journal.close)
         self.journal.open()
-        self.registry = Registry().scan(self.data / "packages")
+        self.registry = Registry().scan(self._home / "packages")
         self.services = self._make_services(sync)
         self.queue = make_huey(self._queue_url, self.data)
         self._stops.append(self.queue.close)
@@ -104,12 +119,13 @@ class Kernel:
         services = Services()
         http, mqtt = HttpClient(), MqttHub(f"flowork-{read_engine(self.data).id[:8]}")
         self._blobs = BlobStore(self.data, sync=sync)
-        files = self.data / "files"
+        files = self._home / "files"
         files.mkdir(mode=0o700, exist_ok=True)
         roots = [Path(root) for root in settings.file_roots]
         services.http, services.mqtt, services.blobs = http, mqtt, self._blobs
-        services.files = FlowFiles(self.data, roots)
-        self._sandbox = ProcessSandbox(self.data, [files])
+        services.files = FlowFiles(self._home, roots)
+        self._sandbox = ProcessSandbox(self.data, [files], home=self._home)
+        self._sandbox.open()
         services.sandbox = self._sandbox
         if settings.timezone:
             services.timezone = ZoneInfo(settings.timezone)
@@ -133,7 +149,7 @@ class Kernel:
         self.services.states.load(rows, marker, self.journal.state_ops(marker))
         self._live = self._load_flows()
         self._load_values()
-        taken = self.recovery.all()
+        taken = 0 if self._alone else self.recovery.all()
         if taken:
             logger.info("%d runs that were under way go on", taken)
 
@@ -148,7 +164,7 @@ class Kernel:
         self.engine.post(lambda: None)
         self.hosting.start()
         self._stops.append(self.hosting.stop)
-        self.hosting.want(self._live)
+        self._want(self._live)
         self.api = Api(self)
         if self._socket:
             self._server = Server(self.data, self.api.methods())
@@ -185,14 +201,15 @@ class Kernel:
         self.engine.post(self._take_strays)
 
     def _take_strays(self) -> None:
-        self.recovery.strays()
+        if not self._alone:
+            self.recovery.strays()
 
     def _tick(self) -> None:
         """The watchdog, once a minute: lost wake-ups, stray runs, a disk that may be back."""
         self.engine.post(self._watch)
 
     def _watch(self) -> None:
-        self.recovery.strays()
+        self._take_strays()
         self.engine.watch()
 
     # --- what is live ----------------------------------------------------------------------------
@@ -238,6 +255,9 @@ class Kernel:
                 slot.live = None
         return wanted
 
+    def _want(self, live: list[tuple[FlowSlot, int, Any]], refresh: bool = False) -> None:
+        self.hosting.want([] if self._alone else live, refresh=refresh)
+
     def _find_flow(self, num: int) -> FlowSlot | None:
         """A flow that is not live, or was deleted: its runs may still be under way or be looked at."""
         try:
@@ -252,7 +272,7 @@ class Kernel:
         def work() -> None:
             wanted = self._load_flows()
             self._load_values()
-            self.hosting.want(wanted, refresh=True)
+            self._want(wanted, refresh=True)
             done()
 
         self.engine.post(work)

@@ -20,10 +20,10 @@ _HOME = Path(__file__).resolve().parent.parent.parent
 
 
 class Launcher:
-    """Starts what runs in a seat. ``data`` is hidden from children, except for what is ``shared`` in it."""
+    """Starts what runs in a seat. ``hidden`` is hidden from children, except for what is ``shared`` in it."""
 
-    def __init__(self, data: Path, shared: Sequence[Path], wrap: confine.Bubblewrap) -> None:
-        self._data = data
+    def __init__(self, data: Path, hidden: Path, shared: Sequence[Path], wrap: confine.Bubblewrap) -> None:
+        self._hide = hidden
         self._shared = shared
         self._wrap = wrap
         self._scratch = data / "tmp" / "sandbox"
@@ -107,7 +107,7 @@ class Launcher:
         return seat
 
     def _hidden(self) -> list[Path]:
-        return [self._data] if self._data.is_dir() else []
+        return [self._hide] if self._hide.is_dir() else []
 
     def _make_scratch(self, seat: Seat) -> Path:
         self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)

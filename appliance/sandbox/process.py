@@ -38,8 +38,9 @@ class ProcessSandbox:
     """Runs children for one event loop, the first that uses it.
 
     ``data`` is the engine's data folder, hidden from scripts and commands except for ``shared`` folders in it,
-    which commands see. At most ``scripts``, ``commands`` and ``calls`` run at a time; more wait their turn
-    (their timeout starts when they do). A warm child ends after ``idle`` (calls: ``call_idle``) seconds.
+    which commands see (``home``: a folder around ``data`` that is hidden in its place). At most ``scripts``,
+    ``commands`` and ``calls`` run at a time; more wait their turn (their timeout starts when they do). A warm child
+    ends after ``idle`` (calls: ``call_idle``) seconds.
     ``bubblewrap=False`` does without it, as on a machine that has none.
     """
 
@@ -48,6 +49,7 @@ class ProcessSandbox:
         data: Path,
         shared: Sequence[Path] = (),
         *,
+        home: Path | None = None,
         scripts: int = max(2, os.cpu_count() or 1),
         commands: int = 8,
         calls: int = 2,
@@ -59,6 +61,7 @@ class ProcessSandbox:
         self.starts: Counter[str] = Counter()
         self.cold: Counter[str] = Counter()
         self._data = data.resolve()
+        self._hidden = (home or data).resolve()
         self._shared = [folder.resolve() for folder in shared]
         self._most = {"script": scripts, "command": commands, "call": calls}
         self._idle = idle
@@ -206,7 +209,7 @@ class ProcessSandbox:
 
     def _launch(self) -> Launcher:
         if self._launcher is None:
-            self._launcher = Launcher(self._data, self._shared, self._wrap())
+            self._launcher = Launcher(self._data, self._hidden, self._shared, self._wrap())
         return self._launcher
 
     def _keep(self, seat: Seat) -> Seat:
