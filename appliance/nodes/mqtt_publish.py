@@ -43,7 +43,7 @@ class MqttPublishConfig(Config, frozen=True, kw_only=True):
 class MqttPublish(Node[MqttPublishConfig]):
     Config = MqttPublishConfig
     title = "MQTT publish"
-    category = "io"
+    category = "network"
     icon = "radio"
     effect = Effect.IDEMPOTENT
     inline = True
