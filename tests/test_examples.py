@@ -1,0 +1,294 @@
+"""Every flow in examples/ is valid on a fresh machine and really runs, in a real kernel.
+
+What an example asks of the world stands on loopback: a real Mosquitto, a web server in the place of the web sites.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.engine.plan import plan_flow
+from appliance.engine.validate import validate
+from appliance.registry import Registry
+from appliance.store.records import Flow
+from appliance.triggers import start
+from appliance.world import Machine
+from tests.support.broker import Mosquitto, Peer, eventually
+from tests.support.house import House
+from tests.support.web import WebServer, web_server
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+NAMES = sorted(path.stem for path in EXAMPLES.glob("*.json"))
+#: Each has a test below that runs it; a new example needs one too.
+RUN_BELOW: set[str] = set()
+
+
+def example(name: str, **instead: str) -> dict[str, Any]:
+    """An example's JSON, with addresses of the world replaced by our own."""
+    text = (EXAMPLES / f"{name}.json").read_text()
+    for there, here in instead.items():
+        assert there in text, f"{name} does not mention {there}"
+        text = text.replace(there, here)
+    body: dict[str, Any] = json.loads(text)
+    return body
+
+
+def runs(name: str) -> Any:
+    """Marks the test that runs an example."""
+    RUN_BELOW.add(name)
+    return lambda test: test
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    with House(tmp_path) as house:
+        yield house
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+    with Mosquitto(tmp_path_factory.mktemp("mosquitto")) as broker:
+        yield broker
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    with web_server() as web:
+        yield web
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_valid_and_says_what_it_is_for(name: str) -> None:
+    body, registry = example(name), Registry().scan()
+    assert validate(body, registry, Machine(lambda flow: False)) == []
+    assert plan_flow(body, registry).graphs[""].nodes
+    assert 100 < len(body["description"]) < 600
+    assert body["tags"]
+
+
+def test_each_example_is_in_the_table_and_runs_below() -> None:
+    index = (EXAMPLES / "README.md").read_text()
+    assert len(NAMES) >= 8
+    assert [name for name in NAMES if f"({name}.json)" not in index] == []
+    assert set(NAMES) == RUN_BELOW
+
+
+@runs("greenhouse-guard")
+def test_greenhouse_guard(house: House, broker: Mosquitto) -> None:
+    flow = house.deploy(mqtt_example("greenhouse-guard", broker))
+    with Peer(broker) as peer:
+        peer.subscribe("greenhouse/bed1/fan")
+        peer.subscribe("home/alarms")
+        peer.publish("greenhouse/bed1/temp", '{"t": 31.5}')
+        peer.publish("greenhouse/bed2/temp", '{"t": 33}')
+        eventually(lambda: house.waiting() == 2)
+        peer.publish("greenhouse/bed2/temp", '{"t": 25}')
+        eventually(lambda: house.waiting() == 1)
+        assert peer.empty()
+        house.pass_time(121)
+        messages = dict([peer.next(), peer.next()])
+    assert messages["greenhouse/bed1/fan"] == b"on"
+    assert json.loads(messages["home/alarms"])["text"] == "31.5 °C in bed1 for two minutes"
+    assert {run.state for run in house.ended if run.flow == flow.id} == {"succeeded"}
+
+
+@runs("room-average")
+def test_room_average(house: House, broker: Mosquitto) -> None:
+    flow = house.deploy(mqtt_example("room-average", broker))
+    with Peer(broker) as peer:
+        peer.subscribe("rooms/+/mean")
+        for value in ("20", "21", "22.5"):
+            peer.publish("rooms/bath/temp", value)
+        house.outcome(flow, 2)
+        house.pass_time(61)
+        peer.publish("rooms/bath/temp", "23")
+        means = [json.loads(peer.next()[1]) for _ in range(2)]
+    assert [(mean["mean"], mean["count"]) for mean in means] == [(20, 1), (21.62, 4)]
+
+
+@runs("fridge-door")
+def test_fridge_door(house: House, broker: Mosquitto) -> None:
+    flow = house.deploy(mqtt_example("fridge-door", broker))
+    with Peer(broker) as peer:
+        peer.subscribe("home/alarms")
+        peer.publish("home/fridge/opened", '{"door": "upper"}')
+        eventually(lambda: house.waiting() == 1)
+        peer.publish("home/fridge/closed", '{"door": "lower"}')
+        peer.publish("home/fridge/closed", '{"door": "upper"}')
+        assert house.outcome(flow).state == "succeeded"
+        peer.publish("home/fridge/opened", '{"door": "lower"}')
+        eventually(lambda: house.waiting() == 1)
+        house.pass_time(181)
+        assert peer.next() == ("home/alarms", b"the lower door is open")
+        eventually(lambda: house.waiting() == 1)
+        peer.publish("home/fridge/closed", '{"door": "lower"}')
+        assert peer.next() == ("home/alarms", b"the lower door is closed again")
+        assert house.outcome(flow, 1).state == "succeeded"
+        assert peer.empty()
+
+
+def mqtt_example(name: str, broker: Mosquitto) -> dict[str, Any]:
+    return example(name, **{"mqtt://127.0.0.1:1883": broker.url})
+
+
+@runs("morning-report")
+def test_morning_report(house: House, web: WebServer) -> None:
+    forecast = {"daily": {"temperature_2m_max": [18.5], "precipitation_sum": [4.2]}}
+    headers = {"Content-Type": "application/json"}
+    web.answer("/v1/forecast", headers=headers, body=json.dumps(forecast).encode())
+    flow = house.deploy(example("morning-report", **{"https://api.open-meteo.com": web.origin}))
+    house.until_due(flow)
+    assert house.outcome(flow).state == "succeeded"
+    assert house.file("report/*.txt") == "Up to 18.5 °C, 4.2 mm of rain. Take an umbrella.\n"
+    assert "latitude=52.52" in web.requests[0].target
+
+
+def test_morning_report_without_an_answer(house: House, web: WebServer) -> None:
+    web.answer("/v1/forecast", status=404)
+    flow = house.deploy(example("morning-report", **{"https://api.open-meteo.com": web.origin}))
+    house.until_due(flow)
+    assert house.outcome(flow).state == "succeeded"
+    assert house.file("report/*.txt").startswith("No forecast today: ")
+
+
+@runs("pantry")
+def test_pantry(house: House) -> None:
+    flow = house.deploy(example("pantry"))
+    items = {"items": [{"name": "Rice", "change": 2}, {"name": "milk", "change": -1}, {"name": "rice"}]}
+    answer = house.start(flow, "scan", items)
+    rows = [{"name": "rice", "stock": 2}, {"name": "milk", "stock": -1}, {"name": "rice", "stock": 3}]
+    assert answer["output"] == {"stock": rows, "buy": ["milk"]}
+    assert house.start(flow, "scan", {"items": [{"name": "milk", "change": 3}]})["output"]["buy"] == []
+
+
+@runs("doorbell")
+@pytest.mark.parametrize(
+    ("answer", "log"),
+    [("yes", "opened for a friend; rm -rf /"), ("no", "Eva said no"), (None, "nobody answered")],
+)
+def test_doorbell(house: House, answer: str | None, log: str) -> None:
+    flow = house.deploy(example("doorbell"))
+    run = house.begin(flow, "ring", {"who": "a friend; rm -rf /"})
+    (question,) = eventually(lambda: house.client.call("waiting"))
+    assert question["ask"]["text"] == "a friend; rm -rf / is at the door"
+    if answer is None:
+        house.pass_time(121)
+    else:
+        house.client.call("answer", run=run, node="ask", answer=answer, by="Eva")
+    assert house.outcome(flow).state == "succeeded"
+    assert logs(house, flow, run) == [log]
+
+
+def logs(house: House, flow: Flow, run: str) -> list[str]:
+    """The log lines of a run, in the order of its steps."""
+    from appliance.engine.trace import records_of
+    from appliance.store.runids import from_text
+
+    row, chunks = house.kernel.journal.load(from_text(run)) or pytest.fail("the run is not there")
+    found = [record.extra["logs"] for record in records_of([row.steps, *chunks]) if "logs" in (record.extra or {})]
+    return [line[2] for lines in found[-1:] for line in lines]
+
+
+def rss(*titles: str) -> bytes:
+    items = "".join(
+        f"<item><title>{title}</title><link>https://e.org/{title}</link><guid>{title}</guid></item>" for title in titles
+    )
+    return f'<rss version="2.0"><channel><title>feed</title>{items}</channel></rss>'.encode()
+
+
+@runs("reading-list")
+def test_reading_list(house: House, web: WebServer) -> None:
+    web.answer("/News/news", body=rss("One", "Two"))
+    web.answer("/atom.xml", body=rss("two", "Three"))
+    hosts = {"https://www.debian.org": web.origin, "https://planet.debian.org": web.origin}
+    flow = house.deploy(example("reading-list", **hosts))
+    house.until_due(flow)
+    assert house.outcome(flow).state == "succeeded"
+    lines = sorted(house.file("reading/*.md").splitlines(), key=str.lower)
+    assert [line.lower() for line in lines] == [f"- [{name}](https://e.org/{name})" for name in ("one", "three", "two")]
+    web.answer("/News/news", status=404)
+    web.answer("/atom.xml", body=rss("two", "Three", "Four"))
+    house.until_due(flow)
+    assert house.outcome(flow, 1).state == "succeeded"
+    assert house.file("reading/*.md").splitlines()[-1] == "- [Four](https://e.org/Four)"
+
+
+@runs("nightly-backup")
+def test_nightly_backup(house: House, tmp_path: Path) -> None:
+    (tmp_path / "files" / "notes.txt").write_text("water the plants")
+    flow = house.deploy(example("nightly-backup"))
+    answer = house.start(flow, "now")
+    assert answer["state"] == "succeeded", answer
+    (archive,) = (tmp_path / "files" / "backups").glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        assert "./notes.txt" in packed.getnames()
+        assert not [name for name in packed.getnames() if "backups" in name]
+    assert house.file("backups/newest.txt") == f"backups/{archive.name}"
+
+
+def test_nightly_backup_that_fails_for_good(house: House) -> None:
+    wrong = {'"--exclude", "./backups"': '"--no-such-option"', '"backoff": "1m"': '"backoff": "10ms"'}
+    flow = house.deploy(example("nightly-backup", **wrong))
+    assert house.start(flow, "now")["state"] == "succeeded"
+    assert "tar ended with exit code 64" in house.file("backups/failures.txt")
+    assert not list((house.data / "files" / "backups").glob("*.tar.gz"))
+
+
+@runs("failure-notice")
+def test_failure_notice(house: House, web: WebServer) -> None:
+    web.answer("/me")
+    house.secret("me", f"{web.origin.replace('http', 'json')}/me")
+    notice = house.deploy(example("failure-notice"))
+    broken = {"name": "Broken", "nodes": [{"id": "x", "type": "file_read", "config": {"path": "not-there"}}]}
+    failing = house.deploy(broken)
+    assert house.start(failing, "now")["state"] == "failed"
+    assert house.outcome(notice).state == "succeeded"
+    (sent,) = web.requests
+    assert json.loads(sent.body)["title"] == "Flow broken failed"
+    assert "there is no file 'not-there'" in json.loads(sent.body)["message"]
+    house.start(failing, "now")
+    house.outcome(notice, 1)
+    assert len(web.requests) == 1
+
+
+@runs("meter-reading")
+def test_meter_reading(house: House) -> None:
+    flow = house.deploy(example("meter-reading"))
+    assert house.start(flow, "form", {"meter": "water", "value": 100.5})["output"] == {"meter": "water", "used": None}
+    assert house.start(flow, "form", {"meter": "water", "value": 102})["output"]["used"] == 1.5
+    backwards = house.start(flow, "form", {"meter": "water", "value": 90})
+    assert backwards["state"] == "failed"
+    assert "water went from 102 back to 90" in backwards["error"]["message"]
+    day, *rows = [line.split(",") for line in house.file("meters/water.csv").splitlines()]
+    assert day == ["day", "value", "used"]
+    assert [row[1:] for row in rows] == [["100.5", ""], ["102", "1.5"]]
+
+
+@runs("internet-watch")
+def test_internet_watch(house: House, web: WebServer) -> None:
+    web.answer("/")
+    flow = house.deploy(example("internet-watch", **{"https://deb.debian.org": web.origin}))
+    for number, status in enumerate((200, 200, 404, 404, 200)):
+        web.answer("/", status=status)
+        house.until_due(flow)
+        assert house.outcome(flow, number).state == "succeeded"
+    assert [line.split(",")[1] for line in house.file("internet.csv").splitlines()] == ["line", "up", "down", "up"]
+
+
+@runs("power-log")
+def test_power_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "files" / "power.log"
+    with House(tmp_path) as house:
+        flow = house.deploy(example("power-log"))
+        assert not log.exists()
+    for life in ("second", "third"):
+        monkeypatch.setattr(start, "_LIFE", life)  # it names a process, and this is all one
+        with House(tmp_path) as house:
+            assert house.outcome(flow).state == "succeeded"
+    assert log.read_text().count("\n") == 2
