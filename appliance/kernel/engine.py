@@ -122,15 +122,16 @@ class Engine:
 
     def submit(self, submissions: list[Submission]) -> None:
         """Start runs. Raises ``Busy`` past the queue's bound; nothing of the list is taken then."""
+        if self._thread == threading.get_ident():
+            # From within a turn (a run's end that starts another): in the same commit, and past the bound,
+            # for there is no one who could send it again.
+            self._accept_all(submissions)
+            return
         if self.draining:
             raise Busy("the engine is stopping", retry_after=5.0)
         if self.load() + len(submissions) > self.queue_bound:
             raise Busy(f"more than {self.queue_bound:,} runs are waiting for their turn", retry_after=1.0)
-        if self._thread == threading.get_ident():
-            # From within a turn (a run's end that starts another): in the same commit.
-            self._accept_all(submissions)
-        else:
-            self.post(lambda: self._accept_all(submissions))
+        self.post(lambda: self._accept_all(submissions))
 
     def load(self) -> int:
         """Runs that want a turn now (parked ones want none)."""

@@ -129,9 +129,11 @@ class Kernel:
         services.sandbox = self._sandbox
         if settings.timezone:
             services.timezone = ZoneInfo(settings.timezone)
+            # What triggers take for the machine's own zone.
+            os.environ["TZ"] = settings.timezone
         else:
             services.timezone = time_zone_of_machine()
-        self.clock = Clock(self.journal.newest)
+        self.clock = Clock(self.journal.newest, self.data / "clock")
         services.clock_ok = (lambda: True) if settings.clock == "trust" else self._clock_ok
         self._mqtt, self._http = mqtt, http
         return services

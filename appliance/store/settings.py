@@ -82,14 +82,6 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     timezone: Annotated[str, Meta(description="Time zone of schedules, as Europe/Berlin; empty: the machine's own")] = (
         ""
     )
-    latitude: Annotated[
-        Annotated[float, Meta(ge=-90, le=90)] | None,
-        Meta(description="Degrees north, for sunrise and sunset"),
-    ] = None
-    longitude: Annotated[
-        Annotated[float, Meta(ge=-180, le=180)] | None,
-        Meta(description="Degrees east, for sunrise and sunset"),
-    ] = None
 
     def __post_init__(self) -> None:
         if self.timezone and not _is_zone(self.timezone):

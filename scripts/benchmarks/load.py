@@ -17,8 +17,15 @@ def http_load(port: int, path: str, body: bytes, count: int, concurrency: int) -
     ).encode() + body
     latencies: list[float] = []
     failures: list[bytes] = []
+    broken: list[OSError] = []
 
     def worker(share: int) -> None:
+        try:
+            work(share)
+        except OSError as exc:
+            broken.append(exc)
+
+    def work(share: int) -> None:
         link = socket.create_connection(("127.0.0.1", port))
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         mine: list[float] = []
@@ -39,6 +46,8 @@ def http_load(port: int, path: str, body: bytes, count: int, concurrency: int) -
     for thread in threads:
         thread.join()
     took = time.perf_counter() - began
+    if broken:
+        raise broken[0]
     if failures:
         raise RuntimeError(f"{len(failures)} requests failed, one of them: {failures[0]!r}")
     return took, latencies

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmarks.common import Engine, Row, engine, free_port, percentile
+from scripts.benchmarks.common import Row, engine, free_port, percentile
 from scripts.benchmarks.load import Mqtt
 
 BURST = 5000
@@ -38,7 +38,7 @@ def flow(port: int) -> dict[str, Any]:
 def run(quick: bool) -> list[Row]:
     """Latencies at two rates, then bursts beside the broker alone."""
     with mosquitto() as port, engine(flows={"w1": flow(port)}) as ours:
-        _wait_attached(ours, port)
+        wait_for_flow(port)
         rows: list[Row] = []
         for rate, count in ((20, 60 if quick else 200), (200, 400 if quick else 2000)):
             before = ours.usage()
@@ -93,7 +93,7 @@ def mosquitto() -> Iterator[int]:
             process.wait(10)
 
 
-def _wait_attached(ours: Engine, port: int) -> None:
+def wait_for_flow(port: int) -> None:
     """Until a message comes back."""
     listener = Mqtt(port, "probe-out")
     listener.subscribe("out/#")
@@ -154,7 +154,8 @@ def latencies(port: int, rate: float, count: int) -> list[float]:
 
 def burst(port: int, listen: str, publish: str) -> tuple[float, int]:
     """(messages a second until all are back, how many came)."""
-    listener, sender = Mqtt(port, "burst-out"), Mqtt(port, "burst-in")
+    mark = time.monotonic_ns()
+    listener, sender = Mqtt(port, f"out-{mark}"), Mqtt(port, f"in-{mark}")
     listener.subscribe(listen)
     seen: set[bytes] = set()
     done = threading.Event()
@@ -167,7 +168,6 @@ def burst(port: int, listen: str, publish: str) -> tuple[float, int]:
 
     thread = threading.Thread(target=listener.receive, args=(heard,), daemon=True)
     thread.start()
-    mark = time.monotonic_ns()
     payloads = [json.dumps({"n": f"{mark}-{i}", "t": 40}).encode() for i in range(BURST)]
     began = time.perf_counter()
     sender.publish_many(publish, payloads)

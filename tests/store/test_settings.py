@@ -24,10 +24,10 @@ def test_defaults_hold_until_something_is_set(store: Store) -> None:
 
 def test_what_is_set_is_kept_and_can_be_reset(store: Store, data: Path) -> None:
     before = store.settings.change_counter()
-    store.settings.set({"keep_days": 7, "latitude": 52.5, "allowed_origins": ["https://a.example"]})
+    store.settings.set({"keep_days": 7, "session_hours": 12, "allowed_origins": ["https://a.example"]})
     other = open_store(data, environ={})
     found = other.settings.load()
-    assert (found.keep_days, found.latitude, found.allowed_origins) == (7, 52.5, ("https://a.example",))
+    assert (found.keep_days, found.session_hours, found.allowed_origins) == (7, 12, ("https://a.example",))
     assert other.settings.reset("keep_days").keep_days == 30
     assert other.settings.change_counter() == before + 2
     other.close()
@@ -42,7 +42,7 @@ def test_what_is_set_is_kept_and_can_be_reset(store: Store, data: Path) -> None:
         ("queue_bound", 0),
         ("queue_bound", 1.5),
         ("durability", "none"),
-        ("latitude", 91),
+        ("session_hours", 0),
         ("timezone", "Europe/Nowhere"),
         ("timezone", "../../etc/passwd"),
         ("timezone", "Europe"),
@@ -70,17 +70,17 @@ def test_the_environment_wins(data: Path) -> None:
         "FLOWORK_QUEUE_BOUND": "5",
         "FLOWORK_ALLOWED_ORIGINS": " https://a.example, http://b.example:8080 ,",
         "FLOWORK_TIMEZONE": "Europe/Berlin",
-        "FLOWORK_LATITUDE": "",
+        "FLOWORK_SESSION_HOURS": "",
         "FLOWORK_DATA": "/elsewhere",
     }
     store = open_store(data, environ=environ)
     found = store.settings.set({"keep_days": 9})
     assert (found.keep_days, found.queue_bound, found.timezone) == (3.5, 5, "Europe/Berlin")
     assert found.allowed_origins == ("https://a.example", "http://b.example:8080")
-    assert found.latitude is None
+    assert found.session_hours == 168
     sources = {setting.name: setting.source for setting in store.settings.describe()}
     assert sources["keep_days"] == "environment"
-    assert sources["latitude"] == "default"
+    assert sources["session_hours"] == "default"
     store.close()
 
 
