@@ -1,23 +1,16 @@
-"""Templates and expressions: Jinja2 in a sandbox, with a budget of loops, calls and bytes.
+"""Templates and expressions, compiled from Jinja2.
 
 Text in a config is a template; text that is exactly one ``{{ … }}`` yields the native value. Everything
-is compiled once and cached by its source. The sandbox forbids reaching Python's inside (Jinja's own
-``SandboxedEnvironment``); the budget stops what the sandbox allows but a small box cannot afford.
+is compiled once and cached by its source, and runs in the sandbox of :mod:`appliance.engine.sandbox`.
 Names that a template reads are known after compiling, so that a step only prepares what is used.
 """
 
 from __future__ import annotations
 
-import base64
 import datetime
 import functools
-import hashlib
-import json
-import math
 import re
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -26,230 +19,11 @@ from jinja2.exceptions import SecurityError, UndefinedError
 from jinja2.nodes import EvalContext
 from jinja2.parser import Parser
 from jinja2.runtime import Context as JinjaContext
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
 
 from appliance.contracts import ExpressionError
+from appliance.engine.sandbox import MAX_VALUE, budget, environment
 
 MAX_SOURCE = 200_000
-MAX_ITERATIONS = 100_000
-MAX_VALUE = 4_000_000
-MAX_BITS = 4_096
-MAX_SECONDS = 0.5
-_WIDE = re.compile(r"\d{5,}")
-_PADDING = {"ljust", "rjust", "center", "zfill", "expandtabs"}
-
-
-class _Budget(threading.local):
-    """What the template running on this thread may still spend."""
-
-    steps = MAX_ITERATIONS
-    size = MAX_VALUE
-    deadline = math.inf
-
-    def reset(self, source_length: int) -> None:
-        self.steps = min(MAX_ITERATIONS, 8 * MAX_VALUE // max(source_length, 1))
-        self.size = MAX_VALUE
-        self.deadline = time.monotonic() + MAX_SECONDS
-
-    def step(self) -> None:
-        self.steps -= 1
-        if self.steps < 0:
-            raise ExpressionError(f"the template loops or calls more than {MAX_ITERATIONS:,} times")
-        if not self.steps & 255 and time.monotonic() > self.deadline:
-            raise ExpressionError(f"the template needs more than {MAX_SECONDS:g} s")
-
-    def spend(self, size: int) -> None:
-        self.size -= size
-        if self.size < 0:
-            raise ExpressionError(f"the template makes more than {MAX_VALUE:,} bytes")
-
-
-_budget = _Budget()
-
-
-class Missing(Undefined):
-    """A name that is not there: false in a condition, an error when it is printed or compared."""
-
-    __slots__ = ()
-
-    def __str__(self) -> str:
-        self._fail_with_undefined_error()
-
-
-def _bounded(value: Any) -> Any:
-    """Refuse a value that grew past the bound (a string or list built by doubling)."""
-    if isinstance(value, str | bytes | list | tuple) and len(value) > MAX_VALUE:
-        raise ExpressionError(f"a value grows past {MAX_VALUE:,} items or bytes")
-    return value
-
-
-def _counted(values: Iterable[Any]) -> Iterator[Any]:
-    for value in values:
-        _budget.step()
-        yield value
-
-
-def _finalize(value: Any) -> Any:
-    if isinstance(value, str):
-        _budget.spend(len(value))
-    elif isinstance(value, list | dict | tuple):
-        text = json.dumps(value, ensure_ascii=False, default=str)
-        _budget.spend(len(text))
-        return text
-    elif value is None:
-        return ""
-    elif isinstance(value, bool):
-        return "true" if value else "false"
-    return value
-
-
-def _check_format(template: str) -> None:
-    if _WIDE.search(template):
-        raise ExpressionError("a width in the format text is too large")
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset(["**", "*", "%", "+"])
-
-    def call_binop(self, context: JinjaContext, operator: str, left: Any, right: Any) -> Any:
-        if operator == "+":
-            return _bounded(left + right)
-        if operator == "%" and isinstance(left, str):
-            _check_format(left)
-        if operator in "**":
-            _check_product(operator, left, right)
-        return super().call_binop(context, operator, left, right)
-
-    def call(self, context: JinjaContext, obj: Any, *args: Any, **kwargs: Any) -> Any:
-        _budget.step()
-        # str.format arrives wrapped by the sandbox.
-        obj_inside = getattr(obj, "__wrapped__", obj)
-        owner = getattr(obj_inside, "__self__", None)
-        if isinstance(owner, str | bytes):
-            _check_method(owner, getattr(obj, "__name__", ""), args)
-        return super().call(context, obj, *args, **kwargs)
-
-    def getattr(self, obj: Any, attribute: str) -> Any:
-        # `payload.items` means the key first: people write JSON, not Python.
-        if isinstance(obj, dict):
-            try:
-                return obj[attribute]
-            except KeyError:
-                if attribute not in _DICT_METHODS:
-                    return self.undefined(obj=obj, name=attribute)
-        return super().getattr(obj, attribute)
-
-
-_DICT_METHODS = {"items", "keys", "values", "get"}
-
-
-def _check_product(operator: str, left: Any, right: Any) -> None:
-    if operator == "**":
-        if isinstance(left, int) and isinstance(right, int) and left.bit_length() * abs(right) > MAX_BITS:
-            raise ExpressionError("the power is too large")
-        return
-    for one, other in ((left, right), (right, left)):
-        if isinstance(one, str | bytes | list | tuple) and isinstance(other, int):
-            if len(one) * other > MAX_VALUE:
-                raise ExpressionError("the repetition is too long")
-        elif isinstance(one, int) and isinstance(other, int) and one.bit_length() > MAX_BITS:
-            raise ExpressionError("the number is too large")
-
-
-def _check_method(owner: str | bytes, name: str, args: tuple[Any, ...]) -> None:
-    if name in _PADDING and any(isinstance(a, int) and a > 10_000 for a in args):
-        raise ExpressionError(f"the width of {name}() is too large")
-    if name in {"format", "format_map"} and isinstance(owner, str):
-        _check_format(owner)
-    if name == "replace" and len(args) >= 2:
-        _check_replace(owner, args[0], args[1])
-    if name == "join" and args and isinstance(args[0], list | tuple):
-        total = sum(len(a) for a in args[0] if isinstance(a, str)) + len(owner) * len(args[0])
-        if total > MAX_VALUE:
-            raise ExpressionError("the joined text is too long")
-
-
-def _check_replace(text: Any, old: Any, new: Any) -> None:
-    if isinstance(text, str | bytes) and len(text) + text.count(old) * len(new) > MAX_VALUE:
-        raise ExpressionError("the replaced text is too long")
-
-
-def _filter_replace(value: Any, old: Any, new: Any, count: int = -1) -> str:
-    text, new = str(value), str(new)
-    _check_replace(text, str(old), new)
-    return text.replace(str(old), new, count)
-
-
-def _filter_join(values: Iterable[Any], separator: str = "", attribute: str | None = None) -> str:
-    parts: list[str] = []
-    size = 0
-    for value in values:
-        part = str(value[attribute] if attribute else _finalize(value))
-        size += len(part) + len(separator)
-        if size > MAX_VALUE:
-            raise ExpressionError("the joined text is too long")
-        parts.append(part)
-    return separator.join(parts)
-
-
-def _filter_from_json(text: Any) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, TypeError, RecursionError) as exc:
-        raise ExpressionError(f"from_json: {exc}") from None
-
-
-def _filter_time(value: Any) -> datetime.datetime:
-    """A moment from Unix seconds or ISO 8601 text (UTC if it names no zone)."""
-    if isinstance(value, datetime.datetime):
-        return value
-    if isinstance(value, int | float):
-        return datetime.datetime.fromtimestamp(value, datetime.UTC)
-    moment = datetime.datetime.fromisoformat(str(value))
-    return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
-
-
-def _to_bytes(value: Any) -> bytes:
-    return value if isinstance(value, bytes) else str(value).encode()
-
-
-_FILTERS: dict[str, Callable[..., Any]] = {
-    "_counted": _counted,
-    "_bounded": _bounded,
-    "replace": _filter_replace,
-    "join": _filter_join,
-    "to_json": lambda value: json.dumps(value, ensure_ascii=False, default=str),
-    "tojson": lambda value: json.dumps(value, ensure_ascii=False, default=str),
-    "from_json": _filter_from_json,
-    "time": _filter_time,
-    "timestamp": lambda value: _filter_time(value).timestamp(),
-    "b64encode": lambda value: base64.b64encode(_to_bytes(value)).decode(),
-    "b64decode": lambda value: base64.b64decode(_to_bytes(value)).decode("utf-8", "replace"),
-    "sha256": lambda value: hashlib.sha256(_to_bytes(value)).hexdigest(),
-}
-# Padding filters of Jinja that take any width, and helpers that belong to web pages.
-_REMOVED = ("center", "indent", "wordwrap", "format", "urlize", "xmlattr", "pprint", "batch", "slice")
-
-
-@functools.cache
-def _environment() -> _Environment:
-    env = _Environment(undefined=Missing, finalize=_finalize, autoescape=False, keep_trailing_newline=True)
-    env.globals.clear()
-    env.globals.update(range=env_range, min=min, max=max, abs=abs, round=round, len=len, int=int, float=float)
-    env.globals["namespace"] = Namespace
-    for name in _REMOVED:
-        env.filters.pop(name, None)
-    env.filters.update(_FILTERS)
-    return env
-
-
-def env_range(*args: int) -> range:
-    """``range`` bounded like every loop."""
-    result = range(*args)
-    if len(result) > MAX_ITERATIONS:
-        raise ExpressionError(f"range() is longer than {MAX_ITERATIONS:,}")
-    return result
 
 
 def _instrument(tree: nodes.Template) -> bool:
@@ -287,12 +61,12 @@ class _Context(JinjaContext):
 
 @functools.cache
 def _eval_context() -> EvalContext:
-    return EvalContext(_environment(), None)
+    return EvalContext(environment(), None)
 
 
 @functools.cache
 def _global_names() -> set[str]:
-    return set(_environment().globals)
+    return set(environment().globals)
 
 
 class Compiled:
@@ -301,7 +75,7 @@ class Compiled:
     __slots__ = ("_expression", "_heavy", "_root", "_template", "names", "source")
 
     def __init__(self, source: str, tree: nodes.Template, expression: bool) -> None:
-        env = _environment()
+        env = environment()
         self.source = source
         self.names = _names(tree)
         self._heavy = _instrument(tree)
@@ -312,9 +86,9 @@ class Compiled:
     def __call__(self, names: Mapping[str, Any]) -> Any:
         """The value. Raises ``ExpressionError`` saying what failed in which text."""
         if self._heavy:
-            _budget.reset(len(self.source))
+            budget.reset(len(self.source))
         else:
-            _budget.size = MAX_VALUE
+            budget.size = MAX_VALUE
         try:
             return self._evaluate(names)
         except ExpressionError as exc:
@@ -356,7 +130,7 @@ def _guard(source: str) -> None:
 
 def _parse(source: str, expression: bool) -> nodes.Template:
     _guard(source)
-    env = _environment()
+    env = environment()
     try:
         return _expression_tree(source) if expression else env.parse(source)
     except TemplateSyntaxError as exc:
@@ -366,7 +140,7 @@ def _parse(source: str, expression: bool) -> nodes.Template:
 
 
 def _expression_tree(source: str) -> nodes.Template:
-    env = _environment()
+    env = environment()
     parser = Parser(env, source, state="variable")
     expression = parser.parse_expression()
     if not parser.stream.eos:
@@ -432,7 +206,7 @@ def check(source: str, is_expression: bool) -> str:
         return ""
     try:
         tree = _parse(source, is_expression)
-        env = _environment()
+        env = environment()
         for used in tree.find_all(nodes.Filter):
             if used.name not in env.filters:
                 return f"no filter named {used.name!r} (in {_short(source)})"
