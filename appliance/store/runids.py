@@ -16,6 +16,7 @@ _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
 _VALUES = {char: value for value, char in enumerate(_ALPHABET)} | {"O": 0, "I": 1, "L": 1}
 MAX_ID = (1 << 63) - 1
+_LAST_MS = MAX_ID >> _LOW
 
 
 class RunIds:
@@ -25,7 +26,8 @@ class RunIds:
         if not 0 <= writer < 1 << _WRITER_BITS:
             raise ValueError("the writer's number has 6 bits")
         self._writer = writer
-        self._last_ms = last >> _LOW
+        # Behind the moment of the newest id: how far its sequence had come is not known.
+        self._last_ms = (last >> _LOW) + 1 if last else 0
         self._seq = 0
         self._lock = threading.Lock()
 
@@ -35,8 +37,8 @@ class RunIds:
         return self._last_ms << _LOW
 
     def next(self, now: float) -> int:
-        """A new id for the moment ``now`` (Unix seconds)."""
-        ms = int(now * 1000) - EPOCH_MS
+        """A new id for the moment ``now`` (Unix seconds); from 2089 on they only count up."""
+        ms = min(int(now * 1000) - EPOCH_MS, _LAST_MS - 1)
         with self._lock:
             if ms > self._last_ms:
                 self._last_ms, self._seq = ms, 0
@@ -81,8 +83,9 @@ def moment(number: int) -> float:
 
 
 def first_of(when: float) -> int:
-    """The smallest id of a moment (Unix seconds); moments before 2020 give 0."""
-    return max(0, int(when * 1000) - EPOCH_MS) << _LOW
+    """The smallest id of a moment (Unix seconds); moments before 2020 give 0, those after 2089 the largest id."""
+    ms = min(max(0.0, when * 1000 - EPOCH_MS), float(_LAST_MS + 1))
+    return min(int(ms) << _LOW, MAX_ID)
 
 
 def day_of(number: int) -> str:
