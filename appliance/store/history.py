@@ -1,17 +1,21 @@
 """Reading what runs did: lists a page at a time, single runs with every record, counts. Never writes.
 
 Any process may read while the kernel writes. A list walks the day shards from the newest; its cursor is the last run
-id, so the next page starts exactly where this one ended however many runs came in between.
+id, so the next page starts exactly where this one ended however many runs came in between. A shard that cannot be
+read is left out and named (``damaged``): the other days are shown.
 """
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from appliance.engine import trace
@@ -20,6 +24,10 @@ from appliance.engine.trace import Record, records_of
 from appliance.store import shards
 from appliance.store.journal import RUN_COLUMNS, RunRow, chunks_of
 from appliance.store.runids import MAX_ID, day_of, first_of
+from appliance.store.shards import total_bytes
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _HEAD_COLUMNS = "id, flow, version, place, state, accepted, finished, trigger, error, parent, origin, letter"
 #: Rows looked at for one page of a text search before the page is given back, perhaps short.
@@ -59,10 +67,14 @@ class RunFilter(Struct, frozen=True, kw_only=True):
 
 
 class RunPage(Struct, frozen=True):
-    """A page, newest first; ``next`` is the cursor of the page behind it, None at the end."""
+    """A page, newest first; ``next`` is the cursor of the page behind it, None at the end.
+
+    ``damaged`` names the days that could not be read; their runs are missing from the page.
+    """
 
     items: list[RunHead]
     next: int | None
+    damaged: tuple[str, ...] = ()
 
 
 class RunDetail(Struct, frozen=True):
@@ -74,6 +86,10 @@ class RunDetail(Struct, frozen=True):
     letter_note: tuple[int, str, str] | None
 
 
+#: Runs found in one shard, rows that may still be looked at, the id of the last one that was.
+_Found = tuple[list[RunHead], int, int | None]
+
+
 class History:
     """The shards, open for reading. Safe from any thread; each has its own connections."""
 
@@ -82,6 +98,8 @@ class History:
         self._local = threading.local()
         self._all: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
+        #: Days that could not be read when they were last asked for, with the reason.
+        self.damaged: dict[str, str] = {}
 
     def close(self) -> None:
         """Close every thread's connections. Twice is fine."""
@@ -108,14 +126,27 @@ class History:
             return None
         while len(kept) >= 4:
             self._drop(kept.pop(min(kept))[0])
-        try:
-            connection = shards.open_reader(path)
-        except sqlite3.OperationalError:
-            return None
+        connection = shards.open_reader(path)
         kept[day] = (connection, inode)
         with self._lock:
             self._all.append(connection)
         return connection
+
+    def _on(self, day: str, read: Callable[[sqlite3.Connection], T], nothing: T) -> T:
+        """What ``read`` finds in a day; ``nothing`` if there is no such shard or it cannot be read."""
+        try:
+            connection = self._reader(day)
+            found = nothing if connection is None else read(connection)
+        except sqlite3.Error as exc:
+            if self.damaged.get(day) != str(exc):
+                logger.error("runs/%s.db cannot be read: %s", day, exc)
+            self.damaged[day] = str(exc)
+            found_open = getattr(self._local, "open", {}).pop(day, None)
+            if found_open is not None:
+                self._drop(found_open[0])
+            return nothing
+        self.damaged.pop(day, None)
+        return found
 
     def _drop(self, connection: sqlite3.Connection) -> None:
         with self._lock:
@@ -131,23 +162,26 @@ class History:
         lower = first_of(wanted.since) if wanted.since is not None else 0
         items: list[RunHead] = []
         scanned = SCAN
-        for day in shards.days(self._data):
-            if day > day_of(min(upper, first_of(4e9))) or (lower and day < day_of(lower)):
-                continue
-            rows, scanned, stopped_at = self._page_of(day, wanted, lower, upper, limit - len(items), scanned)
+        newest, oldest = day_of(upper), day_of(lower)
+        days = [day for day in shards.days(self._data) if oldest <= day <= newest]
+        cursor: int | None = None
+        for day in days:
+            left, scan = limit - len(items), scanned
+            read = partial(self._page_of, wanted=wanted, lower=lower, upper=upper, limit=left, scan=scan)
+            nothing: _Found = ([], scan, None)
+            rows, scanned, cursor = self._on(day, read, nothing)
             items += rows
             if len(items) >= limit:
-                return RunPage(items, items[-1].id)
+                cursor = items[-1].id
+                break
             if scanned <= 0:
-                return RunPage(items, stopped_at)
-        return RunPage(items, None)
+                break
+            cursor = None
+        return RunPage(items, cursor, tuple(day for day in days if day in self.damaged))
 
     def _page_of(
-        self, day: str, wanted: RunFilter, lower: int, upper: int, limit: int, scan: int
-    ) -> tuple[list[RunHead], int, int | None]:
-        connection = self._reader(day)
-        if connection is None:
-            return [], scan, None
+        self, connection: sqlite3.Connection, wanted: RunFilter, lower: int, upper: int, limit: int, scan: int
+    ) -> _Found:
         where, values = _conditions(wanted, lower, upper)
         if not wanted.text:
             sql = f"SELECT {_HEAD_COLUMNS} FROM run WHERE {where} ORDER BY id DESC LIMIT ?"
@@ -172,59 +206,70 @@ class History:
 
     def head(self, run: int) -> RunHead | None:
         """One run without its data."""
-        connection = self._reader(day_of(run))
-        if connection is None:
-            return None
-        row = connection.execute(f"SELECT {_HEAD_COLUMNS} FROM run WHERE id = ?", (run,)).fetchone()
+        sql = f"SELECT {_HEAD_COLUMNS} FROM run WHERE id = ?"
+        row = self._on(day_of(run), lambda one: one.execute(sql, (run,)).fetchone(), None)
         return _head(row) if row else None
 
     def detail(self, run: int) -> RunDetail | None:
-        """One run with everything. Raises ``msgspec.DecodeError`` for damaged records."""
-        connection = self._reader(day_of(run))
-        if connection is None:
-            return None
-        row = connection.execute(f"SELECT {RUN_COLUMNS} FROM run WHERE id = ?", (run,)).fetchone()
-        if row is None:
-            return None
-        full = RunRow(*row)
-        records = list(records_of([full.steps, *chunks_of(connection, run)]))
-        note = connection.execute("SELECT at, who, reason FROM letter_note WHERE run = ?", (run,)).fetchone()
-        head = _head((*row[:8], row[9], *row[10:13]))
-        return RunDetail(head, trace.unpack(full.event), records, note)
+        """One run with everything. Raises ``StoreFailure`` for a damaged shard or damaged records."""
+        day = day_of(run)
+        try:
+            connection = self._reader(day)
+            return None if connection is None else _detail(connection, run)
+        except (sqlite3.Error, msgspec.DecodeError) as exc:
+            raise shards.StoreFailure(f"the run cannot be read: runs/{day}.db is damaged ({exc})") from exc
+
+    def newest_of(self, flows: Iterable[int], days: int = 31) -> dict[int, RunHead]:
+        """The newest run of each of these flows, as far as it is in the newest ``days`` shards."""
+        found: dict[int, RunHead] = {}
+        missing = set(flows)
+        sql = f"SELECT {_HEAD_COLUMNS} FROM run WHERE flow = ? ORDER BY id DESC LIMIT 1"
+
+        def read(connection: sqlite3.Connection) -> list[Any]:
+            return [connection.execute(sql, (flow,)).fetchone() for flow in missing]
+
+        for day in shards.days(self._data)[:days]:
+            if not missing:
+                break
+            rows: list[Any] = self._on(day, read, [])
+            found |= {row[1]: _head(row) for row in rows if row is not None}
+            missing -= found.keys()
+        return found
 
     def counts(self, since: float) -> dict[str, int]:
         """How many runs were accepted since a moment (Unix seconds), by the name of their state."""
         lower = first_of(since)
         totals: dict[str, int] = {}
+        sql = "SELECT state, count(*) FROM run WHERE id >= ? AND parent IS NULL GROUP BY state"
         for day in shards.days(self._data):
             if day < day_of(lower):
                 break
-            connection = self._reader(day)
-            if connection is None:
-                continue
-            sql = "SELECT state, count(*) FROM run WHERE id >= ? AND parent IS NULL GROUP BY state"
-            for state, count in connection.execute(sql, (lower,)):
+            rows: list[tuple[int, int]] = self._on(day, lambda one: one.execute(sql, (lower,)).fetchall(), [])
+            for state, count in rows:
                 label = RunState(state).label
                 totals[label] = totals.get(label, 0) + count
         return totals
 
     def open_letters(self) -> int:
         """How many runs are on the dead-letter list."""
-        total = 0
-        for day in shards.days(self._data):
-            connection = self._reader(day)
-            if connection is not None:
-                total += connection.execute("SELECT count(*) FROM run WHERE letter = 1").fetchone()[0]
-        return total
+        sql = "SELECT count(*) FROM run WHERE letter = 1"
+        days = shards.days(self._data)
+        return sum(self._on(day, lambda one: int(one.execute(sql).fetchone()[0]), 0) for day in days)
 
     def size(self) -> int:
         """Bytes that all shards take on disk."""
-        return sum(file.stat().st_size for day in shards.days(self._data) for file in self._files(day))
+        return total_bytes(self._data)
 
-    def _files(self, day: str) -> Iterator[Path]:
-        for file in shards.files_of(shards.shard_path(self._data, day)):
-            if file.exists():
-                yield file
+
+def _detail(connection: sqlite3.Connection, run: int) -> RunDetail | None:
+    row = connection.execute(f"SELECT {RUN_COLUMNS} FROM run WHERE id = ?", (run,)).fetchone()
+    if row is None:
+        return None
+    full = RunRow(*row)
+    records = list(records_of([full.steps, *chunks_of(connection, run)]))
+    note = connection.execute("SELECT at, who, reason FROM letter_note WHERE run = ?", (run,)).fetchone()
+    head = _head((*row[:8], row[9], *row[10:13]))
+    return RunDetail(head, trace.unpack(full.event), records, note)
 
 
 def _conditions(wanted: RunFilter, lower: int, upper: int) -> tuple[str, list[Any]]:
@@ -263,6 +308,9 @@ def _states(states: Sequence[RunState]) -> str:
 
 
 def _head(row: tuple[Any, ...]) -> RunHead:
-    error = trace.unpack(row[8]) if row[8] else None
+    try:
+        error = trace.unpack(row[8]) if row[8] else None
+    except msgspec.DecodeError:
+        error = {"id": "store-failed", "message": "the error of this run cannot be read; its record is damaged"}
     values: tuple[Any, ...] = (*row[:8], error, *row[9:])
     return RunHead(*values)

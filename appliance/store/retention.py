@@ -7,16 +7,21 @@ deleted when nothing is left. Runs under way are always kept. Nothing is ever VA
 from __future__ import annotations
 
 import calendar
+import logging
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
 
 from appliance.store import shards
 from appliance.store.runids import first_of
+from appliance.store.shards import bytes_of, total_bytes
+
+logger = logging.getLogger(__name__)
 
 DAY = 86_400.0
 #: A shard is rewritten only if at least this share of its runs goes: rewriting costs the card more than keeping.
@@ -31,11 +36,15 @@ class Rule(Struct, frozen=True):
 
 
 class Policy(Struct, frozen=True):
-    """The engine's rule, the rules of single flows (by number), and the bound of all history in bytes."""
+    """The engine's rule, the rules of single flows (by number), and the bound of all history in bytes.
+
+    ``parents`` are runs under way whose children are kept: after a crash they are counted again.
+    """
 
     engine: Rule
     flows: Mapping[int, Rule]
     max_bytes: int
+    parents: frozenset[int] = frozenset()
 
 
 class Swept(Struct):
@@ -65,67 +74,70 @@ class Retention:
         today = time.strftime("%Y-%m-%d", time.gmtime(now))
         closed = [day for day in reversed(shards.days(self._data)) if day < today]
         for day in closed:
-            self._by_age(day, policy, now, swept)
-        self._by_size(closed, policy.max_bytes, swept)
+            self._guarded(day, partial(self._by_age, day, policy, now, swept))
+        self._by_size(closed, policy, swept)
         return swept
 
+    def _guarded(self, day: str, work: Callable[[], None]) -> None:
+        """One day that cannot be read or rewritten does not keep the others from being swept."""
+        try:
+            work()
+        except (sqlite3.Error, OSError) as exc:
+            logger.warning("runs/%s.db cannot be swept: %s", day, exc)
+            for file in shards.files_of(_fresh(shards.shard_path(self._data, day))):
+                file.unlink(missing_ok=True)
+
     def _by_age(self, day: str, policy: Policy, now: float, swept: Swept) -> None:
-        path = shards.shard_path(self._data, day)
         oldest = [policy.engine, *policy.flows.values()]
         if _age(day, now) < min(min(rule.good, rule.other) for rule in oldest):
             return
         condition, values = _expired(policy, now)
-        self._drop(day, path, condition, values, swept, WORTH)
+        self._drop(day, _spared(condition, policy), values, swept, WORTH)
 
-    def _by_size(self, closed: list[str], bound: int, swept: Swept) -> None:
+    def _by_size(self, closed: list[str], policy: Policy, swept: Swept) -> None:
         """Too much altogether: first the good runs of the oldest days go, then all their ended runs."""
-        for condition in ("state = 10 OR state = 14", "state >= 10"):
+        for condition in ("(state = 10 OR state = 14)", "state >= 10"):
             for day in closed:
-                if total_bytes(self._data) <= bound:
+                if total_bytes(self._data) <= policy.max_bytes:
                     return
-                path = shards.shard_path(self._data, day)
-                if path.exists():
-                    self._drop(day, path, condition, [], swept, 0.0)
+                if shards.shard_path(self._data, day).exists():
+                    self._guarded(day, partial(self._drop, day, _spared(condition, policy), [], swept, 0.0))
 
-    def _drop(self, day: str, path: Path, condition: str, values: list[float], swept: Swept, worth: float) -> None:
+    def _drop(self, day: str, condition: str, values: list[float], swept: Swept, worth: float) -> None:
         before = self._writes(day)
+        path = shards.shard_path(self._data, day)
         reader = shards.open_reader(path)
         try:
             total = reader.execute("SELECT count(*) FROM run").fetchone()[0]
-            sql = f"SELECT count(*) FROM run WHERE state >= 10 AND ({condition})"
-            going = reader.execute(sql, values).fetchone()[0]
+            going = reader.execute(f"SELECT count(*) FROM run WHERE {condition}", values).fetchone()[0]
             if total and (not going or going < total * worth):
                 return
-            blobs = {
-                row[0]
-                for row in reader.execute(
-                    f"SELECT hash FROM blob_use WHERE run IN (SELECT id FROM run WHERE state >= 10 AND ({condition}))",
-                    values,
-                )
-            }
+            # Durable values that flowork.db does not have yet; within minutes it has.
+            if going == total and reader.execute("SELECT 1 FROM state_op LIMIT 1").fetchone():
+                return
+            sql = f"SELECT hash FROM blob_use WHERE run IN (SELECT id FROM run WHERE {condition})"
+            blobs = {row[0] for row in reader.execute(sql, values)}
         finally:
             reader.close()
-        size = _bytes_of(path)
+        size = bytes_of(path)
         if going == total:
             done = self._exchange(day, before, lambda: _delete(path))
-            if done:
-                swept.deleted.append(day)
-                swept.freed += size
         else:
             done = self._rewrite(day, path, condition, values, before)
-            if done:
-                swept.rewritten.append(day)
-                swept.freed += max(0, size - _bytes_of(path))
         if done:
+            (swept.deleted if going == total else swept.rewritten).append(day)
+            swept.freed += max(0, size - bytes_of(path))
             swept.blobs |= blobs
 
     def _rewrite(self, day: str, path: Path, condition: str, values: list[float], before: int) -> bool:
-        fresh = path.with_name(path.name + ".new")
+        fresh = _fresh(path)
         for file in shards.files_of(fresh):
             file.unlink(missing_ok=True)
         _copy_kept(path, fresh, condition, values)
 
         def swap() -> None:
+            # A power cut must meet the old file complete or the new one without the old one's WAL.
+            _empty_wal(path)
             for file in shards.files_of(path)[1:]:
                 file.unlink(missing_ok=True)
             fresh.replace(path)
@@ -135,6 +147,18 @@ class Retention:
         for file in shards.files_of(fresh):
             file.unlink(missing_ok=True)
         return done
+
+
+def _fresh(path: Path) -> Path:
+    return path.with_name(path.name + ".new")
+
+
+def _spared(condition: str, policy: Policy) -> str:
+    """Only runs that have ended, and no children of a run that has not."""
+    sql = f"state >= 10 AND ({condition})"
+    if policy.parents:
+        sql += f" AND (parent IS NULL OR parent NOT IN ({', '.join(str(int(run)) for run in policy.parents)}))"
+    return sql
 
 
 def _age(day: str, now: float) -> float:
@@ -169,7 +193,7 @@ def _copy_kept(path: Path, fresh: Path, condition: str, values: list[float]) -> 
         writer.execute("PRAGMA journal_mode=DELETE")
         writer.execute("ATTACH ? AS old", (str(path),))
         writer.execute("BEGIN")
-        kept = f"SELECT id FROM old.run WHERE NOT (state >= 10 AND ({condition}))"
+        kept = f"SELECT id FROM old.run WHERE NOT ({condition})"
         writer.execute(f"INSERT INTO run SELECT * FROM old.run WHERE id IN ({kept})", values)
         for table, column in (("chunk", "run"), ("blob_use", "run"), ("letter_note", "run"), ("event_key", "run")):
             writer.execute(f"INSERT INTO {table} SELECT * FROM old.{table} WHERE {column} IN (SELECT id FROM run)")
@@ -179,6 +203,17 @@ def _copy_kept(path: Path, fresh: Path, condition: str, values: list[float]) -> 
         writer.close()
     with fresh.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def _empty_wal(path: Path) -> None:
+    """Move everything into the file itself. Raises ``sqlite3.OperationalError`` while another process reads."""
+    connection = sqlite3.connect(path.absolute().as_uri() + "?mode=rw", uri=True, timeout=1, isolation_level=None)
+    try:
+        connection.execute("PRAGMA synchronous=FULL")
+        if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            raise sqlite3.OperationalError("it is being read")
+    finally:
+        connection.close()
 
 
 def _delete(path: Path) -> None:
@@ -194,21 +229,15 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _bytes_of(path: Path) -> int:
-    return sum(file.stat().st_size for file in shards.files_of(path) if file.exists())
-
-
-def total_bytes(data: Path) -> int:
-    """Bytes of all shards."""
-    return sum(_bytes_of(shards.shard_path(data, day)) for day in shards.days(data))
-
-
 def blobs_in_use(data: Path, digests: Iterable[str]) -> set[str]:
     """Of these blobs, those that a kept run still uses."""
     left = set(digests)
     used: set[str] = set()
     for day in shards.days(data):
-        reader = shards.open_reader(shards.shard_path(data, day))
+        try:
+            reader = shards.open_reader(shards.shard_path(data, day))
+        except sqlite3.Error:
+            return used | left
         try:
             for digest in list(left):
                 if reader.execute("SELECT 1 FROM blob_use WHERE hash = ? LIMIT 1", (digest,)).fetchone():

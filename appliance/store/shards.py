@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from appliance.contracts import FlowError
+from appliance.store.sqlite_file import move_aside
 
 logger = logging.getLogger(__name__)
 
@@ -108,14 +109,25 @@ def files_of(path: Path) -> list[Path]:
     return [path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")]
 
 
+def bytes_of(path: Path) -> int:
+    """What a shard takes on disk, its WAL included; files may go while they are counted."""
+    total = 0
+    for file in files_of(path):
+        try:
+            total += file.stat().st_size
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def total_bytes(data: Path) -> int:
+    """What all shards take on disk."""
+    return sum(bytes_of(shard_path(data, day)) for day in days(data))
+
+
 def set_aside(data: Path, path: Path, reason: str) -> Path:
     """Move a damaged shard into ``corrupt/`` so that a new one can take its place; says so loudly."""
-    folder = data / "corrupt"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    target = folder / f"{path.name}.{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-    for file in files_of(path):
-        if file.exists():
-            file.rename(target.with_name(target.name + file.name.removeprefix(path.name)))
+    target = move_aside(path, data / "corrupt", time.time())
     logger.error("%s is damaged (%s): moved to %s, history goes on in a new file", path.name, reason, target)
     return target
 

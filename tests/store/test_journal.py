@@ -1,0 +1,171 @@
+"""The journal's writer: what it does when files are damaged, the disk is full, or a commit fails half-way."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.engine.states import RunState
+from appliance.store import shards
+from appliance.store.journal import Batch, Journal, RunUpdate, StateOp
+from appliance.store.runids import day_of, moment
+from appliance.store.shards import StoreFailure
+from tests.support.shard_files import DAY, NOON, garbage_header, put, row, truncate, wreck_table
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    opened = Journal(tmp_path, writer=0, sync=False)
+    opened.open()
+    yield opened
+    opened.close()
+
+
+def reopened(journal: Journal, data: Path) -> Journal:
+    journal.close()
+    journal.__init__(data, writer=0, sync=False)  # type: ignore[misc]
+    journal.open()
+    return journal
+
+
+def test_a_run_of_an_old_day_is_still_written(journal: Journal) -> None:
+    """Only some shards are kept open; the one that is asked for is never the one that is closed."""
+    runs = [put(journal, NOON + n * DAY, state=RunState.WAITING)[0] for n in range(6)]
+    for run in (runs[0], runs[5], runs[1], runs[0]):
+        batch = Batch()
+        batch.updates.append(RunUpdate(run, RunState.SUCCEEDED, 5, None, 0))
+        journal.commit(batch)
+        loaded = journal.load(run)
+        assert loaded is not None and loaded[0].state == RunState.SUCCEEDED
+    assert [entry.id for entry, _ in journal.under_way()] == runs[2:5]
+
+
+def test_a_batch_over_midnight_is_made_again_when_its_second_day_failed(journal: Journal) -> None:
+    batch = Batch()
+    evening, morning = journal.ids.next(NOON), journal.ids.next(NOON + DAY)
+    batch.runs = [row(evening), row(morning)]
+    batch.chunks = [(evening, 1, b"x"), (morning, 1, b"y" * 100_000)]
+    batch.ops = [(evening, StateOp(1, 1, "k", b"1")), (morning, StateOp(2, 1, "k", b"2"))]
+    shard = journal._shard(day_of(morning))
+    shard.execute("PRAGMA max_page_count=1")
+    with pytest.raises(StoreFailure):
+        journal.commit(batch)
+    shard.execute("PRAGMA max_page_count=1000000")
+    journal.commit(batch)
+    assert [journal.load(run) is not None for run in (evening, morning)] == [True, True]
+    assert [op.ver for op in journal.state_ops(0)] == [1, 2]
+
+
+def test_a_full_disk_leaves_no_transaction_open(journal: Journal) -> None:
+    (run,) = put(journal, NOON)
+    shard = journal._shard(day_of(run))
+    pages = shard.execute("PRAGMA page_count").fetchone()[0]
+    shard.execute(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(StoreFailure, match="full"):
+        journal.set_letter(run, 1, "ann", "x" * 100_000, 1)
+    assert not shard.in_transaction
+    shard.execute("PRAGMA max_page_count=1000000")
+    assert journal.set_letter(run, 1, "ann", "why", 1)
+
+
+@pytest.mark.parametrize("harm", [garbage_header, lambda path: path.write_bytes(b"\x00" * 5000)])
+def test_a_damaged_shard_at_open_is_set_aside(journal: Journal, tmp_path: Path, harm) -> None:  # type: ignore[no-untyped-def]
+    (run,) = put(journal, NOON)
+    journal.close()
+    harm(shards.shard_path(tmp_path, day_of(run)))
+    reopened(journal, tmp_path)
+    assert len(journal.damaged) == 1 and Path(journal.damaged[0]).exists()
+    assert put(journal, NOON)
+
+
+def test_two_damaged_shards_of_one_name_are_both_kept(journal: Journal, tmp_path: Path) -> None:
+    for _ in range(2):
+        (run,) = put(journal, NOON)
+        journal.close()
+        garbage_header(shards.shard_path(tmp_path, day_of(run)))
+        reopened(journal, tmp_path)
+    assert len(list((tmp_path / "corrupt").glob("*.db.*"))) == 2
+
+
+@pytest.mark.parametrize("table", ["run_flow", "letter_note", "event_key"])
+def test_runs_under_way_are_saved_from_a_damaged_shard(journal: Journal, tmp_path: Path, table: str) -> None:
+    (run,) = put(journal, NOON, state=RunState.WAITING, steps=b"")
+    put(journal, NOON, 50)
+    batch = Batch()
+    batch.chunks, batch.ops = [(run, 0, b"\x90")], [(run, StateOp(7, 1, "k", b"1"))]
+    journal.commit(batch)
+    journal.close()
+    wreck_table(shards.shard_path(tmp_path, day_of(run)), table)
+    reopened(journal, tmp_path)
+    with pytest.raises(StoreFailure):
+        for _ in range(2):  # the first may not touch what is broken
+            put(journal, NOON, 40)
+            journal.set_letter(run, 1, "a", "b", 1)
+            journal.commit(_with_key(run))
+    assert put(journal, NOON)
+    ((saved, chunks),) = list(journal.under_way())
+    assert (saved.id, chunks) == (run, [b"\x90"])
+    assert [op.ver for op in journal.state_ops(0)] == [7]
+
+
+def _with_key(run: int) -> Batch:
+    batch = Batch()
+    batch.keys.append(("k", run))
+    return batch
+
+
+def test_a_shard_that_breaks_while_it_is_read_is_replaced(journal: Journal, tmp_path: Path) -> None:
+    (run,) = put(journal, NOON, state=RunState.WAITING)
+    put(journal, NOON, 500, steps=b"\x90" + b"x" * 500)
+    journal.close()
+    truncate(shards.shard_path(tmp_path, day_of(run)))
+    reopened(journal, tmp_path)
+    list(journal.under_way())
+    assert journal.run_of_key("nothing") is None
+    journal.load(run)
+    assert put(journal, NOON)
+
+
+def test_ids_go_on_behind_the_newest_with_the_clock_set_back(journal: Journal, tmp_path: Path) -> None:
+    runs = put(journal, NOON, 300)
+    reopened(journal, tmp_path)
+    later = put(journal, NOON - 5 * DAY, 300)
+    assert min(later) > max(runs)
+    assert journal.newest() >= moment(runs[-1])
+
+
+def test_a_shard_of_a_newer_flowork_is_refused_in_words(journal: Journal, tmp_path: Path) -> None:
+    (run,) = put(journal, NOON)
+    journal.close()
+    path = shards.shard_path(tmp_path, day_of(run))
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version=99")
+    connection.close()
+    with pytest.raises(StoreFailure, match="newer Flowork"):
+        reopened(journal, tmp_path)
+    assert path.exists()
+
+
+def test_a_letter_of_a_run_that_is_gone(journal: Journal) -> None:
+    assert not journal.set_letter(journal.ids.next(NOON), 1, "a", "b", 1)
+
+
+def test_state_changes_are_dropped_up_to_a_number(journal: Journal) -> None:
+    (run,) = put(journal, NOON)
+    batch = Batch()
+    batch.ops = [(run, StateOp(n, 1, "k", b"1")) for n in (1, 2, 3)]
+    journal.commit(batch)
+    journal.drop_state_ops(2)
+    assert [op.ver for op in journal.state_ops(0)] == [3]
+
+
+def test_a_probe_tells_whether_the_disk_takes_anything(journal: Journal) -> None:
+    (run,) = put(journal, NOON)
+    journal.probe()
+    journal._shard(day_of(run)).execute("PRAGMA query_only=1")
+    with pytest.raises(StoreFailure, match="readonly"):
+        journal.probe()
+    journal.probe()  # on a fresh connection
