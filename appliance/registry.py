@@ -120,7 +120,8 @@ def help_of(plugin: Node[Any] | Trigger[Any]) -> tuple[str, str]:
     """A plug-in's one-sentence summary and the rest of its help, from its module's docstring."""
     text = inspect.cleandoc(sys.modules[type(plugin).__module__].__doc__ or "")
     summary, _, rest = text.partition("\n\n")
-    return " ".join(summary.split()), rest.strip()
+    # The rest may begin with an indented block; its indentation makes it one.
+    return " ".join(summary.split()), rest.strip("\n")
 
 
 def _entry(name: str, plugin: Node[Any] | Trigger[Any]) -> dict[str, Any]:
