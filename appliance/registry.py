@@ -118,9 +118,9 @@ def _import_file(file: Path) -> ModuleType:
 
 def help_of(plugin: Node[Any] | Trigger[Any]) -> tuple[str, str]:
     """A plug-in's one-sentence summary and the rest of its help, from its module's docstring."""
-    text = inspect.cleandoc(sys.modules[type(plugin).__module__].__doc__ or "")
+    # Not cleaned by inspect.cleandoc: that takes the indentation of an example for that of the docstring.
+    text = (sys.modules[type(plugin).__module__].__doc__ or "").strip()
     summary, _, rest = text.partition("\n\n")
-    # The rest may begin with an indented block; its indentation makes it one.
     return " ".join(summary.split()), rest.strip("\n")
 
 
