@@ -1,7 +1,7 @@
 """Ask a person, and go on when they have answered.
 
-The question stands in the panel (and at `/api/v1/approvals`) with yes and no, until somebody answers or the
-deadline passes. Leaves by `yes`, `no` or `timeout` with the payload; who answered and what they wrote is in
+The question stands (`flowork approvals`, `/api/v1/approvals`) until somebody answers yes or no or the deadline
+passes. Leaves by `yes`, `no` or `timeout` with the payload; who answered and what they wrote is in
 `payload.approval` if the payload is an object, and in the step's record always.
 
     {"title": "Open the valve?", "text": "{{ payload.liters }} l will be used", "timeout": "30m"}

@@ -1,8 +1,8 @@
 """Wait until something happens, or until it is too late.
 
-Either a named event (`name`; sent by `POST /api/v1/events` or by another flow's step), or one from a trigger of
-this flow (`trigger`: its id; give that trigger `"starts_runs": false` if its events are only to be waited for).
-`when` says which of them counts; in it, `payload` is the event's payload and `waiting` what this step works on.
+Either a named event (`name`; sent by `POST /api/v1/events` or `flowork event`), or one from a trigger of this flow
+(`trigger`: its id; give that trigger `"starts_runs": false` if its events are only to be waited for). `when` says
+which of them counts; in it, `payload` is the event's payload and `waiting` what this step works on.
 Leaves by `out` with the event's payload, or by `timeout` with its own.
 
     {"trigger": "door", "when": "payload.open", "timeout": "1h"}

@@ -1,7 +1,7 @@
 """Starts a run when a run of another flow has ended.
 
 `flow` is the id of a flow, a list of ids, or `*` for all but this one. `on` says which ends count: `succeeded`,
-`failed`, `dead` (all retries used up) or `cancelled`. The payload is
+`failed`, `dead` (an event of which no run could be made) or `cancelled`. The payload is
 `{"flow", "run", "state", "output", "error"}`. The start is stored together with the end it follows, so neither is
 without the other after a crash. Flows that start each other stop after 16 rounds.
 
