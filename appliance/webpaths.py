@@ -63,6 +63,10 @@ class WebPaths:
                 yield Clash(index, taken[path])
             taken.setdefault(path, f"triggers[{index}]")
 
+    def paths(self, body: Mapping[str, Any]) -> dict[str, str]:
+        """Trigger id → path, as far as it can be known."""
+        return {str(body["triggers"][index]["id"]): path for index, path in self._paths(body)}
+
     def _with_path_field(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for _, trigger, kind in self._web(body):
             if "path" in fields_of(kind.Config):

@@ -24,8 +24,9 @@ SERVICES = {
     "appliance.registry",
     "appliance.engine",
 }
-#: What changes and checks flows for the gateway and the command line.
+#: What the gateway and the command line share: changing and checking flows, looking at the engine's health.
 FLOWS = {"appliance.flowbook", "appliance.webpaths", "appliance.world"}
+HEALTH = {"appliance.doctor", "appliance.running", "appliance.listener"}
 MAY_IMPORT: dict[str, set[str]] = {
     "appliance.contracts": set(),
     "appliance.paths": BASE,
@@ -43,12 +44,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.world": BASE | {"appliance.sandbox"},
     "appliance.webpaths": BASE | {"appliance.engine"},
     "appliance.flowbook": BASE | SERVICES - {"appliance.queue"} | {"appliance.kernel"} | FLOWS,
-    "appliance.gateway": BASE | SERVICES - {"appliance.queue", "appliance.sandbox"} | {"appliance.kernel"} | FLOWS,
+    "appliance.running": set(),
+    "appliance.doctor": BASE | SERVICES - {"appliance.queue"} | {"appliance.kernel"} | FLOWS | HEALTH,
+    "appliance.gateway": BASE
+    | SERVICES - {"appliance.queue", "appliance.sandbox"}
+    | {"appliance.kernel"}
+    | FLOWS
+    | HEALTH,
     "edge_agent": {"drivers"},
     "drivers": set(),
 }
 #: The top of the house: it starts and steers all the rest.
-TOP = {"appliance.startup", "appliance.commands", "appliance.cli"}
+TOP = {"appliance.firststart", "appliance.startup", "appliance.commands", "appliance.cli"}
 EVERYTHING = set(MAY_IMPORT) | TOP
 #: Folders in which one file is one plug-in.
 PLUGINS = ("appliance.nodes", "appliance.triggers", "drivers")

@@ -1,4 +1,4 @@
-"""The commands of ``flowork``: one file each, found by ``appliance.cli``. Options that several share."""
+"""The commands of ``flowork``: one file each, found by ``appliance.cli``; ``_*.py`` is what they share."""
 
 from __future__ import annotations
 

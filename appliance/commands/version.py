@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import click
+from appliance.commands import _output as out
+from appliance.commands._base import leaf
+from appliance.commands._session import Session
 
 
-@click.command()
-def command() -> None:
-    """Print the version."""
+@leaf("flowork version", "flowork version --json", name="version")
+def command(session: Session) -> None:
+    """Print the version of Flowork, of Python and of SQLite."""
+    import platform
+    import sqlite3
     from importlib.metadata import version
 
-    click.echo(version("flowork"))
+    found = {"flowork": version("flowork"), "python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
+    if session.as_json:
+        out.emit(found)
+    else:
+        out.say(found["flowork"])

@@ -158,7 +158,7 @@ class SettingsStore:
             variable = _PREFIX + name.upper()
             if text := self._environ.get(variable, "").strip():
                 try:
-                    values[name] = check(name, _from_text(name, text), strict=False)
+                    values[name] = check(name, from_text(name, text), strict=False)
                 except ConfigError as exc:
                     raise ConfigError(f"environment variable {variable}: {exc.message}") from None
         return values
@@ -200,7 +200,9 @@ def _is_zone(name: str) -> bool:
     return True
 
 
-def _from_text(name: str, text: str) -> Any:
+def from_text(name: str, text: str) -> Any:
+    """What a person has written for a setting (a list with commas), for :func:`check` with ``strict=False``."""
+    _known(name)
     if isinstance(getattr(_DEFAULTS, name), tuple):
         return [part.strip() for part in text.split(",") if part.strip()]
     return text

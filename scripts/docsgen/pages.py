@@ -12,6 +12,7 @@ from typing import Any
 from appliance.contracts import Effect, Node, Trigger, WebTrigger
 from appliance.registry import Registry, help_of
 from appliance.store.settings import Settings
+from scripts.docsgen import commands
 from scripts.docsgen.tables import Table, markdown, tables
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,17 +42,23 @@ _EVERY_TRIGGER = (
     "trigger has besides its settings is in [the flow format](../flow-format.md#triggers)."
 )
 _ABOUT_SETTINGS = (
-    "They hold for the whole engine, and each has a default that is right for most. The environment variable "
-    "`FLOWORK_` + name in capitals (`FLOWORK_KEEP_DAYS=7`; a list has commas between its entries) comes before "
-    "what is stored, and that comes before the default."
+    "They hold for the whole engine, and each has a default that is right for most. `flowork settings` shows them, "
+    "`flowork settings set keep_days=7` changes one. The environment variable `FLOWORK_` + name in capitals "
+    "(`FLOWORK_KEEP_DAYS=7`; a list has commas between its entries) comes before what is stored, and that comes "
+    "before the default."
 )
-_ABOUT_EXAMPLES = (
-    "Flows to look at, try and change. A test runs every one of them in a real engine, with a real MQTT broker and "
-    "with a web server of its own in the place of web sites.\n\n"
-    "```sh\nflowork flow import examples/power-log.json\n```\n\n"
-    "Those with MQTT expect a broker on this machine (`mqtt://127.0.0.1:1883`; `sudo apt install mosquitto`): change "
-    "the address if yours stands elsewhere. What a secret is needed for is said in the text."
-)
+_ABOUT_EXAMPLES = """\
+Flows to look at, try and change. A test runs every one of them in a real engine, with a real MQTT broker and with a
+web server of its own in the place of web sites.
+
+```sh
+flowork run examples/pantry.json --input '{"items": [{"name": "rice"}]}' --follow
+flowork flow deploy examples/power-log.json
+```
+
+The first line tries a flow without keeping anything, the second makes one live in the engine. Those with MQTT expect a
+broker on this machine (`mqtt://127.0.0.1:1883`; `sudo apt install mosquitto`): change the address if yours stands
+elsewhere. What a secret is needed for is said in the text."""
 _HEADER = ["setting", "takes", "default", "bounds", "template", "what it is for"]
 
 
@@ -59,7 +66,11 @@ def pages() -> dict[str, str]:
     """Every generated page, by its path in the repository."""
     registry = Registry().scan()
     assert not registry.broken, registry.broken
-    found = {"docs/settings.md": _settings(), "examples/README.md": _example_index(ROOT / "examples")}
+    found = {
+        "docs/cli.md": commands.page(),
+        "docs/settings.md": _settings(),
+        "examples/README.md": _example_index(ROOT / "examples"),
+    }
     for name, node in registry.nodes.items():
         found[f"docs/nodes/{name}.md"] = _node(name, node)
     for name, trigger in registry.triggers.items():
@@ -197,7 +208,11 @@ def _example_index(folder: Path) -> str:
 def _example(path: Path) -> list[str]:
     flow = json.loads(path.read_text())
     kinds = dict.fromkeys(part["type"] for name in ("triggers", "nodes") for part in flow[name])
-    return [f"[{flow['name']}]({path.name})", flow["description"], ", ".join(f"`{kind}`" for kind in kinds)]
+    return [
+        f"[{flow['name']}]({path.name})",
+        flow["description"].replace("<", "&lt;"),
+        ", ".join(f"`{kind}`" for kind in kinds),
+    ]
 
 
 def _settings() -> str:

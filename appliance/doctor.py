@@ -1,0 +1,288 @@
+"""What is wrong with an engine, in words, each with what to do about it.
+
+``of_status`` and ``of_disk`` look at what a running engine knows anyhow (the health page shows them); :func:`examine`
+looks at everything, whether the engine runs or not, and changes nothing (``flowork doctor``).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from appliance.contracts import FlowError
+from appliance.engine.validate import validate
+from appliance.kernel.clock import Clock
+from appliance.kernel.maintenance import check_shards
+from appliance.listener import ANY, ListenError, bind
+from appliance.registry import Registry
+from appliance.running import answers, holder, listening
+from appliance.security.audit import AuditLog
+from appliance.security.keycheck import check_keys
+from appliance.security.vault import Secrets
+from appliance.store.metadata import Store, open_store
+from appliance.store.migrations import pending
+from appliance.store.opening import DATABASE, RESTORING
+from appliance.store.sqlite_file import check_database
+from appliance.world import Machine
+
+#: Where a gateway listens if nothing else is said.
+PORT = 5000
+Level = Literal["warning", "critical"]
+_LOW, _EMPTY = 300_000_000, 60_000_000
+_FULL = 0.8
+_FEW_FILES = 2_000
+_PYTHON = (3, 11)
+_SQLITE = (3, 37, 0)  # Debian 11 is too old; STRICT tables and RETURNING are in use
+
+
+class Finding(Struct, frozen=True):
+    """One thing that is not well. ``mend`` says what to do; ``workspace`` whose it is, if it is anybody's."""
+
+    id: str
+    level: Level
+    text: str
+    mend: str
+    workspace: str = ""
+
+
+def overall(findings: Iterable[Finding]) -> str:
+    """``ok``, ``warning`` or ``critical`` for all of them."""
+    levels = {finding.level for finding in findings}
+    return "critical" if "critical" in levels else "warning" if levels else "ok"
+
+
+# --- what a running engine knows of itself -----------------------------------------------------------
+
+
+def of_status(status: Mapping[str, Any]) -> list[Finding]:
+    """The faults in the kernel's own word (its method ``status``)."""
+    return [*_journal(status), *_load(status), *_plugins(status), *_triggers(status), *_brokers(status)]
+
+
+def _journal(status: Mapping[str, Any]) -> Iterator[Finding]:
+    if status["degraded"]:
+        text = f"runs leave no history, for it cannot be written: {status['degraded']}"
+        yield Finding("no-history", "critical", text, "free some space, or mend the disk; it goes on by itself then")
+    if status["lost_history"]:
+        text = f"{status['lost_history']} runs since the start have left no history"
+        yield Finding("lost-history", "warning", text, "their effects happened; look at the disk")
+    for shard in status["damaged"]:
+        mend = "it was moved into corrupt/; runs of that day are lost unless a backup has them"
+        yield Finding("damaged-day", "critical", f"a day of history was damaged: {shard}", mend)
+    yield from _clock(bool(status["clock"]["ok"]), str(status["clock"]["text"]))
+
+
+def _clock(ok: bool, why: str) -> Iterator[Finding]:
+    if not ok:
+        text = f"schedules wait until the clock is known to be right: {why}"
+        yield Finding("clock", "warning", text, "connect to a time server, or set the setting clock to trust")
+
+
+def _load(status: Mapping[str, Any]) -> Iterator[Finding]:
+    if status["queue"] >= status["queue_bound"] * _FULL:
+        text = f"{status['queue']:,} of at most {status['queue_bound']:,} runs wait for their turn"
+        yield Finding("queue", "warning", text, "more comes in than can be done; past the bound senders are refused")
+
+
+def _plugins(status: Mapping[str, Any]) -> Iterator[Finding]:
+    for broken in status["broken"]:
+        text = f"the {broken['kind']} {broken['type']!r} cannot be loaded: {broken['error']}"
+        yield Finding("broken-plugin", "warning", text, "mend its file, then start again")
+
+
+def _triggers(status: Mapping[str, Any]) -> Iterator[Finding]:
+    for trigger in status["triggers"]:
+        if not trigger["ok"]:
+            text = f"trigger {trigger['id']} of flow {trigger['flow']}: {trigger['status']}"
+            mend = "it is tried again by itself; see the trigger's settings"
+            yield Finding("trigger", "warning", text, mend, trigger["workspace"])
+
+
+def _brokers(status: Mapping[str, Any]) -> Iterator[Finding]:
+    for link in status["mqtt"]:
+        if not link["ok"]:
+            text = f"the MQTT broker {link['broker']} ({link['role']}): {link['text']}"
+            yield Finding("mqtt", "warning", text, "it is tried again by itself; is the broker up, is the login right?")
+
+
+def of_disk(data: Path) -> Iterator[Finding]:
+    """Room on the data folder's disk: bytes, and files that may still be made."""
+    disk = os.statvfs(data)
+    free = disk.f_bavail * disk.f_frsize
+    mend = "free some space, or lower max_history_bytes and keep_days in the settings"
+    if free < _LOW:
+        level: Level = "critical" if free < _EMPTY else "warning"
+        yield Finding("disk", level, f"{free / 1e6:.0f} MB are left on the disk of the data folder", mend)
+    if disk.f_files and disk.f_favail < _FEW_FILES:
+        text = f"only {disk.f_favail} more files fit on the disk of the data folder"
+        yield Finding("files", "warning", text, "delete files there that nobody needs")
+
+
+# --- looking at everything ---------------------------------------------------------------------------
+
+
+def examine(
+    data: Path,
+    status: Mapping[str, Any] | None,
+    *,
+    port: int = PORT,
+    tell: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> list[Finding]:
+    """All faults of the engine in ``data``; ``status`` is the running kernel's own word, None if there is none.
+
+    Slow for a long history: every shard is read. ``port`` is where a gateway that does not run would listen;
+    ``tell(done, in all, what)`` says how far it is.
+    """
+    if not data.is_dir():
+        return [Finding("no-folder", "critical", f"there is no folder {data}", "make an engine: `flowork init`")]
+    checks: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
+        ("the versions", of_versions),
+        ("the data folder", lambda: _folder(data)),
+        ("the disk", lambda: of_disk(data)),
+        ("the keys", lambda: _keys(data)),
+        ("the database", lambda: _database(data)),
+        ("the history", lambda: _history(data)),
+        ("flows, secrets and the audit log", lambda: _contents(data, status is not None)),
+        ("the kernel", lambda: of_status(status) if status is not None else _away(data)),
+        ("the gateway", lambda: _gateway(data, port)),
+    ]
+    found: list[Finding] = []
+    for number, (what, check) in enumerate(checks):
+        tell(number, len(checks), what)
+        try:
+            found += check()
+        except (FlowError, OSError, sqlite3.Error) as exc:
+            text = exc.message if isinstance(exc, FlowError) else f"{what} could not be looked at: {_reason(exc)}"
+            found.append(Finding("unreadable", "critical", text, "mend that, then look again"))
+            if what == "the data folder":
+                break  # all the rest lies in it
+    tell(len(checks), len(checks), "")
+    return found
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, OSError) and exc.strerror:
+        return f"{exc.filename}: {exc.strerror.lower()}" if exc.filename else exc.strerror.lower()
+    return str(exc)
+
+
+def of_versions() -> Iterator[Finding]:
+    """Is what Flowork stands on new enough?"""
+    if sys.version_info < _PYTHON:
+        yield Finding("python", "critical", f"Python {platform.python_version()} is too old", "install 3.11 or newer")
+    if sqlite3.sqlite_version_info < _SQLITE:
+        yield Finding("sqlite", "critical", f"SQLite {sqlite3.sqlite_version} is too old", "install 3.37 or newer")
+
+
+def _folder(data: Path) -> Iterator[Finding]:
+    with tempfile.TemporaryFile(dir=data):
+        pass
+    if stat.S_IMODE(data.stat().st_mode) & 0o022:
+        text = f"{data} can be written to by other users of this machine"
+        yield Finding("open-folder", "critical", text, f"chmod go-w {data}")
+    if (data / RESTORING).exists():
+        text = "a restore into this folder was cut off"
+        yield Finding("restoring", "critical", text, "empty the folder, then run `flowork restore` again")
+    corrupt = data / "corrupt"
+    moved = sorted(path.name for path in corrupt.iterdir()) if corrupt.is_dir() else []
+    if moved:
+        text = f"damaged files were moved aside: {', '.join(moved[:3])}" + (" …" if len(moved) > 3 else "")
+        yield Finding("moved-aside", "warning", text, f"look at the disk; delete {corrupt} when you are done with it")
+
+
+def _keys(data: Path) -> Iterator[Finding]:
+    for problem in check_keys(data):
+        text, _, mend = problem.partition("; ")
+        yield Finding("keys", "critical", text, mend or "see docs/security.md")
+
+
+def _database(data: Path) -> Iterator[Finding]:
+    path = data / DATABASE
+    if not path.exists():
+        yield Finding("no-database", "critical", f"{path} is missing", "`flowork up` restores it or makes a new one")
+    elif damage := check_database(path):
+        mend = "stop Flowork and start it again: the last good copy takes its place"
+        yield Finding("damaged-database", "critical", f"{DATABASE} is damaged: {damage}", mend)
+
+
+def _history(data: Path) -> Iterator[Finding]:
+    for damaged in check_shards(data):
+        mend = "it is moved into corrupt/ when it is next written to; restore that day from a backup"
+        yield Finding("damaged-day", "critical", f"a day of history is damaged: {damaged}", mend)
+
+
+def _contents(data: Path, running: bool) -> Iterator[Finding]:
+    """What is in the database. Not opened if opening would change it: that is for a start to do."""
+    path = data / DATABASE
+    if not path.exists() or check_database(path) is not None:
+        return
+    if pending(path):
+        text = f"{DATABASE} is of an older Flowork"
+        yield Finding("old-database", "warning", text, "the next `flowork up` brings it up to date")
+        return
+    with closing(open_store(data)) as store:
+        settings = store.settings.load()
+        if not running and settings.clock == "wait":
+            yield from _clock(*Clock(lambda: 0.0).trusted())
+        repair = store.repair()
+        if repair is not None and repair.loss:
+            mend = "check flows, users and tokens, then acknowledge it in the panel"
+            yield Finding("repaired", "critical", repair.message, mend)
+        for problem in Secrets(store.values.secrets, data).open_all().problems:
+            yield Finding("secret", "critical", problem, "set it anew: `flowork secret set NAME`")
+        verified = AuditLog(store.audit, data).verify()
+        if not verified.ok:
+            yield Finding("audit", "critical", verified.reason, "see docs/security.md, and `flowork audit verify`")
+        yield from _flows(data, store, running)
+
+
+def _flows(data: Path, store: Store, running: bool) -> Iterator[Finding]:
+    """Broken plug-ins, and what live flows need that is not on this machine (any more)."""
+    registry = Registry().scan(data / "packages")
+    if not running:
+        yield from _plugins({"broken": [{"kind": b.kind, "type": b.type, "error": b.error} for b in registry.broken]})
+    live = store.flows.live()
+    for flow, version in live:
+        here = {other.id for other, _ in live if other.workspace == flow.workspace}
+        for problem in validate(version.body, registry, Machine(here.__contains__)):
+            text = f"flow {flow.id}, version {version.number}: {problem.path}: {problem.message}"
+            yield Finding("flow", "warning", text, "mend the flow and deploy it again, or install it", flow.workspace)
+
+
+def _away(data: Path) -> Iterator[Finding]:
+    if holder(data, "kernel") is None:
+        yield Finding("stopped", "warning", "the engine is not running: nothing fires", "start it: `flowork up`")
+    else:
+        text = "the kernel does not answer: webhooks are accepted and kept, nothing runs"
+        yield Finding("kernel-away", "critical", text, "it is started again by itself; if not, see its log")
+
+
+def _gateway(data: Path, port: int) -> Iterator[Finding]:
+    pid = holder(data, "gateway")
+    if pid is None:
+        if taken := _taken(port):
+            yield Finding("port", "warning", taken, "or give the port to Flowork")
+        return
+    places = listening(pid)
+    if not any(answers(host, where) for host, where in places):
+        text = f"the gateway (pid {pid}) does not answer"
+        yield Finding("gateway-away", "critical", text, "it is started again by itself; if not, see its log")
+
+
+def _taken(port: int) -> str:
+    """Why Flowork could not listen on its port; empty if it could."""
+    try:
+        bind(ANY[0], port).close()
+    except ListenError as exc:
+        return exc.message
+    return ""
