@@ -7,11 +7,14 @@ only behind that commit are events acknowledged, callers answered and fenced eff
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from appliance.contracts import Busy, Event, FlowError, RunEnded
@@ -23,7 +26,7 @@ from appliance.engine.trace import Record
 from appliance.kernel.context import Services, judge_for
 from appliance.kernel.families import Families
 from appliance.kernel.keeper import Keeper
-from appliance.kernel.runs import FlowSlot, LiveRun, event_view
+from appliance.kernel.runs import FlowSlot, LiveRun, event_view, key_of
 from appliance.kernel.steps import DEFAULT_TIMEOUT, Steps
 from appliance.kernel.timers import Timers
 from appliance.store.journal import Journal
@@ -34,7 +37,7 @@ logger = logging.getLogger(__name__)
 #: A turn commits after this long even if more steps are ready, so that nobody waits for a busy flow.
 SLICE = 0.004
 #: Shortest time between two commits, so that under load many runs share one.
-COMPANY = 0.002
+COMPANY = 0.0025
 MAX_BATCH = 512
 RECENT_EVENTS = 2_000
 
@@ -86,6 +89,9 @@ class Engine:
         self.flows: dict[int, FlowSlot] = {}
         self.runs: dict[int, LiveRun] = {}
         self.ready: deque[tuple[LiveRun, int]] = deque()
+        #: Steps of flows with a priority: more urgent ones and, behind all of ``ready``, less urgent ones.
+        self.ranked: list[tuple[int, int, LiveRun, int]] = []
+        self._ranks = itertools.count()
         self.timers = Timers(time.monotonic, services.wall, ring)
         self.keeper = Keeper(journal, services, max_snapshot)
         self.steps = Steps(self)
@@ -105,6 +111,7 @@ class Engine:
         self._knock = threading.Event()
         self._gathering = False
         self._not_before = 0.0
+        self._last_company = 0
         self.draining = False
         self.closed = False
         self._commit_by: float | None = None
@@ -132,6 +139,9 @@ class Engine:
         if self.load() + len(submissions) > self.queue_bound:
             raise Busy(f"more than {self.queue_bound:,} runs are waiting for their turn", retry_after=1.0)
         self.post(lambda: self._accept_all(submissions))
+        if self.closed:
+            # It stopped right now, and nobody takes the message any more.
+            self._refuse_rest()
 
     def load(self) -> int:
         """Runs that want a turn now (parked ones want none)."""
@@ -157,19 +167,26 @@ class Engine:
             self._take_inbox()
             self.timers.fire()
             self._run_ready()
-            if self.keeper.pending and (not self.ready or self._slice_over()) and not self._more_to_come():
+            busy = self._has_ready()
+            if self.keeper.pending and (not busy or self._slice_over()) and not self._more_to_come():
                 self.commit()
-            if self._inbox or (self.ready and not self.draining) or self.keeper.pending:
+            if self._inbox or self.keeper.pending or self._has_ready():
                 continue
             self._idle = True
             if not self._inbox:
                 return
             self._idle = False
 
+    def _has_ready(self) -> bool:
+        return bool(self.ready or self.ranked) and not self.draining
+
     def _more_to_come(self) -> bool:
-        """Right behind a commit, wait a moment for company: a sync and its pages are paid for once for all."""
+        """Right behind a commit, wait a moment for company: a sync and its pages are paid for once for all.
+
+        Callers that were answered together mostly come back together, so as many as last time are enough.
+        """
         wait = self._not_before - time.monotonic()
-        if wait <= 0 or self.ready:
+        if wait <= 0 or self._has_ready() or self.keeper.gathered >= self._last_company:
             return False
         self._knock.clear()
         self._gathering = True
@@ -193,19 +210,30 @@ class Engine:
             self.closed = True
             for run in list(self.runs.values()):
                 self.steps.let_go(run)
+        self._refuse_rest()
+
+    def _refuse_rest(self) -> None:
+        """Every event is answered, those that came too late for the last turn too."""
+        while self._inbox:
+            try:
+                self._inbox.popleft()()
+            except Exception:
+                logger.exception("a message to the engine failed")
 
     def watch(self) -> None:
-        """The watchdog: runs that nothing moves any more are given another push; a held journal another try."""
+        """The watchdog: steps that take for ever are ended, runs that nothing moves any more get another push."""
         self.keeper.try_again()
         oldest = time.monotonic_ns() - int(DEFAULT_TIMEOUT * 1e9)
+        queued = {(run.id, index) for run, index in self.ready}
+        queued |= {(run.id, index) for _, _, run, index in self.ranked}
+        queued |= self.steps.fenced()
         for run in list(self.runs.values()):
             for flight in list(run.running.values()):
                 if not flight.timer and flight.started < oldest:
                     self.steps.timed_out(flight, DEFAULT_TIMEOUT)
             if run.state is RunState.RUNNING and not (run.running or run.parked or run.families):
-                waiting = {index for other, index in self.ready if other is run} | self.steps.fenced_of(run)
                 for index, status in enumerate(run.walk.status):
-                    if status == READY and index not in waiting:
+                    if status == READY and (run.id, index) not in queued:
                         logger.warning("watchdog: step %s of run %s was stuck", run.node(index).id, run.text)
                         self.push(run, index)
 
@@ -218,16 +246,23 @@ class Engine:
                 logger.exception("a message to the engine failed")
 
     def _run_ready(self) -> None:
-        if not self.ready or self.draining:
+        if not self._has_ready():
             return
         deadline = time.monotonic() + SLICE
         self._commit_by = deadline if self._commit_by is None else self._commit_by
-        ready, begin = self.ready, self.steps.begin
+        ready, ranked = self.ready, self.ranked
+        begin = self.steps.begin
         count = 0
-        while ready:
-            run, index = ready.popleft()
+        while ready or ranked:
+            if ranked and (not ready or ranked[0][0] < 0):
+                _, _, run, index = heapq.heappop(ranked)
+            else:
+                run, index = ready.popleft()
             if not run.ended:
-                begin(run, index)
+                try:
+                    begin(run, index)
+                except Exception as exc:
+                    self.steps.broke(run, index, exc)
             count += 1
             if not count & 15 and time.monotonic() > deadline:
                 return
@@ -241,8 +276,12 @@ class Engine:
         touched, callbacks = self.keeper.commit()
         # One that had no company will hardly get some.
         self._not_before = time.monotonic() + COMPANY if len(touched) > 1 else 0.0
+        self._last_company = len(touched)
         if self.live is not None:
-            self._tell(touched)
+            try:
+                self._tell(touched)
+            except Exception:
+                logger.exception("those who watch live could not be told")
         for callback in callbacks:
             try:
                 callback()
@@ -275,12 +314,14 @@ class Engine:
     def _accept_all(self, submissions: list[Submission]) -> None:
         for submission in submissions:
             try:
+                if self.closed:
+                    raise Busy("the engine is stopping", retry_after=5.0)
                 self.accept(submission)
             except Exception as exc:
                 error = exc if isinstance(exc, FlowError) else FlowError(f"{type(exc).__name__}: {exc}")
                 logger.warning("an event of flow %s was refused: %s", submission.flow, error)
                 if submission.refused is not None:
-                    submission.refused(error)
+                    _call(submission.refused, error)
 
     def accept(self, sub: Submission) -> LiveRun | None:
         """Make a run of an event, or recognise the event. Raises ``FlowError`` when no run can be made."""
@@ -301,7 +342,12 @@ class Engine:
         if sub.poison:
             self._end(run, RunState.DEAD, {"id": "poison", "message": sub.poison})
             return run
-        self._admit(run, sub)
+        try:
+            self._admit(run, sub)
+        except Exception as exc:
+            # It is a run by now, and those who wait for it are told how it ended.
+            logger.exception("run %s could not begin", run.text)
+            self.fail(run, {"id": getattr(exc, "id", "node-failed"), "message": f"the run could not begin: {exc}"})
         return run
 
     def _known(self, flow: FlowSlot, sub: Submission) -> bool:
@@ -309,7 +355,7 @@ class Engine:
         event = sub.event
         found: int | None = None
         if event.unique and event.id:
-            found = self.keeper.run_of_key(f"{flow.num}:{sub.trigger}:{event.id}")
+            found = self.keeper.run_of_key(key_of(flow.num, sub.trigger, event.id))
         elif event.redelivered and event.id:
             found = self._recent(flow, sub.trigger, event.id)
         if found is None:
@@ -322,7 +368,8 @@ class Engine:
             if running is not None:
                 running.on_end.append(sub.ended)
             elif sub.refused is not None:
-                sub.refused(AlreadyRan(text))
+                refused = sub.refused
+                self.keeper.after_commit(lambda: refused(AlreadyRan(text)))
         return True
 
     def _recent(self, flow: FlowSlot, trigger: str, event_id: str) -> int | None:
@@ -346,24 +393,29 @@ class Engine:
         run.walk.payload = event.payload
         item = list(sub.item) if sub.item else None
         run.event_data, run.walk.payload = self.keeper.pack_event(run, event, sub.kind, item)
-        if event.unique and event.id:
-            self.keeper.remember_key(f"{flow.num}:{sub.trigger}:{event.id}", run.id)
         if event.cursor is not None:
             self.keeper.state_ops(run, {f"@cursor:{sub.trigger}": event.cursor})
+        if event.unique and event.id:
+            self.keeper.remember_key(key_of(flow.num, sub.trigger, event.id), run.id)
         if sub.committed is not None:
             committed, text = sub.committed, run.text
             self.keeper.after_commit(lambda: committed(text))
         if sub.ended is not None:
             run.on_end.append(sub.ended)
-        self.runs[run.id] = run
-        flow.active[run.id] = run
+        self.hold(run)
         self.keeper.touch(run)
         return run
+
+    def hold(self, run: LiveRun) -> None:
+        """The run is under way from here."""
+        self.runs[run.id] = run
+        run.flow.active[run.id] = run
+        run.flow.inner += bool(run.place)
 
     def _admit(self, run: LiveRun, sub: Submission) -> None:
         """Start the run now, later or not at all, as its flow's mode says."""
         flow, settings = run.flow, run.flow_plan.settings
-        others = len(flow.active) - 1 - len(flow.queue)
+        others = flow.under_way() - 1
         if sub.prepare is not None:
             sub.prepare(run)
         if sub.bypass_mode or not others:
@@ -392,29 +444,38 @@ class Engine:
             run.needs_update = run.row_written
             self.keeper.touch(run)
         walk = run.walk
-        if run.plan.timeout is not None and run.parent is None:
-            limit = run.plan.timeout
-            self.timers.after(limit, lambda: self.run_timeout(run, limit))
+        self.limit(run, 0.0)
         ready = walk.start()
         if run.seeds:
             ready = self._plant(run)
         for index in ready:
             self.push(run, index)
+        if not walk.remaining:
+            self.succeed(run)
+
+    def limit(self, run: LiveRun, gone: float) -> None:
+        """Arm the timeout of the whole run, of which ``gone`` seconds are over."""
+        limit = run.plan.timeout
+        if limit is not None and run.parent is None:
+            run.timer = self.timers.after(max(0.0, limit - gone), lambda: self.run_timeout(run, limit))
 
     def _plant(self, run: LiveRun) -> list[int]:
         """Settle what a replay takes over; returns what is ready then."""
         seeds, run.seeds = run.seeds, []
         for seed in seeds:
-            self.keeper.record(run, seed)
             fired = (seed.extra or {}).get("fired")
             run.walk.settle(seed.node, seed.port, seed.value, judge_for(self.services, run, seed.node), fired)
+            if run.node(seed.node).conditional:
+                seed.extra = {"fired": run.walk.fired_edges}
+            self.keeper.record(run, seed)
         run.walk.force_overrides()
         return [index for index, status in enumerate(run.walk.status) if status == READY]
 
     def push(self, run: LiveRun, index: int) -> None:
         """A step is ready."""
-        if run.flow_plan.settings.priority > 0:
-            self.ready.appendleft((run, index))
+        priority = run.flow_plan.settings.priority
+        if priority:
+            heapq.heappush(self.ranked, (-priority, next(self._ranks), run, index))
         else:
             self.ready.append((run, index))
 
@@ -461,30 +522,40 @@ class Engine:
         self._end(run, RunState.SUCCEEDED, None)
 
     def _end(self, run: LiveRun, state: RunState, error: dict[str, Any] | None) -> None:
-        run.state = state
-        run.error = error
+        if run.ended:
+            return
+        before, run.state = run.state, state
         if state is RunState.DEAD:
             run.letter = Letter.OPEN
         run.finished = int(self.services.wall() * 1e6)
         run.needs_update = run.row_written
-        if error is not None:
-            run.error = self.keeper.clean(error)
+        run.error = self.keeper.clean(error) if error is not None else None
         self.keeper.touch(run)
-        self.steps.abandon(run)
-        self.families.abandon(run)
+        self._forget(run, before)
         self.counts[state.label] = self.counts.get(state.label, 0) + 1
-        self.runs.pop(run.id, None)
-        run.flow.active.pop(run.id, None)
-        if run in run.flow.queue:
-            run.flow.queue.remove(run)
         if run.on_end:
             callbacks, run.on_end = run.on_end, []
-            self.keeper.after_commit(lambda: [callback(run) for callback in callbacks])
+            for callback in callbacks:
+                self.keeper.after_commit(partial(callback, run))
         if run.parent is not None:
             self.families.child_ended(run)
         elif self.listeners and state is not RunState.SKIPPED:
             self._announce(run)
         self.next_in_queue(run.flow)
+
+    def _forget(self, run: LiveRun, before: RunState) -> None:
+        """Let go of all that a run held while it was under way."""
+        if before is RunState.WAITING:
+            self.keeper.waiting -= 1
+        if run.timer:
+            self.timers.cancel(run.timer)
+        self.steps.abandon(run)
+        self.families.abandon(run)
+        if self.runs.pop(run.id, None) is not None:
+            run.flow.inner -= bool(run.place)
+        run.flow.active.pop(run.id, None)
+        if before is RunState.QUEUED and run in run.flow.queue:
+            run.flow.queue.remove(run)
 
     def _announce(self, run: LiveRun) -> None:
         output = run.output() if run.state is RunState.SUCCEEDED else None
@@ -498,8 +569,7 @@ class Engine:
     def next_in_queue(self, flow: FlowSlot) -> None:
         while flow.queue:
             settings = flow.queue[0].flow_plan.settings
-            under_way = len(flow.active) - len(flow.queue)
-            if under_way >= (settings.max_runs if settings.mode == "parallel" else 1):
+            if flow.under_way() >= (settings.max_runs if settings.mode == "parallel" else 1):
                 return
             self.start(flow.queue.popleft())
 
@@ -520,6 +590,13 @@ class Engine:
     def note(self, run: LiveRun, text: str) -> None:
         """Keep a line about the run as a whole."""
         self.keeper.record(run, Record(trace.NOTE, 0, 0, self.keeper.since(run), 0, "", text))
+
+
+def _call(callback: Callable[[Any], Any], value: Any) -> None:
+    try:
+        callback(value)
+    except Exception:
+        logger.exception("a callback of an event failed")
 
 
 class AlreadyRan(FlowError):

@@ -43,12 +43,19 @@ class Families:
 
     def go_on(self, family: Family) -> None:
         """Start children until enough are under way; wake the parent when none is left."""
+        if family.starting:
+            # A child that ended while it was being started: the loop below goes on by itself.
+            return
         total = len(family.spawn.items)
-        while family.next < total and len(family.active) < family.spawn.concurrency:
-            position = family.next
-            family.next += 1
-            if family.results[position] is None and position not in family.active:
-                self._start(family, position)
+        family.starting = True
+        try:
+            while family.next < total and len(family.active) < family.spawn.concurrency and not family.run.ended:
+                position = family.next
+                family.next += 1
+                if family.results[position] is None and position not in family.active:
+                    self._start(family, position)
+        finally:
+            family.starting = False
         if family.open == 0 and family.run.families.get(family.index) is family:
             self._gathered(family)
 
@@ -118,7 +125,7 @@ class Families:
             return
         self.note(family, position, result_of(child))
         if child.state is not RunState.SUCCEEDED and spawn.stop_on_error:
-            self._stop(family)
+            self.stop(family)
         self.go_on(family)
 
     def _again(self, family: Family, position: int) -> None:
@@ -131,7 +138,7 @@ class Families:
             family.results[position] = result
             family.open -= 1
 
-    def _stop(self, family: Family) -> None:
+    def stop(self, family: Family) -> None:
         """The first failure ends the rest."""
         for position, child in list(family.active.items()):
             family.active.pop(position, None)

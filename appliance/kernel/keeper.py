@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from appliance.contracts import Event
+from appliance.contracts import Event, NodeError
 from appliance.engine import trace
-from appliance.engine.states import RunState
 from appliance.engine.trace import Record
 from appliance.kernel.context import Services
 from appliance.kernel.runs import LiveRun
+from appliance.kernel.state import GONE
 from appliance.store.journal import Batch, Journal, StateOp
 from appliance.store.shards import StoreFailure
 
@@ -57,6 +57,11 @@ class Keeper:
         """True if something happened since the last commit."""
         return self._fresh
 
+    @property
+    def gathered(self) -> int:
+        """Runs that the next commit writes."""
+        return len(self._touched)
+
     def since(self, run: LiveRun) -> int:
         """Microseconds since the run was accepted."""
         return max(0, int(self._services.wall() * 1e6) - run.accepted)
@@ -77,7 +82,7 @@ class Keeper:
         """Keep a record; returns its value as it was kept (secrets are gone from it)."""
         try:
             data = trace.encode(record)
-        except (TypeError, ValueError, OverflowError) as exc:
+        except Exception as exc:
             record = _readable(record, exc)
             data = trace.encode(record)
         if self.found_secret(data):
@@ -106,8 +111,13 @@ class Keeper:
             }
         return Record(record.kind, record.node, record.attempt, record.at, record.took, record.port, value, extra)
 
-    def _blob(self, run: LiveRun, value: Any) -> dict[str, Any]:
-        return self._services.blobs.put(trace.pack(value), "application/x-flowork-value")
+    def _blob(self, run: LiveRun, value: Any) -> Any:
+        """The reference to a value that was put aside, or the value itself if the disk refused."""
+        try:
+            return self._services.blobs.put(trace.pack(value), "application/x-flowork-value")
+        except NodeError as exc:
+            logger.warning("a value of run %s stays in its record: %s", run.text, exc)
+            return value
 
     def _note_blobs(self, run: LiveRun, data: bytes) -> None:
         """The run uses these blobs: they stay for as long as it is kept."""
@@ -121,25 +131,35 @@ class Keeper:
 
     def pack_event(self, run: LiveRun, event: Event, kind: str, item: list[int] | None) -> tuple[bytes, Any]:
         """The event for the run's row, and its payload as kept. Form: ``[id, view, payload, item]``."""
-        view, payload = run.event, event.payload
-        data = _pack_safely([event.id, view, payload, item])
+        head, view, payload = event.id, run.event, event.payload
+        try:
+            data = trace.pack([head, view, payload, item])
+        except Exception:
+            head, view, payload = packable(head), packable(view), packable(payload)
+            data = trace.pack([head, view, payload, item])
         if self.found_secret(data):
-            view, payload = self.scrub(view), self.scrub(payload)
-            run.event = view
-            data = _pack_safely([event.id, view, payload, item])
+            head, view, payload = self.scrub(head), self.scrub(view), self.scrub(payload)
+            data = trace.pack([head, view, payload, item])
+        run.event = view
         if len(data) > self._max_snapshot:
-            data = trace.pack([event.id, view, self._blob(run, payload), item])
+            data = trace.pack([head, view, self._blob(run, payload), item])
         if b"$blob" in data:
             self._note_blobs(run, data)
         return data, payload
 
     def clean(self, value: Any) -> Any:
-        """A value without secrets."""
-        return self.scrub(value) if self.found_secret(trace.pack(value)) else value
+        """A value without secrets, that can be packed."""
+        try:
+            data = trace.pack(value)
+        except Exception:
+            value = packable(value)
+            data = trace.pack(value)
+        return self.scrub(value) if self.found_secret(data) else value
 
     def state_ops(self, run: LiveRun, changes: dict[str, Any]) -> None:
         """Change durable values of the run's flow together with the run."""
-        self._ops += [(run.id, op) for op in self._services.states.apply(run.flow.num, changes)]
+        kept = {key: value if value is GONE else self.clean(value) for key, value in changes.items()}
+        self._ops += [(run.id, op) for op in self._services.states.apply(run.flow.num, kept)]
         self.touch(run)
 
     def remember_key(self, key: str, run: int) -> None:
@@ -156,7 +176,7 @@ class Keeper:
         self._fresh = False
         touched, self._touched = self._touched, []
         callbacks, self._callbacks = self._callbacks, []
-        if touched:
+        if touched or self._ops:
             batch = self._batch(touched)
             if self._write(batch):
                 self._kept(touched)
@@ -166,9 +186,18 @@ class Keeper:
         return touched, callbacks
 
     def try_again(self) -> None:
-        """If the journal was given up, write what is held at the next commit."""
-        if self.degraded and self._touched:
+        """If the journal was given up, see whether it can be written again."""
+        if not self.degraded:
+            return
+        if self._touched or self._ops:
             self._fresh = True
+            return
+        try:
+            self._journal.probe()
+        except StoreFailure as exc:
+            self.degraded = str(exc)
+        else:
+            self._recovered()
 
     def _batch(self, touched: list[LiveRun]) -> Batch:
         batch = Batch()
@@ -202,9 +231,27 @@ class Keeper:
             self._journal.commit(batch)
         except StoreFailure as exc:
             return self._second_try(batch, exc)
+        except Exception:
+            logger.exception("a batch cannot be written as it is; its runs are written one by one")
+            return self._one_by_one(batch)
         if self.degraded:
-            logger.warning("the journal can be written again; %d runs left no history", self.lost_history)
-            self.degraded = ""
+            self._recovered()
+        return True
+
+    def _recovered(self) -> None:
+        logger.warning("the journal can be written again; %d runs left no history", self.lost_history)
+        self.degraded = ""
+
+    def _one_by_one(self, batch: Batch) -> bool:
+        """Something in the batch is nothing that a file takes: the run that it belongs to is lost, no other."""
+        for part in batch.split(lambda run: run).values():
+            try:
+                self._journal.commit(part)
+            except StoreFailure as exc:
+                return self._second_try(batch, exc)
+            except Exception:
+                self.lost_history += 1
+                logger.exception("a run cannot be written and is lost from the history")
         return True
 
     def _second_try(self, batch: Batch, failure: StoreFailure) -> bool:
@@ -213,7 +260,7 @@ class Keeper:
                 self.make_room()
                 self._journal.commit(batch)
                 return True
-        except (StoreFailure, OSError) as exc:
+        except Exception as exc:
             failure = exc if isinstance(exc, StoreFailure) else StoreFailure(str(exc))
         if not self.degraded:
             logger.critical("the journal cannot be written: %s. Flows go on, history does not", failure)
@@ -222,29 +269,54 @@ class Keeper:
         return False
 
     def _hold(self, touched: list[LiveRun]) -> None:
-        """The disk refused: keep what still matters in memory for the next try, let go of the rest."""
-        for run in touched:
-            over = run.state >= RunState.SUCCEEDED and not run.row_written
-            if over or len(self._touched) >= MAX_HELD:
-                run.dirty = False
-                run.records = []
-                self.lost_history += 1
-            else:
-                self._touched.append(run)
+        """The disk refused: keep what still matters in memory for the next try, let go of the rest.
+
+        Runs that the journal knows are all kept: it must hear how they went on, or they are done again.
+        """
+        known = [run for run in touched if run.row_written]
+        fresh = [run for run in touched if not run.row_written and not run.ended]
+        self._touched = known + fresh[:MAX_HELD]
+        for run in [run for run in touched if run.ended and not run.row_written] + fresh[MAX_HELD:]:
+            # With half of its records a run would do the other half again: it stays out of the journal (and dirty,
+            # so that nothing touches it any more).
+            run.dirty, run.records = True, Nowhere()
+            self.lost_history += 1
         held = {run.id for run in self._touched}
-        self._ops = [(run, op) for run, op in self._ops if run in held]
+        newest = {(op.flow, op.key): (run, op) for run, op in self._ops}
+        self._ops = sorted(newest.values(), key=lambda entry: entry[1].ver)
         self._blobs = [(digest, run) for digest, run in self._blobs if run in held]
+        for key in list(self._keys)[: -MAX_HELD * 2]:
+            del self._keys[key]
+
+
+class Nowhere(list[bytes]):
+    """The records of a run that is not kept."""
+
+    def append(self, record: bytes) -> None:
+        """Forget it."""
+
+
+def packable(value: Any) -> Any:
+    """The value if it can be packed, else what it looks like."""
+    try:
+        trace.pack(value)
+    except Exception as exc:
+        return {"unserializable": _shown(value), "reason": _shown(exc, str)}
+    return value
+
+
+def _shown(value: Any, show: Callable[[Any], str] = repr) -> str:
+    try:
+        return show(value)[:2000].encode(errors="backslashreplace").decode()
+    except Exception:
+        return f"a {type(value).__name__}"
 
 
 def _readable(record: Record, problem: Exception) -> Record:
-    """A record whose value no file can hold, with the value said in words."""
-    value = {"unserializable": repr(record.value)[:2000], "reason": str(problem)}
-    return Record(record.kind, record.node, record.attempt, record.at, record.took, record.port, value, None)
-
-
-def _pack_safely(value: Any) -> bytes:
-    try:
-        return trace.pack(value)
-    except (TypeError, ValueError, OverflowError) as exc:
-        head, view, payload, item = value
-        return trace.pack([head, view, {"unserializable": repr(payload)[:2000], "reason": str(exc)}, item])
+    """A record that no file can hold, with those values said in words that are at fault."""
+    extra = None
+    if record.extra is not None:
+        extra = {key: packable(value) for key, value in record.extra.items()}
+    value, port = packable(record.value), _shown(record.port, str)
+    logger.warning("a step gave a value that cannot be kept: %s", _shown(problem, str))
+    return Record(record.kind, record.node, record.attempt, record.at, record.took, port, value, extra)

@@ -17,11 +17,15 @@ from appliance.engine.trace import Record, records_of
 from appliance.kernel.context import judge_for
 from appliance.kernel.engine import Engine
 from appliance.kernel.families import result_of
-from appliance.kernel.runs import FlowSlot, LiveRun
-from appliance.store.journal import RunRow, ended
+from appliance.kernel.runs import Family, FlowSlot, LiveRun
+from appliance.store.journal import Batch, RunRow, RunUpdate, ended
+from appliance.store.runids import to_text
+from appliance.store.shards import StoreFailure
 
 logger = logging.getLogger(__name__)
 
+#: Shards in which runs may be that another process accepted.
+NEWEST = 2
 ASK_UNVERIFIED = {"title": "Was it done?", "choices": ["retry", "skip", "fail"]}
 
 
@@ -31,21 +35,35 @@ class Recovery:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._open: dict[int, dict[int, Unfinished]] = {}
+        #: When a run's first step began, in seconds behind its acceptance.
+        self._began: dict[int, float] = {}
 
     def all(self) -> int:
         """Take up every run under way; returns how many."""
-        taken = [run for row, chunks in self._engine.journal.under_way() if (run := self._take(row, chunks))]
-        for run in taken:
-            self._go_on(run)
-        return len(taken)
+        return self._take_all(list(self._engine.journal.under_way()))
 
     def strays(self) -> int:
-        """Take up runs that are in the journal and not in memory: accepted by the gateway while no kernel ran."""
+        """Take up runs that are in the journal and not in memory: accepted by the gateway while no kernel ran.
+
+        They are in the newest shards, so an idle engine need not open the others again and again.
+        """
+        if self._engine.draining:
+            return 0
+        # What has ended in memory must not look as if it were under way.
+        self._engine.commit()
+        if self._engine.keeper.degraded:
+            return 0
         known = self._engine.runs
-        rows = [(row, chunks) for row, chunks in self._engine.journal.under_way() if row.id not in known]
+        return self._take_all([entry for entry in self._engine.journal.under_way(NEWEST) if entry[0].id not in known])
+
+    def _take_all(self, rows: list[tuple[RunRow, list[bytes]]]) -> int:
         taken = [run for row, chunks in rows if (run := self._take(row, chunks))]
         for run in taken:
-            self._go_on(run)
+            try:
+                self._go_on(run)
+            except Exception as exc:
+                logger.exception("run %s cannot go on", run.text)
+                self._engine.fail(run, unrecoverable(exc))
         return len(taken)
 
     def _take(self, row: RunRow, chunks: list[bytes]) -> LiveRun | None:
@@ -59,8 +77,7 @@ class Recovery:
             logger.exception("run %s cannot be taken up", row.id)
             self._give_up(row, exc)
             return None
-        self._engine.runs[run.id] = run
-        flow.active[run.id] = run
+        self._engine.hold(run)
         return run
 
     def restore(self, flow: FlowSlot, row: RunRow, chunks: list[bytes]) -> LiveRun:
@@ -78,6 +95,7 @@ class Recovery:
         run.row_written, run.chunks = True, len(chunks)
         if run.state is not RunState.QUEUED:
             records = [self.whole(record) for record in records_of([row.steps, *chunks])]
+            self._began[run.id] = next((record.at for record in records), 0) / 1e6
             self.overrides(run, view)
             self._open[run.id] = recover(run.walk, records, judge_for(engine.services, run, 0))
             for index, unfinished in self._open[run.id].items():
@@ -101,13 +119,14 @@ class Recovery:
             run.walk.payload = self._engine.keeper.unpack(view.get("replay_payload"))
 
     def _give_up(self, row: RunRow, exc: Exception) -> None:
-        from appliance.store.journal import Batch, RunUpdate
-
-        error = trace.pack({"id": "unrecoverable", "message": f"the run cannot be taken up: {exc}"})
         batch = Batch()
         finished = int(self._engine.services.wall() * 1e6)
+        error = trace.pack(unrecoverable(exc))
         batch.updates.append(RunUpdate(row.id, RunState.FAILED, finished, error, Letter.OPEN))
-        self._engine.journal.commit(batch)
+        try:
+            self._engine.journal.commit(batch)
+        except StoreFailure as failure:
+            logger.error("run %s stays as it is: %s", row.id, failure)
 
     def _go_on(self, run: LiveRun) -> None:
         engine = self._engine
@@ -116,14 +135,22 @@ class Recovery:
             engine.post(lambda: engine.next_in_queue(run.flow))
             return
         run.state = RunState.RUNNING
-        unfinished = self._open.pop(run.id, {})
-        for index, status in enumerate(run.walk.status):
-            if status == READY and index not in unfinished:
+        unfinished, began = self._open.pop(run.id, {}), self._began.pop(run.id, 0.0)
+        if run.parent is not None and run.parent not in engine.runs:
+            engine.cancel(run, "the run that started it has ended")
+            return
+        engine.limit(run, max(0.0, engine.services.wall() - run.accepted / 1e6 - began))
+        ready = [index for index, status in enumerate(run.walk.status) if status == READY]
+        for index in ready:
+            if index not in unfinished:
                 engine.push(run, index)
         for index, step in unfinished.items():
-            self._resume(run, index, step)
-        if run.walk.finished and not run.ended:
+            if not run.ended:
+                self._resume(run, index, step)
+        if run.walk.finished:
             engine.succeed(run)
+        elif not (ready or unfinished or run.ended):
+            raise ValueError("its records lead nowhere")
 
     def _resume(self, run: LiveRun, index: int, step: Unfinished) -> None:
         engine, extra = self._engine, step.record.extra or {}
@@ -177,18 +204,34 @@ class Recovery:
             if item and item[0] == index:
                 family.attempts[item[1]] = family.attempts.get(item[1], 0) + 1
                 newest[item[1]] = (row, chunks)
+        self._gather(family, newest)
+        self._engine.post(lambda: families.go_on(family))
+
+    def _gather(self, family: Family, newest: dict[int, tuple[RunRow, list[bytes]]]) -> None:
+        """The results of the children that have ended; those that are under way are waited for."""
+        families, spawn = self._engine.families, family.spawn
         for position, (row, chunks) in newest.items():
             live = self._engine.runs.get(row.id)
             if live is not None:
                 family.active[position] = live
             elif ended(row.state):
-                retry = row.state == RunState.FAILED and family.attempts[position] < attempts
+                retry = row.state == RunState.FAILED and family.attempts[position] < spawn.attempts
                 if not retry:
                     families.note(family, position, self._result(row, chunks))
-        self._engine.post(lambda: families.go_on(family))
+        if spawn.stop_on_error and any(result is not None and not result["ok"] for result in family.results):
+            families.stop(family)
 
     def _result(self, row: RunRow, chunks: list[bytes]) -> dict[str, Any]:
         flow = self._engine.slot(row.flow) or FlowSlot(row.flow, "", "", "home", None)
-        child = self.restore(flow, row, chunks)
+        try:
+            child = self.restore(flow, row, chunks)
+        except Exception as exc:
+            return {"ok": False, "error": unrecoverable(exc), "run": to_text(row.id)}
         self._open.pop(child.id, None)
+        self._began.pop(child.id, None)
         return result_of(child)
+
+
+def unrecoverable(exc: Exception) -> dict[str, str]:
+    """The error of a run of which the journal does not hold enough."""
+    return {"id": "unrecoverable", "message": f"the run cannot be taken up: {type(exc).__name__}: {exc}"}

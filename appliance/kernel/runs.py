@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +21,7 @@ from appliance.store.runids import to_text
 class FlowSlot:
     """One flow: which version is live, and its runs under way."""
 
-    __slots__ = ("active", "id", "live", "name", "num", "queue", "workspace")
+    __slots__ = ("active", "id", "inner", "live", "name", "num", "queue", "workspace")
 
     def __init__(self, num: int, flow: str, name: str, workspace: str, live: int | None) -> None:
         self.num = num
@@ -29,6 +31,12 @@ class FlowSlot:
         self.live = live
         self.active: dict[int, LiveRun] = {}
         self.queue: deque[LiveRun] = deque()
+        #: How many of the active ones run a body inside another run.
+        self.inner = 0
+
+    def under_way(self) -> int:
+        """Runs that count for the flow's mode: neither in its queue nor inside another run."""
+        return len(self.active) - self.inner - len(self.queue)
 
 
 class Parked:
@@ -50,13 +58,14 @@ class Parked:
 class Family:
     """The children of one ``Spawn``."""
 
-    __slots__ = ("active", "attempts", "index", "next", "open", "results", "run", "spawn")
+    __slots__ = ("active", "attempts", "index", "next", "open", "results", "run", "spawn", "starting")
 
     def __init__(self, run: LiveRun, index: int, spawn: Spawn) -> None:
         self.run = run
         self.index = index
         self.spawn = spawn
         self.next = 0
+        self.starting = False
         self.active: dict[int, LiveRun] = {}
         self.attempts: dict[int, int] = {}
         self.open = len(spawn.items)
@@ -95,6 +104,7 @@ class LiveRun:
         "seeds",
         "state",
         "text",
+        "timer",
         "trigger",
         "version",
         "walk",
@@ -134,6 +144,8 @@ class LiveRun:
         self.on_end: list[Callable[[LiveRun], None]] = []
         self.news: list[dict[str, Any]] = []
         self.seeds: list[Record] = []
+        #: The timer of the whole run's timeout.
+        self.timer = 0
 
     @property
     def ended(self) -> bool:
@@ -169,6 +181,12 @@ class LiveRun:
         """The changed columns of a run that the journal has."""
         error = trace.pack(self.error) if self.error is not None else None
         return RunUpdate(self.id, int(self.state), self.finished, error, int(self.letter))
+
+
+def key_of(flow: int, trigger: str, event_id: str) -> str:
+    """What a unique event is remembered by: short however long its id is, and without what may be secret in it."""
+    digest = hashlib.blake2b(event_id.encode(errors="surrogatepass"), digest_size=15).digest()
+    return f"{flow}:{trigger}:{base64.urlsafe_b64encode(digest).decode()}"
 
 
 def event_view(event: Event, kind: str, trigger: str, now: float) -> dict[str, Any]:

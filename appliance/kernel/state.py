@@ -14,7 +14,8 @@ from appliance.store.journal import StateOp
 
 MAX_VALUE = 262_144
 MAX_KEYS = 10_000
-_GONE = object()
+#: What a deleted value is changed to.
+GONE: Any = object()
 
 
 class FlowStates:
@@ -32,7 +33,7 @@ class FlowStates:
         for flow, key, value in rows:
             self._values.setdefault(flow, {})[key] = value
         for op in ops:
-            self._put(op.flow, op.key, _GONE if op.value is None else trace.unpack(op.value))
+            self._put(op.flow, op.key, GONE if op.value is None else trace.unpack(op.value))
             self._changed[op.flow, op.key] = op
             self.version = max(self.version, op.ver)
 
@@ -46,14 +47,14 @@ class FlowStates:
         for key, value in changes.items():
             self._put(flow, key, value)
             self.version += 1
-            op = StateOp(self.version, flow, key, None if value is _GONE else trace.pack(value))
+            op = StateOp(self.version, flow, key, None if value is GONE else trace.pack(value))
             self._changed[flow, key] = op
             ops.append(op)
         return ops
 
     def _put(self, flow: int, key: str, value: Any) -> None:
         values = self._values.setdefault(flow, {})
-        if value is _GONE:
+        if value is GONE:
             values.pop(key, None)
         else:
             values[key] = value
@@ -80,7 +81,7 @@ class StepState:
 
     def get(self, key: str, default: Any = None) -> Any:
         value = self.changes.get(key, self._values.get(key, default))
-        return default if value is _GONE else value
+        return default if value is GONE else value
 
     def set(self, key: str, value: Any) -> None:
         """Raises ``ConfigError`` for a value over 256 KiB or more than 10,000 keys."""
@@ -91,8 +92,8 @@ class StepState:
         self.changes[key] = value
 
     def delete(self, key: str) -> None:
-        self.changes[key] = _GONE
+        self.changes[key] = GONE
 
     def keys(self) -> list[str]:
         names = dict.fromkeys(self._values) | dict.fromkeys(self.changes)
-        return [name for name in names if self.changes.get(name) is not _GONE]
+        return [name for name in names if self.changes.get(name) is not GONE]

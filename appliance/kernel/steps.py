@@ -11,10 +11,25 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any
 
-from appliance.contracts import Effect, ExpressionError, FlowError, Out, Park, Pending, Spawn, TimedOut, Wake, seconds
+import msgspec
+
+from appliance.contracts import (
+    Effect,
+    ExpressionError,
+    FlowError,
+    NodeError,
+    Out,
+    Park,
+    Pending,
+    Spawn,
+    TimedOut,
+    Wake,
+    seconds,
+)  # fmt: skip
 from appliance.engine import trace
 from appliance.engine.states import RunState
 from appliance.engine.trace import Record
+from appliance.engine.validate import ERROR_PORT
 from appliance.kernel.context import StepContext, judge_for
 from appliance.kernel.io import Io
 from appliance.kernel.runs import LiveRun, Parked
@@ -76,7 +91,7 @@ class Steps:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._keeper = engine.keeper
-        self._fenced: list[tuple[LiveRun, int, int]] = []
+        self._fenced: list[tuple[LiveRun, int, int, Wake | None]] = []
         self._async: dict[type, tuple[bool, bool]] = {}
         self.io = Io()
 
@@ -95,19 +110,44 @@ class Steps:
         if node.effect is Effect.PURE:
             self._execute(run, index, attempt, None)
             return
-        if node.effect is Effect.ONCE:
+        self._fence(run, index, attempt, None)
+
+    def _fence(self, run: LiveRun, index: int, attempt: int, wake: Wake | None) -> None:
+        """Execute a step with an effect as soon as all that led to it is on disk."""
+        if run.plan.nodes[index].effect is Effect.ONCE:
             self._record(run, Record(trace.INTENT, index, attempt, self._keeper.since(run), 0, "", None))
         if run.dirty:
-            self._fenced.append((run, index, attempt))
+            self._fenced.append((run, index, attempt, wake))
         else:
-            self._execute(run, index, attempt, None)
+            self._execute(run, index, attempt, wake)
 
     def begin_fenced(self) -> None:
         """Everything that led to these steps is on disk now."""
         fenced, self._fenced = self._fenced, []
-        for run, index, attempt in fenced:
-            if not run.ended:
-                self._execute(run, index, attempt, None)
+        for run, index, attempt, wake in fenced:
+            if run.ended:
+                continue
+            if self._engine.draining and wake is None:
+                self._take_back(run, index, attempt)
+                continue
+            try:
+                self._execute(run, index, attempt, wake)
+            except Exception as exc:
+                self.broke(run, index, exc)
+
+    def _take_back(self, run: LiveRun, index: int, attempt: int) -> None:
+        """The engine stops before a step began: its intent must not look like one that was cut off."""
+        if run.node(index).effect is Effect.ONCE:
+            error = {"id": "stopped", "message": "the engine was stopped before this began", "node": run.node(index).id}
+            extra = {"again": self._engine.services.wall()}
+            at = self._keeper.since(run)
+            self._record(run, Record(trace.RETRY, index, attempt - 1, at, 0, "", error, extra))
+
+    def broke(self, run: LiveRun, index: int, exc: Exception) -> None:
+        """Something failed that should not have: the run ends, and says so."""
+        logger.error("step %s of run %s failed inside the engine", run.node(index).id, run.text, exc_info=exc)
+        if not run.ended:
+            self._engine.fail(run, describe(exc, run.node(index).id))
 
     def _execute(self, run: LiveRun, index: int, attempt: int, wake: Wake | None) -> None:
         node = run.plan.nodes[index]
@@ -164,6 +204,8 @@ class Steps:
     def _fly(self, flight: Flight, limit: float | None) -> None:
         """The step is under way; without a timeout of its own the watchdog looks after it."""
         flight.run.running[flight.index] = flight
+        if flight.run.state is RunState.WAITING:
+            self._settle_state(flight.run)
         if limit is not None:
             flight.timer = self._engine.timers.after(limit, lambda: self.timed_out(flight, limit))
         self._news(flight.run, flight.index, "started", flight.attempt)
@@ -199,10 +241,22 @@ class Steps:
         run.running.pop(flight.index, None)
         if flight.timer:
             self._engine.timers.cancel(flight.timer)
+        try:
+            self._land(flight, value, error)
+        except Exception as exc:
+            self.broke(run, flight.index, exc)
+        if (run.parked or run.families) and not run.ended:
+            self._settle_state(run)
+
+    def _land(self, flight: Flight, value: Any, error: BaseException | None) -> None:
         if error is not None:
             self._failed(flight, error)
         elif isinstance(value, Out):
-            self._done(flight, value.port, value.value)
+            port: Any = value.port
+            if isinstance(port, str):
+                self._done(flight, port, value.value)
+            else:
+                self._failed(flight, NodeError(f"{port!r} is not the name of a port", retryable=False))
         elif isinstance(value, Park):
             self._park(flight, value)
         elif isinstance(value, Spawn):
@@ -239,8 +293,12 @@ class Steps:
             judge = judge_for(self._engine.services, run, index)
             try:
                 ready = walk.settle(index, port, value, judge)
-            except ExpressionError as exc:
-                self._failed(flight, exc)
+            except Exception as exc:
+                error = exc if isinstance(exc, ExpressionError) else ExpressionError(f"{type(exc).__name__}: {exc}")
+                if port == ERROR_PORT:
+                    self._fail(flight, describe(error, node.id), extra)
+                else:
+                    self._failed(flight, error)
                 return
             extra = {**(extra or {}), "fired": walk.fired_edges}
         kind, kept = (trace.SAME, None) if value is flight.payload else (trace.DONE, value)
@@ -254,7 +312,7 @@ class Steps:
         self._after_step(flight)
         for following in ready:
             self._engine.push(run, following)
-        if walk.remaining == 0:
+        if walk.remaining == 0 and not run.ended:
             self._engine.succeed(run)
 
     def _after_step(self, flight: Flight) -> None:
@@ -282,10 +340,14 @@ class Steps:
             self._record(run, Record(trace.RETRY, index, attempt, flight.at, took, "", error, extra))
             self.retry_in(run, index, delay)
         elif node.wired_error:
-            self._done(flight, "error", {"error": self._keeper.clean(error), "payload": flight.payload})
+            self._done(flight, ERROR_PORT, {"error": self._keeper.clean(error), "payload": flight.payload})
         else:
-            self._record(run, Record(trace.FAILED, index, attempt, flight.at, took, "", error, extra))
-            self._engine.fail(run, error)
+            self._fail(flight, error, extra)
+
+    def _fail(self, flight: Flight, error: dict[str, Any], extra: dict[str, Any] | None) -> None:
+        run, took = flight.run, self._took(flight)
+        self._record(run, Record(trace.FAILED, flight.index, flight.attempt, flight.at, took, "", error, extra))
+        self._engine.fail(run, error)
 
     def retry_in(self, run: LiveRun, index: int, delay: float) -> None:
         """Try a step again later."""
@@ -305,13 +367,16 @@ class Steps:
 
     def _park(self, flight: Flight, park: Park) -> None:
         run, index = flight.run, flight.index
+        until = None if park.until is None else float(park.until)
+        ask = None if park.ask is None else self._keeper.clean(dict(park.ask))
         extra: dict[str, Any] = self._extra(flight) or {}
-        extra |= {"until": park.until, "signals": list(park.signals), "ask": park.ask}
-        extra = {key: value for key, value in extra.items() if value}
+        extra |= {"until": until, "signals": list(park.signals), "ask": ask}
+        extra = {key: value for key, value in extra.items() if value or key == "until"}
         took = self._took(flight)
-        self._record(run, Record(trace.PARKED, index, flight.attempt, flight.at, took, "", park.memo, extra))
+        memo = self._record(run, Record(trace.PARKED, index, flight.attempt, flight.at, took, "", park.memo, extra))
         self._after_step(flight)
-        self.park(run, index, flight.attempt, park)
+        if not run.ended:
+            self.park(run, index, flight.attempt, Park(until, tuple(park.signals), memo, ask))
 
     def park(self, run: LiveRun, index: int, attempt: int, park: Park, unverified: bool = False) -> None:
         """Hold a step until its moment or signal comes (also used when a crash is recovered from)."""
@@ -355,7 +420,10 @@ class Steps:
     def resume(self, run: LiveRun, index: int, attempt: int, wake: Wake) -> None:
         """Call the node's ``resume``."""
         run.attempts[index] = max(attempt, 1)
-        self._execute(run, index, attempt, wake)
+        if run.plan.nodes[index].effect is Effect.PURE:
+            self._execute(run, index, attempt, wake)
+        else:
+            self._fence(run, index, attempt, wake)
 
     def decide(self, run: LiveRun, index: int, decision: str, who: str) -> None:
         """A person's word on a ``once`` step that a crash cut off: ``retry``, ``skip`` or ``fail``."""
@@ -390,6 +458,7 @@ class Steps:
         ]  # fmt: skip
         took = self._took(flight)
         items = list(spawn.items)
+        spawn = msgspec.structs.replace(spawn, items=items)
         self._record(run, Record(trace.SPAWNED, index, flight.attempt, flight.at, took, "", items, extra))
         self._engine.families.begin(run, index, spawn)
         self._settle_state(run)
@@ -401,9 +470,9 @@ class Steps:
         runs = list(self._engine.runs.values())
         return any(run.node(index).effect is Effect.ONCE for run in runs for index in list(run.running))
 
-    def fenced_of(self, run: LiveRun) -> set[int]:
-        """Steps of a run that wait for the next commit."""
-        return {index for other, index, _ in self._fenced if other is run}
+    def fenced(self) -> set[tuple[int, int]]:
+        """Run and number of the steps that wait for the next commit."""
+        return {(run.id, index) for run, index, _, _ in self._fenced}
 
     def let_go(self, run: LiveRun) -> None:
         """The process ends: stop the work of a run's steps without a word in the journal."""
@@ -412,8 +481,6 @@ class Steps:
 
     def abandon(self, run: LiveRun) -> None:
         """The run is over: end the work of its steps and forget its waits."""
-        if run.state is not RunState.SKIPPED and (run.parked or run.families) and not run.running:
-            self._keeper.waiting = max(0, self._keeper.waiting - 1)
         for flight in list(run.running.values()):
             flight.end_work()
             if flight.timer:

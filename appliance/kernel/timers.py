@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import threading
 from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
 
 Due = Callable[[], None]
 JUMP = 2.0
@@ -83,7 +86,10 @@ class Timers:
                 else:
                     due.append(function)
         for function in due:
-            function()
+            try:
+                function()
+            except Exception:
+                logger.exception("something that was due failed")
         return len(due)
 
     def __len__(self) -> int:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from appliance.engine.states import RunState
 from appliance.store import shards
@@ -21,6 +21,7 @@ from appliance.store.salvage import salvage
 from appliance.store.shards import StoreFailure
 
 logger = logging.getLogger(__name__)
+K = TypeVar("K")
 
 RUN_COLUMNS = (
     "id, flow, version, place, state, accepted, finished, trigger, event, error, parent, origin, letter, steps"
@@ -87,6 +88,27 @@ class Batch:
 
     def __bool__(self) -> bool:
         return bool(self.runs or self.updates or self.chunks or self.ops or self.keys)
+
+    def split(self, key: Callable[[int], K]) -> dict[K, Batch]:
+        """Smaller batches, by what ``key`` says of a run's id."""
+        parts: dict[K, Batch] = {}
+
+        def part(run: int) -> Batch:
+            return parts.setdefault(key(run), Batch())
+
+        for row in self.runs:
+            part(row.id).runs.append(row)
+        for update in self.updates:
+            part(update.id).updates.append(update)
+        for chunk in self.chunks:
+            part(chunk[0]).chunks.append(chunk)
+        for op in self.ops:
+            part(op[0]).ops.append(op)
+        for entry in self.keys:
+            part(entry[1]).keys.append(entry)
+        for blob in self.blobs:
+            part(blob[1]).blobs.append(blob)
+        return parts
 
 
 class Journal:
@@ -317,24 +339,7 @@ def _by_day(batch: Batch) -> dict[str, Batch]:
     low, high = day_of(min(ids)), day_of(max(ids))
     if low == high:
         return {low: batch}
-    parts: dict[str, Batch] = {}
-
-    def part(run: int) -> Batch:
-        return parts.setdefault(day_of(run), Batch())
-
-    for row in batch.runs:
-        part(row.id).runs.append(row)
-    for update in batch.updates:
-        part(update.id).updates.append(update)
-    for chunk in batch.chunks:
-        part(chunk[0]).chunks.append(chunk)
-    for op in batch.ops:
-        part(op[0]).ops.append(op)
-    for key in batch.keys:
-        part(key[1]).keys.append(key)
-    for blob in batch.blobs:
-        part(blob[1]).blobs.append(blob)
-    return parts
+    return batch.split(day_of)
 
 
 def _write(connection: sqlite3.Connection, batch: Batch) -> None:
