@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
 
 from appliance.contracts import Event, FlowError
 from appliance.engine import trace
@@ -16,7 +19,7 @@ from appliance.kernel.context import judge_for
 from appliance.kernel.engine import AlreadyRan, Submission
 from appliance.kernel.maintenance import Unknown
 from appliance.kernel.runs import FlowSlot, LiveRun
-from appliance.kernel.server import Caller, Handler, Reply
+from appliance.kernel.server import BadRequest, Caller, Handler, Params, Reply
 from appliance.store.runids import from_text, to_text
 
 if TYPE_CHECKING:
@@ -25,7 +28,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KEPT_LIVE = 4096
-Params = Mapping[str, Any]
+#: Seconds that a caller may be kept waiting for a run's end.
+LONGEST_WAIT = 3600.0
+DECISIONS = ("retry", "skip", "fail")
+T = TypeVar("T", bound=Struct)
 
 
 class NotNow(FlowError):
@@ -33,6 +39,22 @@ class NotNow(FlowError):
 
     id = "conflict"
     retryable = False
+
+
+class Start(Struct, kw_only=True):
+    """The parameters of ``submit``; ``wait`` in seconds, ``time`` in Unix seconds."""
+
+    flow: Annotated[int, Meta(ge=0, lt=1 << 62)]
+    trigger: str
+    kind: str
+    payload: Any = None
+    id: str = ""
+    meta: dict[str, Any] | None = None
+    time: float | None = None
+    unique: bool = False
+    starts_run: bool = True
+    version: Annotated[int, Meta(ge=0, lt=1 << 62)] | None = None
+    wait: float | None = None
 
 
 class Api:
@@ -80,21 +102,16 @@ class Api:
 
     def submit(self, params: Params, reply: Reply) -> None:
         """Start a run: answered once it is on disk, or with ``wait`` seconds once it has ended."""
-        event = Event(
-            payload=params.get("payload"),
-            id=params.get("id", ""),
-            meta=params.get("meta") or {},
-            time=params.get("time"),
-            unique=params.get("unique", False),
-        )
-        submission = Submission(params["flow"], params["trigger"], params["kind"], event)
-        submission.starts_run = params.get("starts_run", True)
-        submission.version = params.get("version")
+        asked = arguments(params, Start)
+        event = Event(payload=asked.payload, id=asked.id, meta=asked.meta or {}, time=asked.time, unique=asked.unique)
+        submission = Submission(asked.flow, asked.trigger, asked.kind, event)
+        submission.starts_run = asked.starts_run
+        submission.version = asked.version
         submission.refused = lambda error: self._refused(error, reply)
-        wait = float(params.get("wait") or 0.0)
-        if wait > 0:
-            submission.ended = lambda run: reply.ok(result_view(run))
-            submission.committed = lambda run: self._limit(run, wait, reply)
+        if asked.wait and asked.wait > 0:
+            wait, timer = min(asked.wait, LONGEST_WAIT), [0]
+            submission.ended = lambda run: self._ended(run, timer, reply)
+            submission.committed = lambda run: self._limit(run, wait, timer, reply)
         else:
             submission.committed = lambda run: reply.ok({"run": run})
         self._engine.submit([submission])
@@ -105,11 +122,18 @@ class Api:
         else:
             reply.error(error)
 
-    def _limit(self, run: str, wait: float, reply: Reply) -> None:
+    def _limit(self, run: str, wait: float, timer: list[int], reply: Reply) -> None:
         """The caller waits no longer than this; the run goes on."""
-        number = from_text(run) if run else 0
-        if number in self._engine.runs:
-            self._engine.timers.after(wait, lambda: reply.ok({"run": run, "state": "running", "timeout": True}))
+        if not run:
+            reply.ok({"run": ""})
+        elif from_text(run) in self._engine.runs:
+            answer = {"run": run, "state": "running", "timeout": True}
+            timer[0] = self._engine.timers.after(wait, lambda: reply.ok(answer))
+
+    def _ended(self, run: LiveRun, timer: list[int], reply: Reply) -> None:
+        if timer[0]:
+            self._engine.timers.cancel(timer[0])
+        reply.ok(result_view(run))
 
     def _replay(self, params: Params, reply: Reply) -> None:
         """Run again from a step: what led there is taken over, ``payload`` (if given) replaces what came in."""
@@ -119,9 +143,14 @@ class Api:
         submission.refused = reply.error
         self._engine.accept(submission)
         if replayed.letter:
-            self._engine.journal.set_letter(
-                replayed.origin, Letter.REPLAYED, params.get("by", ""), "", int(self._engine.services.wall() * 1e6)
+            # Behind the commit of the new run: a crash in between must not take both away.
+            self._engine.keeper.after_commit(
+                lambda: self._set_letter(replayed.origin, Letter.REPLAYED, text(params, "by", ""), "")
             )
+
+    def _set_letter(self, run: int, letter: Letter, who: str, reason: str) -> bool:
+        clean, at = self._engine.keeper.clean, int(self._engine.services.wall() * 1e6)
+        return self._engine.journal.set_letter(run, letter, clean(who), clean(reason), at)
 
     # --- runs under way ------------------------------------------------------------------------------
 
@@ -132,14 +161,14 @@ class Api:
         return run
 
     def _cancel(self, params: Params, reply: Reply) -> None:
-        self._engine.cancel(self._run(params), f"cancelled by {params.get('by', 'somebody')}")
+        self._engine.cancel(self._run(params), f"cancelled by {text(params, 'by', 'somebody')}")
         self._engine.keeper.after_commit(reply.ok)
 
     def _step(self, params: Params) -> tuple[LiveRun, int]:
-        run = self._run(params)
-        node = run.plan.by_id.get(params["node"])
+        run, name = self._run(params), text(params, "node")
+        node = run.plan.by_id.get(name)
         if node is None or node.index not in run.parked:
-            raise NotNow(f"step {params['node']!r} does not wait")
+            raise NotNow(f"step {name!r} does not wait")
         return run, node.index
 
     def _answer(self, params: Params, reply: Reply) -> None:
@@ -149,9 +178,10 @@ class Api:
         if parked.ask is None or parked.unverified:
             raise NotNow(f"step {params['node']!r} asks nothing")
         choices = parked.ask.get("choices", [])
-        if params["answer"] not in choices:
+        answer = text(params, "answer")
+        if answer not in choices:
             raise NotNow(f"the answer must be one of {', '.join(choices)}")
-        value = {"answer": params["answer"], "by": params.get("by", ""), "note": params.get("note", "")}
+        value = {"answer": answer, "by": text(params, "by", ""), "note": text(params, "note", "")}
         self._engine.steps.wake(run, index, "signal", "answer", value)
         self._engine.keeper.after_commit(reply.ok)
 
@@ -160,7 +190,10 @@ class Api:
         run, index = self._step(params)
         if not run.parked[index].unverified:
             raise NotNow(f"step {params['node']!r} is not unverified")
-        self._engine.steps.decide(run, index, params["decision"], params.get("by", ""))
+        decision = text(params, "decision")
+        if decision not in DECISIONS:
+            raise BadRequest(f"the decision must be one of {', '.join(DECISIONS)}")
+        self._engine.steps.decide(run, index, decision, text(params, "by", ""))
         self._engine.keeper.after_commit(reply.ok)
 
     def _waiting(self, params: Params, reply: Reply) -> None:
@@ -184,25 +217,27 @@ class Api:
 
     def _signal(self, params: Params, reply: Reply) -> None:
         """A named event for steps that wait for it, in one flow or in all of a workspace."""
-        woken = 0
+        woken, name, workspace = 0, text(params, "name"), text(params, "workspace")
         for slot in list(self._engine.flows.values()):
-            if slot.workspace == params["workspace"] and params.get("flow") in {None, "", slot.id}:
+            if slot.workspace == workspace and params.get("flow") in (None, "", slot.id):
                 value = {"payload": params.get("payload"), "meta": params.get("meta") or {}}
-                woken += self._engine.signal(slot, f"event:{params['name']}", value)
+                woken += self._engine.signal(slot, f"event:{name}", value)
         self._engine.keeper.after_commit(lambda: reply.ok({"woken": woken}))
 
     def _letter(self, params: Params, reply: Reply) -> None:
         self._engine.commit()
-        at = int(self._engine.services.wall() * 1e6)
-        state = Letter(params["letter"])
-        if not self._engine.journal.set_letter(_number(params), state, params["by"], params.get("reason", ""), at):
+        try:
+            state = Letter(params["letter"])
+        except ValueError:
+            raise BadRequest("the parameter 'letter' must be 0 to 3") from None
+        if not self._set_letter(_number(params), state, text(params, "by"), text(params, "reason", "")):
             raise Unknown("there is no such run")
         reply.ok()
 
     # --- the kernel itself ---------------------------------------------------------------------------
 
     def _reload(self, params: Params, reply: Reply) -> None:
-        self._kernel.reload(reply.ok)
+        self._kernel.reload(reply.ok, reply.error)
 
     def _status(self, params: Params, reply: Reply) -> None:
         reply.ok(self._kernel.status())
@@ -233,6 +268,8 @@ class Live:
     def subscribe(self, params: Params, reply: Reply) -> None:
         """Items ``{"id", …}`` from behind ``after`` on; ``{"type": "reset"}`` first if those are gone."""
         after = params.get("after")
+        if after is not None and not isinstance(after, int):
+            raise BadRequest("the parameter 'after' must be a number")
         self._post(lambda: self._begin(after, reply))
         reply.caller.on_close.append(lambda: self._post(lambda: self._end(reply.caller)))
 
@@ -295,9 +332,9 @@ class Replay:
         original = self._view.get("replay_payload", self._payload)
         meta = {key: value for key, value in self._view.items() if key not in _OWN}
         meta["replay_of"] = to_text(self.origin)
-        start = self._params.get("from") or ""
+        start = text(self._params, "from", "")
         given = "payload" in self._params
-        payload = self._params["payload"] if given else (self._input_of(start) if start else self._payload)
+        payload = self._params["payload"] if given else (self._input_of(start) if start else original)
         if start:
             meta |= {"replay_from": start, "replay_payload": original}
         submission = Submission(flow.num, self._row.trigger, "replay", Event(payload=payload, meta=meta))
@@ -348,9 +385,25 @@ class Replay:
 _OWN = {"id", "time", "type", "trigger", "replay_of", "replay_from", "replay_payload"}
 
 
+def arguments(params: Params, form: type[T]) -> T:
+    """The parameters of a call, checked. Raises ``BadRequest``."""
+    try:
+        return msgspec.convert(params, form)
+    except msgspec.ValidationError as exc:
+        raise BadRequest(str(exc)) from None
+
+
+def text(params: Params, name: str, default: str | None = None) -> str:
+    """A parameter that is text. Raises ``BadRequest``."""
+    value = params[name] if default is None else params.get(name) or default
+    if not isinstance(value, str):
+        raise BadRequest(f"the parameter {name!r} must be text")
+    return value
+
+
 def _number(params: Params) -> int:
     try:
-        return from_text(params["run"])
+        return from_text(text(params, "run"))
     except ValueError as exc:
         raise Unknown(str(exc)) from None
 

@@ -22,6 +22,13 @@ class KernelAway(FlowError):
     sent = False
 
 
+class Unsendable(FlowError):
+    """A request that does not fit through the socket: larger than 64 MB, nested too deeply, or no plain data."""
+
+    id = "bad-request"
+    retryable = False
+
+
 class Refused(FlowError):
     """The kernel's own error, with its id."""
 
@@ -47,7 +54,7 @@ class KernelClient:
         have reached the kernel is never sent twice.
         """
         number = next(self._numbers)
-        data = wire.frame([number, method, params])
+        data = _request(number, method, params)
         link, fresh = self._link()
         try:
             try:
@@ -61,7 +68,7 @@ class KernelClient:
                 link.settimeout(timeout)
                 link.sendall(data)
             return _result(self._receive(link, number))
-        except OSError as exc:
+        except (OSError, wire.WireError) as exc:
             self._drop(link)
             reason = "did not answer in time" if isinstance(exc, TimeoutError) else "went away"
             away = KernelAway(f"the kernel {reason}")
@@ -83,9 +90,16 @@ class KernelClient:
         """Call a method that answers with items, on a connection of its own."""
         try:
             link = wire.connect(self._data, CONNECT_TIMEOUT)
-            link.sendall(wire.frame([0, method, params]))
         except OSError:
             raise KernelAway("the kernel is not running") from None
+        try:
+            link.sendall(_request(0, method, params))
+        except OSError:
+            link.close()
+            raise KernelAway("the kernel went away") from None
+        except BaseException:
+            link.close()
+            raise
         return Stream(link)
 
     def _link(self) -> tuple[socket.socket, bool]:
@@ -151,6 +165,13 @@ class Stream:
         except OSError:
             pass
         self._link.close()
+
+
+def _request(number: int, method: str, params: dict[str, Any]) -> bytes:
+    try:
+        return wire.frame([number, method, params])
+    except Exception as exc:
+        raise Unsendable(f"the kernel cannot be asked this: {exc}") from None
 
 
 def _result(message: Any) -> Any:

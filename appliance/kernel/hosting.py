@@ -21,6 +21,8 @@ from appliance.registry import Registry
 logger = logging.getLogger(__name__)
 
 FIRST_RETRY, LONGEST_RETRY = 1.0, 60.0
+#: Seconds that stopping waits for a trigger that hangs.
+PATIENCE = 10.0
 
 
 class Hosted:
@@ -187,12 +189,14 @@ class TriggerHost:
         self._thread.start()
 
     def stop(self) -> None:
-        """Detach everything. Twice is fine."""
+        """Detach everything. Twice is fine. A trigger that hangs is left behind."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(PATIENCE)
+            if self._thread.is_alive():
+                logger.error("a trigger does not come back from its attach or detach; it is left behind")
 
     def want(self, live: list[tuple[FlowSlot, int, Sequence[TriggerSpec]]], refresh: bool = False) -> None:
         """What is to be attached from now on; ``refresh`` attaches anew, since variables or secrets changed."""

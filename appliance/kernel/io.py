@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 BLOCKING_THREADS = 16
+STEP_THREAD = "step"
 
 
 class Io:
@@ -37,7 +38,7 @@ class Io:
         """Run a blocking function on a thread."""
         with self._lock:
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="step")
+                self._pool = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix=STEP_THREAD)
             return self._pool.submit(work)
 
     def run_last(self, work: Coroutine[Any, Any, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import os
-import threading
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ from appliance.kernel.engine import Engine
 from appliance.kernel.files import FlowFiles
 from appliance.kernel.hosting import TriggerHost
 from appliance.kernel.http import HttpClient
-from appliance.kernel.maintenance import Maintenance, free_bytes
+from appliance.kernel.maintenance import Maintenance, free_bytes, give_up_reserve
 from appliance.kernel.mqtt import MqttHub
 from appliance.kernel.recovery import Recovery
 from appliance.kernel.runs import FlowSlot
@@ -43,6 +43,10 @@ logger = logging.getLogger(__name__)
 
 #: Who makes run ids (6 bits): the kernel, and others while there is none.
 KERNEL_WRITER = 0
+#: Bytes without which the databases cannot even be opened.
+ROOM_TO_START = 4_000_000
+#: What a step gave may be nested as deeply as the stack allowed then; reading it back must not need more.
+STACK_TO_SPARE = 500
 
 
 class Kernel:
@@ -71,7 +75,6 @@ class Kernel:
         self._scrubber = Scrubber()
         self._began = time.monotonic()
         self._stopped = False
-        self._reloading = threading.Lock()
 
     def log_filter(self) -> logging.Filter:
         """Keeps secrets out of every log line of the process."""
@@ -88,6 +91,8 @@ class Kernel:
             raise
 
     def _open(self) -> None:
+        if free_bytes(self.data) < ROOM_TO_START:
+            give_up_reserve(self.data)
         self.store: Store = open_store(self.data)
         self._stops.append(self.store.close)
         settings = self.store.settings.load()
@@ -151,7 +156,12 @@ class Kernel:
         self.services.states.load(rows, marker, self.journal.state_ops(marker))
         self._live = self._load_flows()
         self._load_values()
-        taken = 0 if self._alone else self.recovery.all()
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(limit + STACK_TO_SPARE)
+        try:
+            taken = 0 if self._alone else self.recovery.all()
+        finally:
+            sys.setrecursionlimit(limit)
         if taken:
             logger.info("%d runs that were under way go on", taken)
 
@@ -162,16 +172,21 @@ class Kernel:
         self._stops.append(self.engine.timers.stop)
         self.maintenance.start()
         self._stops.append(self.maintenance.stop)
+        self.api = Api(self)
+        server = Server(self.data, self.api.methods(), self._clean)
+        # Answers to what is under way are sent until the engine has stopped.
+        self._stops.append(server.stop)
         self._stops.append(self._stop_services)
         self.engine.post(lambda: None)
         self.hosting.start()
         self._stops.append(self.hosting.stop)
         self._want(self._live)
-        self.api = Api(self)
         if self._socket:
-            self._server = Server(self.data, self.api.methods())
-            self._server.start()
-            self._stops.append(self._server.stop)
+            server.start()
+            self._stops.append(server.quiet)
+
+    def _clean(self, result: Any, packed: bytes) -> Any:
+        return self._scrubber.scrub(result) if self._scrubber.found_in(packed) else result
 
     def stop(self) -> None:
         """Stop taking events, commit what happened, let go of everything. Twice is fine."""
@@ -268,12 +283,17 @@ class Kernel:
             return None
         return FlowSlot(num, flow.id, flow.name, flow.workspace, None)
 
-    def reload(self, done: Callable[[], None]) -> None:
+    def reload(self, done: Callable[[], None], failed: Callable[[Exception], None]) -> None:
         """Flows, variables, secrets or settings were changed by another process."""
 
         def work() -> None:
-            wanted = self._load_flows()
-            self._load_values()
+            try:
+                wanted = self._load_flows()
+                self._load_values()
+            except Exception as exc:
+                logger.exception("what was changed cannot be loaded")
+                failed(exc)
+                return
             self._want(wanted, refresh=True)
             done()
 

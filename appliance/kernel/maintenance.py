@@ -19,6 +19,7 @@ from appliance.store import shards
 from appliance.store.journal import Journal
 from appliance.store.metadata import Store
 from appliance.store.retention import Policy, Retention, Rule, blobs_in_use
+from appliance.store.shards import total_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,10 @@ STATE_EVERY = 300.0
 SWEEP_EVERY = 3600.0
 TICK = 60.0
 #: Room kept in a file of its own, given up when the disk is full so that runs under way can end.
+RESERVE = "reserve"
 RESERVE_BYTES = 8_000_000
+#: How much old history goes when the disk is full although it is within its bound.
+MORE_ROOM = 50_000_000
 
 
 class Maintenance:
@@ -45,6 +49,8 @@ class Maintenance:
         self._thread: threading.Thread | None = None
         self._next_state = time.monotonic() + STATE_EVERY
         self._next_sweep = time.monotonic() + 120.0
+        self._next_tick = time.monotonic() + TICK
+        self._short_of_room = False
         self._commits = 0
         self.on_tick: Callable[[], None] = lambda: None
         self._retention = Retention(data, lambda day: journal.writes.get(day, 0), self._exchange)
@@ -83,36 +89,39 @@ class Maintenance:
 
     def make_room(self) -> None:
         """The disk is full: give up the reserve and sweep as if the bound were tighter. On the engine's thread."""
-        reserve = self._data / "reserve"
-        if reserve.exists():
-            reserve.unlink()
-            logger.warning("the disk is full: %d MB of reserve were given up", RESERVE_BYTES // 1_000_000)
+        self._short_of_room = True
+        give_up_reserve(self._data)
         self.nudge_sweep()
 
     def _lay_reserve(self) -> None:
-        reserve = self._data / "reserve"
+        reserve = self._data / RESERVE
         try:
-            if not reserve.exists() and shutil.disk_usage(self._data).free > 20 * RESERVE_BYTES:
+            if not reserve.exists() and free_bytes(self._data) > 20 * RESERVE_BYTES:
                 with reserve.open("wb") as file:
                     file.write(bytes(RESERVE_BYTES))
         except OSError as exc:
+            reserve.unlink(missing_ok=True)
             logger.warning("no reserve for a full disk: %s", exc)
 
     def _run(self) -> None:
         while True:
             with self._changed:
                 if not self._hurry and not self._stopping:
-                    self._changed.wait(TICK)
-                hurry, self._hurry = self._hurry, False
+                    self._changed.wait(max(0.0, self._next_tick - time.monotonic()))
+                self._hurry = False
                 if self._stopping:
                     return
-            for work in (self._checkpoint, self._state_if_due, self._sweep_if_due):
+            for work in (self._checkpoint, self._state_if_due, self._sweep_if_due, self._tick_if_due):
                 try:
                     work()
                 except Exception:
                     logger.exception("housekeeping (%s) failed", work.__name__)
-            if not hurry:
-                self.on_tick()
+
+    def _tick_if_due(self) -> None:
+        if time.monotonic() >= self._next_tick:
+            self._next_tick = time.monotonic() + TICK
+            self._lay_reserve()
+            self.on_tick()
 
     def _checkpoint(self) -> None:
         for day, size in self._journal.wal_bytes().items():
@@ -179,16 +188,22 @@ class Maintenance:
                 good = engine.good if history.days is None else history.days
                 other = engine.other if history.failed_days is None else history.failed_days
                 rules[slot.num] = Rule(good, max(other, good) if history.failed_days is None else other)
-        return Policy(engine, rules, settings.max_history_bytes)
+        bound = settings.max_history_bytes
+        if self._short_of_room:
+            self._short_of_room = False
+            bound = min(bound, max(0, total_bytes(self._data) - MORE_ROOM))
+        parents = frozenset(run.parent for run in list(self._engine.runs.values()) if run.parent is not None)
+        parents |= {run.id for run in list(self._engine.runs.values()) if run.families}
+        return Policy(engine, rules, bound, parents)
 
     def _exchange(self, day: str, writes: int, change: Callable[[], None]) -> bool:
         """Change a shard's files between two commits; False if the day was written since ``writes`` was read."""
-        done = threading.Event()
+        done, given_up = threading.Event(), threading.Event()
         outcome: list[bool] = []
 
         def work() -> None:
             try:
-                if self._journal.writes.get(day, 0) == writes:
+                if not given_up.is_set() and self._journal.writes.get(day, 0) == writes:
                     self._journal.forget(day)
                     change()
                     outcome.append(True)
@@ -196,7 +211,24 @@ class Maintenance:
                 done.set()
 
         self._engine.post(work)
-        return done.wait(60) and bool(outcome)
+        deadline = time.monotonic() + 60.0
+        while not done.wait(0.5):
+            if self._stopping or time.monotonic() > deadline:
+                given_up.set()
+                # It may have begun right before; then it is done in a moment.
+                done.wait(1.0)
+                break
+        return bool(outcome)
+
+
+def give_up_reserve(data: Path) -> bool:
+    """Make the reserve's room free; False if it was given up already."""
+    try:
+        (data / RESERVE).unlink()
+    except OSError:
+        return False
+    logger.warning("the disk is full: %d MB of reserve were given up", RESERVE_BYTES // 1_000_000)
+    return True
 
 
 def free_bytes(data: Path) -> int:

@@ -8,9 +8,11 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 
+from appliance.kernel.io import STEP_THREAD
 from appliance.kernel.kernel import Kernel
 
 
@@ -36,4 +38,20 @@ def main(data: Path) -> int:
         stop.wait()
     finally:
         kernel.stop()
+    if steps_left():
+        # A blocking step that does not let itself be ended: Python would wait for it for ever.
+        logging.getLogger(__name__).warning("a step does not end; leaving it behind")
+        logging.shutdown()
+        os._exit(0)
     return 0
+
+
+def steps_left(patience: float = 2.0) -> bool:
+    """Whether a thread of a blocking step is still there after ``patience`` seconds."""
+    deadline = time.monotonic() + patience
+    for thread in threading.enumerate():
+        if thread.name.startswith(STEP_THREAD):
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                return True
+    return False

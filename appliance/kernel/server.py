@@ -7,6 +7,7 @@ import os
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,25 @@ from appliance.kernel import wire
 
 logger = logging.getLogger(__name__)
 
+#: Bytes that may wait for a caller to read them before it is cut off; one answer may be larger.
 MAX_BACKLOG = 16_000_000
+#: Each takes a file descriptor, of which a process commonly has 1,024, and the shards need some.
+MAX_CALLERS = 400
+ACCEPT_PAUSE = 0.05
+
+
+class BadRequest(FlowError):
+    """A call that the kernel cannot make sense of."""
+
+    id = "bad-request"
+    retryable = False
+
+
+class Params(dict[str, Any]):
+    """A call's parameters; one that is missing is the caller's fault."""
+
+    def __missing__(self, name: str) -> Any:
+        raise BadRequest(f"the parameter {name!r} is missing")
 
 
 class Caller:
@@ -45,8 +64,8 @@ class Caller:
                     self.closed = True
                 if not data and not self.closed:
                     return
-            self._backlog += data
             self.closed = self.closed or len(self._backlog) > MAX_BACKLOG
+            self._backlog += data
         self._wake(self)
 
     def flush(self) -> bool:
@@ -69,11 +88,12 @@ class Caller:
 class Reply:
     """Where the answer to one request goes. Safe from any thread; the first answer counts."""
 
-    __slots__ = ("_done", "_number", "caller")
+    __slots__ = ("_done", "_number", "_scrub", "caller")
 
-    def __init__(self, caller: Caller, number: int) -> None:
+    def __init__(self, caller: Caller, number: int, scrub: Callable[[Any, bytes], Any]) -> None:
         self.caller = caller
         self._number = number
+        self._scrub = scrub
         self._done = False
 
     def ok(self, result: Any = None) -> None:
@@ -90,29 +110,47 @@ class Reply:
         self._send(wire.ERROR, error)
 
     def item(self, value: Any) -> None:
-        """One item of a stream."""
-        self.caller.send(wire.frame([self._number, wire.ITEM, value]))
+        """One item of a stream; one that cannot be sent is left out."""
+        try:
+            self.caller.send(self._frame(wire.ITEM, value))
+        except Exception:
+            logger.exception("an item of a stream cannot be sent")
 
     def _send(self, status: int, result: Any) -> None:
         if self._done:
             return
         self._done = True
         try:
-            data = wire.frame([self._number, status, result])
-        except (ValueError, TypeError, OverflowError) as exc:
-            data = wire.frame([self._number, wire.ERROR, {"id": "internal", "message": str(exc)}])
+            data = self._frame(status, result)
+        except Exception as exc:
+            error = {"id": "internal", "message": f"the answer cannot be sent: {type(exc).__name__}: {exc}"}
+            data = self._frame(wire.ERROR, error)
         self.caller.send(data)
 
+    def _frame(self, status: int, result: Any) -> bytes:
+        data = wire.frame([self._number, status, result])
+        cleaned = self._scrub(result, data)
+        return data if cleaned is result else wire.frame([self._number, status, cleaned])
 
-Handler = Callable[[Mapping[str, Any], Reply], None]
+
+Handler = Callable[[Params, Reply], None]
+
+
+def _as_it_is(result: Any, data: bytes) -> Any:
+    return result
 
 
 class Server:
     """Serves methods on the data folder's socket until it is stopped."""
 
-    def __init__(self, data: Path, methods: Mapping[str, Handler]) -> None:
+    def __init__(
+        self, data: Path, methods: Mapping[str, Handler], scrub: Callable[[Any, bytes], Any] = _as_it_is
+    ) -> None:
+        """``scrub(result, packed)`` gives what is sent for a result: itself, or a copy without secrets."""
         self._data = data
         self._methods = methods
+        self._scrub = scrub
+        self._quiet = False
         self._selector = selectors.DefaultSelector()
         self._listener: socket.socket | None = None
         self._thread: threading.Thread | None = None
@@ -131,6 +169,11 @@ class Server:
         self._thread = threading.Thread(target=self._serve, name="rpc", daemon=True)
         self._thread.start()
 
+    def quiet(self) -> None:
+        """Take no more callers and no more requests; answers to those under way are still sent."""
+        self._quiet = True
+        self._ring()
+
     def stop(self) -> None:
         """Stop listening, send what is left to send, close. Twice is fine."""
         if self._stopping:
@@ -139,20 +182,27 @@ class Server:
         self._ring()
         if self._thread is not None:
             self._thread.join()
+        self._stop_listening()
         for caller in list(self._callers):
             caller.flush()
             self._close(caller)
-        if self._listener is not None:
-            self._listener.close()
-            (self._data / wire.SOCKET).unlink(missing_ok=True)
         self._selector.close()
         os.close(self._bell_read)
-        os.close(self._bell_write)
+        bell, self._bell_write = self._bell_write, -1
+        os.close(bell)
+
+    def _stop_listening(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            self._selector.unregister(listener)
+            listener.close()
+            (self._data / wire.SOCKET).unlink(missing_ok=True)
 
     def _ring(self) -> None:
         try:
             os.write(self._bell_write, b"x")
-        except BlockingIOError:
+        except (BlockingIOError, OSError):
+            # Full: it will be heard. Closed: there is nobody any more.
             pass
 
     def _wake(self, caller: Caller) -> None:
@@ -162,18 +212,28 @@ class Server:
     def _serve(self) -> None:
         while not self._stopping:
             for key, events in self._selector.select():
-                if key.fileobj is self._listener:
-                    self._accept()
-                elif key.fileobj == self._bell_read:
-                    self._answer_bell()
-                else:
-                    self._service(key.data, events)
+                try:
+                    self._attend(key, events)
+                except Exception:
+                    logger.exception("a caller on %s was cut off", wire.SOCKET)
+                    if isinstance(key.data, Caller):
+                        self._close(key.data)
+
+    def _attend(self, key: selectors.SelectorKey, events: int) -> None:
+        if key.fileobj == self._bell_read:
+            self._answer_bell()
+        elif key.data is None:
+            self._accept()
+        else:
+            self._service(key.data, events)
 
     def _answer_bell(self) -> None:
         try:
             os.read(self._bell_read, 4096)
         except BlockingIOError:
             pass
+        if self._quiet:
+            self._stop_listening()
         while self._changed:
             caller = self._changed.pop()
             if caller.closed:
@@ -182,10 +242,19 @@ class Server:
                 self._selector.modify(caller.link, selectors.EVENT_READ | selectors.EVENT_WRITE, caller)
 
     def _accept(self) -> None:
-        assert self._listener is not None
+        if self._listener is None:
+            return
         try:
             link, _ = self._listener.accept()
-        except OSError:
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            # No descriptor left: the callers in the queue keep ringing, so do not spin.
+            logger.warning("a caller on %s cannot be taken: %s", wire.SOCKET, exc)
+            time.sleep(ACCEPT_PAUSE)
+            return
+        if len(self._callers) >= MAX_CALLERS:
+            link.close()
             return
         link.setblocking(False)
         caller = Caller(link, self._wake)
@@ -221,16 +290,27 @@ class Server:
     def _dispatch(self, caller: Caller, message: Any) -> None:
         try:
             number, method, params = message
-            reply = Reply(caller, number)
-            handler = self._methods[method]
-        except (ValueError, TypeError, KeyError) as exc:
+        except (ValueError, TypeError) as exc:
             raise wire.WireError(f"not a request: {exc}") from None
+        if not isinstance(number, int):
+            raise wire.WireError("not a request: its number is none")
+        reply = Reply(caller, number, self._scrub)
         try:
-            handler(params, reply)
+            self._handler(method, params)(Params(params), reply)
         except Exception as exc:
             if not isinstance(exc, FlowError):
                 logger.exception("%s failed", method)
             reply.error(exc)
+
+    def _handler(self, method: Any, params: Any) -> Handler:
+        if self._quiet:
+            raise Busy("the kernel is stopping", retry_after=5.0)
+        handler = self._methods.get(method) if isinstance(method, str) else None
+        if handler is None:
+            raise BadRequest(f"there is no method {method!r:.100}")
+        if not (isinstance(params, dict) and all(isinstance(name, str) for name in params)):
+            raise BadRequest("the parameters must be a map with names")
+        return handler
 
     def _close(self, caller: Caller) -> None:
         if caller not in self._callers:
@@ -243,4 +323,7 @@ class Server:
             pass
         caller.link.close()
         for callback in caller.on_close:
-            callback()
+            try:
+                callback()
+            except Exception:
+                logger.exception("something to do behind a caller failed")

@@ -9,17 +9,20 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from appliance.contracts import Busy, Event
 from appliance.engine import trace
 from appliance.engine.states import RunState
-from appliance.kernel.runs import event_view
+from appliance.kernel.runs import event_view, key_of
 from appliance.queue.app import make_huey
 from appliance.queue.tasks import TaskQueue
+from appliance.security.scrub import Scrubber
+from appliance.security.vault import Secrets
 from appliance.store.journal import Batch, Journal, RunRow
+from appliance.store.metadata import open_store
 from appliance.store.runids import to_text
 
 logger = logging.getLogger(__name__)
@@ -27,6 +30,8 @@ logger = logging.getLogger(__name__)
 #: Who makes the ids of runs accepted here (see ``runids``); the kernel is 0.
 WRITER = 1
 MAX_WAITING = 10_000
+#: Seconds after which the secrets are read again.
+SECRETS_KNOWN = 30.0
 
 
 def adopt_task(queue: TaskQueue, work: Callable[[], None]) -> Callable[[], Any]:
@@ -42,8 +47,19 @@ def adopt_task(queue: TaskQueue, work: Callable[[], None]) -> Callable[[], Any]:
 class StandIn:
     """Commits runs in the kernel's place. Opens its files at first use; safe from any thread."""
 
-    def __init__(self, data: Path, *, sync: bool = True, queue_url: str | None = None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *,
+        sync: bool = True,
+        queue_url: str | None = None,
+        secrets: Callable[[], Iterable[str]] | None = None,
+    ) -> None:
+        """``secrets`` gives the values that must not get into the journal; without it they are read from the store."""
         self._data = data
+        self._secrets = secrets or (lambda: secrets_of(data))
+        self._scrubber = Scrubber()
+        self._scrub_until = 0.0
         self._sync = sync
         self._queue_url = queue_url
         self._lock = threading.Lock()
@@ -56,7 +72,8 @@ class StandIn:
         """The id of the run that this event has become. Raises ``StoreFailure``, or ``Busy`` after 10,000 of them."""
         with self._lock:
             journal = self._open()
-            known = journal.run_of_key(_key(flow, trigger, event)) if event.unique and event.id else None
+            key = key_of(flow, trigger, event.id)
+            known = journal.run_of_key(key) if event.unique and event.id else None
             if known is not None:
                 return to_text(known)
             if self._accepted >= MAX_WAITING:
@@ -65,7 +82,7 @@ class StandIn:
             batch = Batch()
             batch.runs.append(row)
             if event.unique and event.id:
-                batch.keys.append((_key(flow, trigger, event), row.id))
+                batch.keys.append((key, row.id))
             journal.commit(batch)
             self._accepted += 1
         try:
@@ -77,8 +94,10 @@ class StandIn:
 
     def _row(self, journal: Journal, flow: int, version: int, trigger: str, kind: str, event: Event) -> RunRow:
         now = time.time()
-        view = event_view(event, kind, trigger, now)
-        data = trace.pack([event.id, view, event.payload, None])
+        form = [event.id, event_view(event, kind, trigger, now), event.payload, None]
+        data = trace.pack(form)
+        if self._scrubber.found_in(data):
+            data = trace.pack(self._scrubber.scrub(form))
         number = journal.ids.next(now)
         accepted = int(now * 1e6)
         return RunRow(
@@ -86,6 +105,9 @@ class StandIn:
         )
 
     def _open(self) -> Journal:
+        if time.monotonic() >= self._scrub_until:
+            self._scrubber.update(self._secrets())
+            self._scrub_until = time.monotonic() + SECRETS_KNOWN
         if self._journal is None:
             journal = Journal(self._data, writer=WRITER, sync=self._sync)
             journal.open()
@@ -97,7 +119,7 @@ class StandIn:
     def kernel_is_back(self) -> None:
         """Let go of the shards, so that the kernel is their only writer again."""
         with self._lock:
-            self._accepted = 0
+            self._accepted, self._scrub_until = 0, 0.0
             journal, self._journal = self._journal, None
             queue, self._queue = self._queue, None
         if journal is not None:
@@ -110,5 +132,11 @@ class StandIn:
         self.kernel_is_back()
 
 
-def _key(flow: int, trigger: str, event: Event) -> str:
-    return f"{flow}:{trigger}:{event.id}"
+def secrets_of(data: Path) -> list[str]:
+    """The values of all secrets that can be opened."""
+    store = open_store(data)
+    try:
+        opened = Secrets(store.values.secrets, data).open_all()
+    finally:
+        store.close()
+    return [secret.reveal() for values in opened.values.values() for secret in values.values()]

@@ -49,7 +49,8 @@ def frames(buffer: bytearray) -> Iterator[Any]:
             start += 4 + length
             try:
                 yield _decoder.decode(body)
-            except msgspec.DecodeError as exc:
+            except (msgspec.DecodeError, RecursionError, ValueError, TypeError) as exc:
+                # Nested too deeply, or a map with keys that cannot be keys.
                 raise WireError(str(exc)) from None
     finally:
         del buffer[:start]
