@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from appliance.supervisor import Backoff
+from tests.support.up import gone
 
 PRELUDE = """
 import os, signal, subprocess, sys, time
@@ -93,18 +93,6 @@ def toy() -> Iterator[Callable[[str], Toy]]:
     for one in made:
         with one.process:
             one.process.kill()
-
-
-def gone(pid: int, seconds: float = 10.0) -> bool:
-    """Whether the process ends within some seconds."""
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([fd], [], [], seconds)[0])
-    finally:
-        os.close(fd)
 
 
 TWO = "run(Program('kernel', loyal('kernel')), Program('gateway', loyal('gateway')))"

@@ -1,0 +1,109 @@
+"""``flowork up``: locks the data folder, makes it ready, opens the port, and hands over to the supervisor.
+
+The children are a table in :func:`programs`: a new process of the engine is one more row there.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from appliance import herald, listener
+from appliance.contracts import FlowError
+from appliance.firststart import Prepared, is_prepared, prepare
+from appliance.paths import EngineLock, data_folder
+from appliance.supervisor import Program, Supervisor
+
+#: What runs once per data folder.
+ROLES = ("kernel", "gateway")
+
+
+class NoOwnerError(FlowError):
+    """The engine has no owner, so nothing may listen on the network."""
+
+    id = "no-owner"
+    retryable = False
+
+
+def up(data: Path | None, host: str, port: int) -> int:
+    """Run the whole engine until it is told to stop; the exit code. Raises ``FlowError``."""
+    began = time.monotonic() - _age()
+    os.umask(0o077)  # all that an engine writes is for its own user
+    folder = data_folder(data)
+    say(f"data in {folder}")
+    with ExitStack() as held:
+        for role in ROLES:
+            held.enter_context(EngineLock(folder, role))
+        sock = held.enter_context(listener.bind(host, port))
+        prepared = _prepare(folder)
+        require_owner(prepared, sock)
+        listener.listen(sock)  # not before: nothing answers on the network before there is an owner
+        say("starting the kernel and the gateway")
+        return Supervisor(programs(folder, sock, prepared, began), say).run()
+
+
+def programs(folder: Path, sock: socket.socket, prepared: Prepared, began: float) -> list[Program]:
+    """The children in the order of their start. Imported here, before the fork, so that they share it."""
+    from appliance.gateway import process as gateway
+    from appliance.kernel import process as kernel
+
+    host, port = sock.getsockname()[:2]
+    return [
+        Program("kernel", _explained(partial(kernel.main, folder)), grace=30.0),
+        Program("gateway", _explained(partial(gateway.main, folder, host, port, sock.fileno()))),
+        Program("herald", partial(herald.main, folder, sock, prepared, began, say), restart=False),
+    ]
+
+
+def require_owner(prepared: Prepared, sock: socket.socket) -> None:
+    """Raises ``NoOwnerError`` for an engine without an owner on anything but the loopback."""
+    if prepared.keys.owner_address is None and not listener.is_loopback(sock):
+        raise NoOwnerError(
+            "this engine has no owner key, so it must not be on the network: make one with `flowork key "
+            "recover`, or start with --host 127.0.0.1"
+        )
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal, or for the journal."""
+    try:
+        sys.stdout.write(f"flowork: {text}\n")
+        sys.stdout.flush()
+    except OSError:
+        pass  # nobody reads any more; the engine goes on
+
+
+def _prepare(folder: Path) -> Prepared:
+    if not is_prepared(folder):
+        say("first start: making the keys, the database and an example flow")
+    prepared = prepare(folder)
+    for note in prepared.keys.notes:
+        say(note)
+    if prepared.report.loss:
+        say(f"WARNING: {prepared.report.message}")
+    return prepared
+
+
+def _explained(main: Callable[[], int]) -> Callable[[], int]:
+    """An error meant for people is a line, not a traceback."""
+
+    def child() -> int:
+        try:
+            return main()
+        except FlowError as exc:
+            say(exc.message)
+            return 1
+
+    return child
+
+
+def _age() -> float:
+    """Seconds since this process was made (proc(5), field 22); `scripts/run` becomes it by exec."""
+    born = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - born / os.sysconf("SC_CLK_TCK")
