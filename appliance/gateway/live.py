@@ -1,0 +1,197 @@
+"""``/api/v1/live``: one WebSocket a tab, over which all live events come.
+
+Each message is a JSON list of events, gathered for some milliseconds. After ``?after=<id>`` of the last event that
+was seen, a client goes on from there, or is told to load anew (``reset``). Each socket holds one of the server's
+threads, so there is a bound on them: some threads are always left for everything else.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from flask import Flask, Response, request
+from flask_sock import Sock
+from msgspec import Meta
+
+from appliance.contracts import FlowError
+from appliance.gateway import bodies
+from appliance.gateway.common import Query
+from appliance.gateway.guard import allowed_somewhere
+from appliance.gateway.hub import Hub, Watcher
+from appliance.gateway.identity import SUBPROTOCOL, headers_of, remote_of
+from appliance.gateway.naming import NOWHERE
+from appliance.gateway.problems import BadRequest, Unavailable
+from appliance.gateway.routing import PREFIX
+from appliance.gateway.services import Gateway
+from appliance.kernel.client import Stream
+from appliance.security.roles import EVERYWHERE, Forbidden, Identity, Unauthorized, allowed
+from appliance.security.signed_request import SCHEME
+
+logger = logging.getLogger(__name__)
+
+PATH = f"{PREFIX}/live"
+#: Threads that sockets leave to everything else.
+SPARE = 16
+#: Seconds that events are gathered for one message; between two looks at whether the caller may still watch.
+GATHER = 0.03
+RECHECK = 30.0
+PING = 25.0
+#: Bytes of one message; more go into the next.
+MAX_MESSAGE = 65_536
+#: What a panel ever sends.
+_MAX_RECEIVED = 4096
+_GOING_AWAY, _SLOW, _NOT_ALLOWED = 1001, 1013, 1008
+
+
+class Watch(Query, frozen=True):
+    """What to watch."""
+
+    after: Annotated[str, Meta(max_length=40, description="The id of the last event that was seen")] = ""
+    flow: Annotated[list[str], Meta(max_length=100, description="Only runs of these flows (ids)")] = []
+
+
+class LiveSocket:
+    """The endpoint, its bound, and the hub behind it."""
+
+    def __init__(self, gateway: Gateway, threads: int) -> None:
+        self._gateway = gateway
+        self._most = max(1, threads - SPARE)
+        self._hub = Hub(self._connect, self._life)
+        gateway.sockets = lambda: len(self._hub)
+
+    def init_app(self, app: Flask) -> None:
+        """Add the endpoint to the application."""
+        app.config["SOCK_SERVER_OPTIONS"] = {
+            "ping_interval": PING,
+            "max_message_size": _MAX_RECEIVED,
+            "subprotocols": [SUBPROTOCOL],
+        }
+        sock = Sock()
+
+        sock.route(PATH, endpoint="live")(self._serve)
+
+        @app.before_request
+        def admit() -> Response | None:
+            # Before the handshake: afterwards nothing can be refused with a status any more.
+            if request.path == PATH and request.method == "GET" and _is_upgrade():
+                request.environ["flowork.watch"] = self._admit()
+            return None
+
+        @app.get(PATH, endpoint="live_plain")
+        def plain() -> Response:
+            self._identify()
+            raise BadRequest("this is a WebSocket; connect with ws:// instead of http://")
+
+        sock.init_app(app)
+
+    def close(self) -> None:
+        """Let all panels go. Twice is fine."""
+        self._hub.close()
+
+    # --- the kernel ------------------------------------------------------------------------------------
+
+    def _connect(self, after: int | None) -> Stream:
+        return self._gateway.kernel.stream("live", after=after)
+
+    def _life(self) -> tuple[int, float]:
+        """Which kernel answers: its process, and when that began (monotonic seconds)."""
+        status = self._gateway.kernel.call("status", 5.0)
+        return status["pid"], time.monotonic() - status["uptime"]
+
+    # --- one panel -------------------------------------------------------------------------------------
+
+    def _identify(self) -> Identity:
+        environ = request.environ
+        callers = self._gateway.callers
+        identity = callers.identify(environ, headers_of(environ), bytes, websocket=_is_upgrade(), public=False)
+        callers.take(identity, remote_of(environ))
+        if identity.kind == "anonymous":
+            raise Unauthorized("sign in first, or send an engine token")
+        if not allowed_somewhere(identity, "runs:read"):
+            raise Forbidden("watching live needs runs:read in some workspace")
+        return identity
+
+    def _admit(self) -> tuple[Identity, Watch]:
+        identity = self._identify()
+        watch: Watch = bodies.query_of(request.environ.get("QUERY_STRING", ""), Watch)
+        if len(self._hub) >= self._most:
+            raise Unavailable(f"{self._most} panels watch already, which is as many as this engine takes")
+        return identity, watch
+
+    def _serve(self, ws: Any) -> None:
+        identity, watch = request.environ["flowork.watch"]
+        watcher = Watcher(self._filter(identity, frozenset(watch.flow)))
+        self._hub.add(watcher, watch.after)
+        try:
+            self._send_all(ws, watcher, identity)
+        except OSError:
+            logger.debug("a panel went away")
+        finally:
+            self._hub.remove(watcher)
+
+    def _filter(self, identity: Identity, flows: frozenset[str]) -> Callable[[str], bool]:
+        """Which events this caller gets: those of flows in workspaces it may read."""
+        names = self._gateway.names
+        everywhere = allowed(identity, "runs:read", EVERYWHERE)
+
+        def wants(flow: str) -> bool:
+            if not flow:
+                return True
+            if flows and flow not in flows:
+                return False
+            workspace = EVERYWHERE if everywhere else names.workspace_of(flow)
+            return everywhere or (workspace != NOWHERE and allowed(identity, "runs:read", workspace))
+
+        return wants
+
+    def _send_all(self, ws: Any, watcher: Watcher, identity: Identity) -> None:
+        checked = time.monotonic()
+        while ws.connected:
+            events = watcher.take(1.0, GATHER)
+            if watcher.dropped:
+                ws.close(_SLOW, "this panel reads more slowly than things happen; connect again")
+                return
+            for message in _messages(events):
+                ws.send(message)
+            if watcher.closed:
+                ws.close(_GOING_AWAY, "the gateway is stopping")
+                return
+            if time.monotonic() - checked > RECHECK:
+                checked = time.monotonic()
+                if not self._may_still(identity):
+                    ws.close(_NOT_ALLOWED, "this session or token has ended")
+                    return
+
+    def _may_still(self, identity: Identity) -> bool:
+        """The session has not ended, the token was not revoked, the role was not taken away."""
+        headers = headers_of(request.environ)
+        try:
+            if headers.get("authorization", "").startswith(SCHEME):  # a signature counts once
+                return self._gateway.users.identity(identity.id) == identity
+            callers = self._gateway.callers
+            return callers.identify(request.environ, headers, bytes, websocket=True, public=False) == identity
+        except FlowError:
+            return False
+
+
+def _is_upgrade() -> bool:
+    return request.headers.get("Upgrade", "").lower() == "websocket"
+
+
+def _messages(events: list[bytes]) -> list[str]:
+    """The events as few messages, none of them much larger than the bound."""
+    messages: list[str] = []
+    part: list[bytes] = []
+    size = 0
+    for event in events:
+        if part and size + len(event) > MAX_MESSAGE:
+            messages.append(f"[{b','.join(part).decode()}]")
+            part, size = [], 0
+        part.append(event)
+        size += len(event)
+    if part:
+        messages.append(f"[{b','.join(part).decode()}]")
+    return messages

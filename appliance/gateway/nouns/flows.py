@@ -1,0 +1,310 @@
+"""Flows: saving, deploying, rolling back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from appliance.contracts import Problem
+from appliance.engine.states import RunState
+from appliance.flowbook import Saved, readable
+from appliance.gateway.common import (
+    Body,
+    InWorkspace,
+    Note,
+    Paged,
+    PartOnly,
+    VersionNumber,
+    number_in,
+    numbered_page,
+    one_workspace,
+)
+from appliance.gateway.flow_views import (
+    FlowDetail,
+    FlowView,
+    RecentRun,
+    VersionView,
+    flow_detail,
+    flow_fields,
+    flow_view,
+    version_view,
+)
+from appliance.gateway.problems import PreconditionFailed
+from appliance.gateway.routing import OWN, Call, Nothing, Noun
+from appliance.store.errors import Conflict, NotFound
+from appliance.store.history import RunFilter
+from appliance.store.records import Flow, Page, Version
+from appliance.store.runids import to_text
+
+noun = Noun("flows", "A flow is a graph of nodes with its triggers. Every save is a version; one of them is live.")
+
+STRIP = 12
+
+
+class ListFlows(Paged, frozen=True):
+    """Which flows."""
+
+    search: Annotated[str, Meta(max_length=200, description="Part of a name or id")] = ""
+    tag: Annotated[str, Meta(max_length=120, description="Only flows with this tag")] = ""
+    recent: Annotated[bool, Meta(description="With the newest runs of each")] = False
+
+
+class Draft(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How to save."""
+
+    draft: Annotated[bool, Meta(description="Save even if there are faults; it cannot be deployed then")] = False
+
+
+class DraftInWorkspace(InWorkspace, frozen=True):
+    """Where and how to save."""
+
+    draft: Annotated[bool, Meta(description="Save even if there are faults; it cannot be deployed then")] = False
+
+
+class NewFlow(Body, frozen=True):
+    """A flow to be saved for the first time; an older form is converted."""
+
+    flow: Annotated[dict[str, Any], Meta(description="The flow (docs/flow-format.md)")]
+    id: Annotated[str | None, Meta(description="Its id; made from its name if left out")] = None
+    message: Annotated[Note, Meta(description="What this version is about")] = ""
+    deploy: Annotated[bool, Meta(description="Make it live at once")] = False
+
+
+class FlowEdit(Body, frozen=True):
+    """A new version of a flow."""
+
+    flow: Annotated[dict[str, Any], Meta(description="The flow (docs/flow-format.md)")]
+    base: Annotated[VersionNumber, Meta(description="The number of the version that was edited")]
+    message: Annotated[Note, Meta(description="What has changed")] = ""
+    deploy: Annotated[bool, Meta(description="Make it live at once")] = False
+
+
+class Which(Body, frozen=True):
+    """Which version."""
+
+    version: Annotated[VersionNumber | None, Meta(description="A version's number")] = None
+
+
+class Switch(Body, frozen=True):
+    """On or off."""
+
+    enabled: bool
+
+
+class Move(Body, frozen=True):
+    """Where to."""
+
+    folder: Annotated[str, Meta(max_length=200, description="Names with / between them; empty is the top")]
+
+
+class Check(Body, frozen=True):
+    """A flow to be looked at."""
+
+    flow: dict[str, Any]
+    id: Annotated[str | None, Meta(description="The id of the flow that this would be a version of")] = None
+
+
+class Checked(Struct, frozen=True):
+    """All faults of a flow; ``flow`` is it in today's form, ``notes`` say what was converted."""
+
+    ok: bool
+    problems: list[Problem]
+    flow: dict[str, Any]
+    notes: list[str]
+
+
+class SavedFlow(FlowDetail, frozen=True, kw_only=True):
+    """The flow as it is now. ``kernel`` is false while there is none: it takes the change up when it starts."""
+
+    notes: list[str]
+    kernel: bool
+
+
+class DeploymentView(Struct, frozen=True):
+    """One move of a flow's live pointer (version numbers) or of its switch."""
+
+    id: int
+    action: str
+    before: int | None
+    after: int | None
+    who: str
+    at: float
+
+
+@noun.get("/flows", permission="flows:read")
+def list_flows(call: Call[ListFlows, Nothing]) -> Page[FlowView]:
+    """Flows by name."""
+    query = call.query
+    workspace = None if query.workspace == "*" else query.workspace
+    page = call.gateway.store.flows.list(workspace, query.search, query.tag, query.cursor, query.limit)
+    items = [_with_strip(call, flow) if query.recent else flow_view(flow) for flow in page.items]
+    return Page(items, page.next)
+
+
+def _with_strip(call: Call[ListFlows, Nothing], flow: Flow) -> FlowView:
+    found = call.gateway.history.page(RunFilter(flows=[flow.num]), limit=STRIP)
+    recent = [RecentRun(to_text(run.id), RunState(run.state).label, run.accepted / 1e6) for run in found.items]
+    return FlowView(**flow_fields(flow), recent=recent)
+
+
+@noun.post("/flows", permission="flows:write", status=201, errors=(409,), audit=OWN, once=True)
+def create(call: Call[DraftInWorkspace, NewFlow]) -> SavedFlow:
+    """Save a flow for the first time.
+
+    An older form (`connections`, `module_id` …) is converted. A webhook without a path gets a random one, so look at
+    the answer. All faults are told at once, each with its place.
+    """
+    one_workspace(call.workspace)
+    body, notes = readable(call.body.flow)
+    try:
+        saved = call.gateway.book.save(
+            body,
+            by=call.identity,
+            flow_id=call.body.id,
+            workspace=call.workspace,
+            message=call.body.message,
+            deploy=call.body.deploy,
+            draft=call.query.draft,
+        )
+    except Conflict as exc:
+        raise _told(call, exc, call.body.id or "") from None
+    call.headers["Location"] = f"/api/v1/flows/{saved.flow.id}"
+    return _saved(call, saved, notes)
+
+
+@noun.get("/flows/{flow}", permission="flows:read", etag=True)
+def show(call: Call[Nothing, Nothing], flow: Flow) -> FlowDetail:
+    """A flow with its newest version. The `ETag` can be given back as `If-Match` when saving."""
+    version = call.gateway.store.flows.numbered(flow.id)
+    call.headers["ETag"] = _tag(flow, version)
+    return flow_detail(call.gateway, call.identity, flow, version)
+
+
+@noun.put("/flows/{flow}", permission="flows:write", errors=(409, 412), audit=OWN)
+def save(call: Call[Draft, FlowEdit], flow: Flow) -> SavedFlow:
+    """Save a new version on top of `base`.
+
+    If `base` is not the newest version any more, nothing is saved and the 409 names both versions (`extra`), so
+    that nobody's edit is lost. Saving what the newest version holds already makes no new one.
+    """
+    newest = call.gateway.store.flows.numbered(flow.id)
+    _check_precondition(call.request, flow, newest)
+    body, notes = readable(call.body.flow)
+    try:
+        saved = call.gateway.book.save(
+            body,
+            by=call.identity,
+            flow_id=flow.id,
+            workspace=flow.workspace,
+            base=call.body.base,
+            message=call.body.message,
+            deploy=call.body.deploy,
+            draft=call.query.draft,
+        )
+    except Conflict as exc:
+        raise _told(call, exc, flow.id) from None
+    return _saved(call, saved, notes)
+
+
+@noun.delete("/flows/{flow}", permission="flows:delete", audit=OWN)
+def delete(call: Call[Nothing, Nothing], flow: Flow) -> None:
+    """Delete a flow. Its runs and versions can still be looked at; its state is gone."""
+    call.gateway.book.delete(flow.id, by=call.identity)
+    call.gateway.changes.forget()
+
+
+@noun.post("/flows/validate", permission="flows:write", unaudited="changes nothing")
+def validate(call: Call[InWorkspace, Check]) -> Checked:
+    """Find all faults of a flow, each with its place and its mend, without saving it."""
+    body, notes = readable(call.body.flow)
+    problems = call.gateway.book.problems(body, call.body.id, call.workspace)
+    return Checked(not problems, problems, body, notes)
+
+
+@noun.post("/flows/{flow}/deploy", permission="flows:deploy", audit=OWN)
+def deploy(call: Call[Nothing, Which], flow: Flow) -> SavedFlow:
+    """Make a version live (the newest if none is named). Runs under way finish on the version they began on."""
+    return _saved(call, call.gateway.book.deploy(flow.id, call.body.version, by=call.identity))
+
+
+@noun.post("/flows/{flow}/rollback", permission="flows:deploy", audit=OWN)
+def rollback(call: Call[Nothing, Which], flow: Flow) -> SavedFlow:
+    """Make an older version live again: the one that is named, or the one that was live before."""
+    return _saved(call, call.gateway.book.rollback(flow.id, call.body.version, by=call.identity))
+
+
+@noun.post("/flows/{flow}/undeploy", permission="flows:deploy", audit=OWN)
+def undeploy(call: Call[Nothing, Nothing], flow: Flow) -> SavedFlow:
+    """Make no version live: triggers are detached, runs under way finish."""
+    return _saved(call, call.gateway.book.undeploy(flow.id, by=call.identity))
+
+
+@noun.post("/flows/{flow}/enable", permission="flows:deploy", audit=OWN)
+def enable(call: Call[Nothing, Switch], flow: Flow) -> SavedFlow:
+    """Switch a flow's triggers on or off without undeploying it."""
+    return _saved(call, call.gateway.book.enable(flow.id, call.body.enabled, by=call.identity))
+
+
+@noun.post("/flows/{flow}/move", permission="flows:write", audit="flow.move", atomic=True)
+def move(call: Call[Nothing, Move], flow: Flow) -> FlowView:
+    """Put a flow into another folder of the list."""
+    call.note(flow.id, folder=call.body.folder)
+    return flow_view(call.gateway.store.flows.move(flow.id, call.body.folder.strip("/ ")))
+
+
+@noun.get("/flows/{flow}/deployments", permission="flows:read")
+def deployments(call: Call[PartOnly, Nothing], flow: Flow) -> Page[DeploymentView]:
+    """Who moved the flow's live pointer or its switch, latest first."""
+    names, limit = call.gateway.names, call.query.limit
+    found = call.gateway.store.flows.deployments(flow.id, number_in(call.query.cursor), limit)
+    items = [
+        DeploymentView(
+            move.id,
+            move.action,
+            None if move.before is None else names.number(move.before),
+            None if move.after is None else names.number(move.after),
+            move.who,
+            move.at,
+        )
+        for move in found
+    ]
+    return numbered_page(items, found[-1].id if len(found) == limit else None)
+
+
+def _saved(call: Call[Any, Any], saved: Saved, notes: list[str] | None = None) -> SavedFlow:
+    call.gateway.changes.forget()
+    detail = flow_detail(call.gateway, call.identity, saved.flow, saved.version)
+    call.headers["ETag"] = _tag(saved.flow, saved.version)
+    fields = msgspec.structs.asdict(detail)
+    return SavedFlow(**fields, notes=[*(notes or []), *saved.notes], kernel=saved.kernel)
+
+
+def _tag(flow: Flow, version: Version) -> str:
+    """Begins with the newest version's number: that is all that a save must match."""
+    return f'W/"{flow.num}-{flow.newest}-{version.hash[:12]}-{flow.live}-{flow.updated:.3f}-{flow.enabled:d}"'
+
+
+def _check_precondition(headers: Mapping[str, str], flow: Flow, newest: Version) -> None:
+    """``If-Match`` (RFC 9110, 13.1.1) names the version that was edited; a deploy in between does no harm."""
+    wanted = headers.get("if-match", "").strip()
+    if not wanted or wanted == "*":
+        return
+    begins = f'"{flow.num}-{newest.number}-'
+    if not any(part.strip().removeprefix("W/").startswith(begins) for part in wanted.split(",")):
+        raise PreconditionFailed(f"version {newest.number} is the newest now, not the one that If-Match names")
+
+
+def _told(call: Call[Any, Any], exc: Conflict, flow_id: str) -> Conflict:
+    """The conflict with authors and times of both versions."""
+    told: dict[str, VersionView | None] = {}
+    for name, number in (("yours", exc.yours), ("newest", exc.newest)):
+        try:
+            found = None if number is None else call.gateway.store.flows.numbered(flow_id, number)
+        except NotFound:
+            found = None
+        told[name] = None if found is None else version_view(found, None)
+    exc.detail = told
+    return exc

@@ -1,0 +1,115 @@
+"""Gunicorn's threaded worker, without its arbiter: our supervisor starts and restarts this process already.
+
+See docs/decisions/gateway-worker.md. The only importer of gunicorn.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.workers.gthread import ThreadWorker
+
+from appliance.contracts import FlowError
+from appliance.gateway.app import create_app, gateway_of
+from appliance.gateway.problems import MEDIA, BadRequest, describe, encode
+from appliance.security.scrub import ScrubFilter
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for requests under way when the gateway stops, and for a client to send or take the next byte.
+GRACE = 3
+STALLED = 20
+KEEPALIVE = 5
+
+
+class Worker(ThreadWorker):
+    """Answers what is not HTTP with our form of error, and lets the panels go when it stops."""
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """SIGTERM: finish what is under way."""
+        super().handle_exit(sig, frame)
+        self.method_queue.defer(self.app.stopping)
+
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
+        """The request could not even be read; gunicorn would answer with a page of its own."""
+        logger.debug("not HTTP from %s: %s", addr, exc)
+        data = encode(describe(BadRequest("this is not a request that can be read"), str))
+        head = f"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: {MEDIA}\r\n"
+        try:
+            client.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        except OSError:
+            logger.debug("%s did not wait for the answer", addr)
+
+
+class Application(BaseApplication):
+    """Gunicorn's settings and our application."""
+
+    def __init__(self, data: Path, threads: int) -> None:
+        self._data = data
+        self._threads = threads
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Called by gunicorn."""
+        assert self.cfg is not None
+        settings = {
+            "threads": self._threads,
+            "graceful_timeout": GRACE,
+            "keepalive": KEEPALIVE,
+            "worker_connections": 1000,
+            "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # noqa: S108  # never a card
+            "loglevel": "warning",
+        }
+        for name, value in settings.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        """Called by gunicorn."""
+        self.flask = create_app(self._data, threads=self._threads)
+        return self.flask
+
+    def stopping(self) -> None:
+        """Let go of live connections, so that their threads end."""
+        gateway_of(self.flask).stop_live()
+
+
+def serve(data: Path, listener: socket.socket, threads: int) -> int:
+    """Serve until SIGTERM; the exit code. Closes the listener."""
+    _prepare(listener)
+    application = Application(data, threads)
+    application.wsgi()
+    gateway = gateway_of(application.flask)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(ScrubFilter(gateway.scrubber))
+    try:
+        gateway.know_secrets()
+    except FlowError as exc:
+        logger.error("the secrets cannot be read: %s", exc.message)
+    config = application.cfg
+    assert config is not None
+    worker = Worker(0, os.getppid(), [listener], application, 30, config, config.logger_class(config))
+    gc.collect()
+    gc.freeze()
+    try:
+        worker.init_process()
+    except SystemExit as exc:
+        return exc.code if isinstance(exc.code, int) else 0
+    finally:
+        gateway.close()
+    return 0
+
+
+def _prepare(listener: socket.socket) -> None:
+    """What accepted connections inherit (Linux): no waiting for company, and no waiting for ever."""
+    if listener.family in {socket.AF_INET, socket.AF_INET6}:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    stalled = struct.pack("@ll", STALLED, 0)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, stalled)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, stalled)

@@ -1,0 +1,264 @@
+"""What the endpoints work with: the store, the history, the kernel, who may do what; opened once per process.
+
+Nothing here starts a thread or loads a large library before it is needed, so that an idle gateway stays small and
+so that it can be made before a fork.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from appliance.contracts import Event, FlowError
+from appliance.flowbook import FlowBook
+from appliance.gateway.changes import Changes
+from appliance.gateway.idempotency import Remembered
+from appliance.gateway.identity import Callers
+from appliance.gateway.naming import Names
+from appliance.gateway.problems import unsendable
+from appliance.gateway.run_views import RunTeller
+from appliance.gateway.traffic import Traffic
+from appliance.kernel.blobs import BlobStore
+from appliance.kernel.client import KernelAway, KernelClient
+from appliance.kernel.standin import StandIn
+from appliance.registry import Registry
+from appliance.security.access import Access
+from appliance.security.audit import AuditLog
+from appliance.security.keys import derived_secret, read_engine
+from appliance.security.owner import OwnerAddress
+from appliance.security.roles import Identity
+from appliance.security.scrub import Scrubber, environment_secrets
+from appliance.security.sessions import Sessions, cookie_name
+from appliance.security.signed_request import RequestVerifier
+from appliance.security.signin import SignIn
+from appliance.security.tokens import Tokens
+from appliance.security.users import Users
+from appliance.security.vault import Secrets
+from appliance.store.history import History
+from appliance.store.metadata import Store, open_store
+from appliance.store.settings import Settings
+
+logger = logging.getLogger(__name__)
+HOUR = 3600.0
+#: Seconds for which the kernel's word on itself, and counts over the history, are believed.
+STATUS_AGE = 1.0
+HISTORY_AGE = 10.0
+
+
+class Gateway:
+    """One gateway's services on a data folder. ``close`` lets go of everything; twice is fine."""
+
+    def __init__(
+        self,
+        data: Path,
+        *,
+        environ: Mapping[str, str] | None = None,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.data = data
+        self.now = now
+        self.began = monotonic()
+        self.monotonic = monotonic
+        self.store: Store = open_store(data, environ=environ, now=now)
+        self.history = History(data)
+        self.kernel = KernelClient(data)
+        self.engine = read_engine(data)
+        self.names = Names(self.store, monotonic)
+        self.changes = Changes(self.store, monotonic)
+        self.blobs = BlobStore(data)
+        self.remembered = Remembered(monotonic)
+        self.teller = RunTeller(self)
+        self.traffic = Traffic()
+        self.owner = OwnerAddress(data)
+        self.users = Users(self.store.people.users, self.owner, now=now)
+        self.tokens = Tokens(self.store.people.tokens, now=now)
+        self.secrets = Secrets(self.store.values.secrets, data)
+        self.cookie = cookie_name(self.engine.id)
+        self.scrubber = Scrubber()
+        self.audit = AuditLog(self.store.audit, data, scrubber=self.scrubber, now=now)
+        #: Why an entry of the audit log could not be written, for the health page.
+        self.audit_failure = ""
+        self._environ = os.environ if environ is None else environ
+        self._opened: dict[str, dict[str, str]] = {}
+        self._lock = threading.Lock()
+        self._scrubs = -1
+        self._settings: tuple[int, Settings] | None = None
+        self._callers: tuple[int, Callers] | None = None
+        self._standin: StandIn | None = None
+        self._standing_in = False
+        self._status: tuple[float, dict[str, Any] | None] | None = None
+        self._history_view: tuple[float, dict[str, Any]] | None = None
+        #: How many panels watch live.
+        self.sockets: Callable[[], int] = lambda: 0
+        self._closers: list[Callable[[], object]] = []
+
+    def on_close(self, work: Callable[[], object]) -> None:
+        """Have something let go of first when the gateway closes."""
+        self._closers.append(work)
+
+    def stop_live(self) -> None:
+        """The process is about to end: let go of what would hold its threads."""
+        while self._closers:
+            self._closers.pop()()
+
+    def close(self) -> None:
+        """Close files and connections."""
+        self.stop_live()
+        self.kernel.close()
+        self.history.close()
+        if self._standin is not None:
+            self._standin.close()
+        self.store.close()
+
+    # --- what follows from the settings -----------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that hold now."""
+        mark = self.changes["settings"]
+        kept = self._settings
+        if kept is None or kept[0] != mark:
+            kept = self._settings = (mark, self.store.settings.load())
+        return kept[1]
+
+    @property
+    def callers(self) -> Callers:
+        """Who calls, how often."""
+        mark = self.changes["settings"]
+        kept = self._callers
+        if kept is None or kept[0] != mark:
+            with self._lock:
+                kept = self._callers
+                if kept is None or kept[0] != mark:
+                    kept = self._callers = (mark, self._make_callers())
+        return kept[1]
+
+    def _make_callers(self) -> Callers:
+        requests = RequestVerifier(self.engine.id, self.store.people.nonces, now=self.now)
+        access = Access(self.users, self.sessions, self.tokens, requests)
+        return Callers(access, self.cookie, self.settings)
+
+    @property
+    def sessions(self) -> Sessions:
+        """Sessions of signed-in people, as long as the settings say."""
+        idle = self.settings.session_hours * HOUR
+        return Sessions(self.store.people.sessions, now=self.now, idle=idle, longest=max(idle, 30 * 24 * HOUR))
+
+    @cached_property
+    def sign_in(self) -> SignIn:
+        """Issues and checks challenges."""
+        return SignIn(derived_secret(self.data, "sign-in"), self.store.people.nonces, now=self.now)
+
+    # --- what flows are checked with ----------------------------------------------------------------
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The installed nodes and triggers; loaded when first asked for."""
+        return Registry().scan(self.data / "packages")
+
+    @cached_property
+    def book(self) -> FlowBook:
+        """Saves and deploys flows."""
+        self.know_secrets()
+        return FlowBook(self.store, self.registry, self.audit, self.kernel)
+
+    # --- the kernel -----------------------------------------------------------------------------------
+
+    def call(self, method: str, timeout: float = 30.0, **params: Any) -> Any:
+        """Call the kernel. Raises ``KernelAway``, ``Busy``, ``Refused``, ``Invalid``."""
+        try:
+            answer = self.kernel.call(method, timeout, **params)
+        except (OverflowError, ValueError, TypeError, RecursionError) as exc:
+            raise unsendable(exc) from None
+        if self._standing_in:
+            self._standing_in = False
+            self.standin.kernel_is_back()
+        return answer
+
+    def accept(self, flow: int, version: int, trigger: str, kind: str, event: Event) -> str:
+        """Put a run down for a kernel that is away; its id, once it is on disk. Raises ``StoreFailure``, ``Busy``."""
+        run = self.standin.accept(flow, version, trigger, kind, event)
+        self._standing_in = True
+        return run
+
+    def kernel_status(self) -> dict[str, Any] | None:
+        """The kernel's word on itself, at most a second old; None while it is away."""
+        now = self.monotonic()
+        kept = self._status
+        if kept is None or now - kept[0] > STATUS_AGE:
+            try:
+                kept = (now, self.call("status", 5.0))
+            except FlowError as exc:
+                logger.debug("no word from the kernel: %s", exc.message)
+                kept = (now, None)
+            self._status = kept
+        return kept[1]
+
+    def history_view(self) -> dict[str, Any]:
+        """Runs of the last day by state, open dead letters, bytes on disk; at most ten seconds old."""
+        now = self.monotonic()
+        kept = self._history_view
+        if kept is None or now - kept[0] > HISTORY_AGE:
+            view = {
+                "last_day": self.history.counts(self.now() - 24 * HOUR),
+                "open_letters": self.history.open_letters(),
+                "bytes": self.history.size(),
+            }
+            kept = self._history_view = (now, view)
+        return kept[1]
+
+    @property
+    def standin(self) -> StandIn:
+        """Accepts events while there is no kernel."""
+        with self._lock:
+            if self._standin is None:
+                self._standin = StandIn(self.data, sync=self.settings.durability == "power")
+            return self._standin
+
+    def reload(self) -> None:
+        """Tell the kernel that flows, values or settings have changed. One that is away reads them at its start."""
+        self.changes.forget()
+        try:
+            self.call("reload")
+        except KernelAway:
+            logger.info("the kernel is away; it will find the change when it starts")
+
+    # --- secrets and the audit log ------------------------------------------------------------------------
+
+    def scrub(self, text: str) -> str:
+        """A text without any secret of this engine or its environment."""
+        self.know_secrets()
+        return self.scrubber.scrub_text(text)
+
+    def know_secrets(self) -> dict[str, dict[str, str]]:
+        """The secrets by workspace and name, for web triggers; the scrubber knows them from then on."""
+        mark = self.changes["values"]
+        with self._lock:
+            if mark != self._scrubs:
+                opened = self.secrets.open_all() if self.store.values.secrets.all() else None
+                values = opened.values if opened is not None else {}
+                self._opened = {
+                    workspace: {name: secret.reveal() for name, secret in named.items()}
+                    for workspace, named in values.items()
+                }
+                known = [value for named in self._opened.values() for value in named.values()]
+                self.scrubber.update([*known, *environment_secrets(self._environ)])
+                self._scrubs = mark
+            return self._opened
+
+    def write_audit(self, identity: Identity, action: str, target: str, workspace: str, detail: dict[str, Any]) -> None:
+        """Add to the audit log. A log that cannot be written undoes nothing: it is said on the health page."""
+        self.know_secrets()
+        try:
+            self.audit.append(identity.label, action, target, detail, workspace=workspace)
+            self.audit_failure = ""
+        except FlowError as exc:
+            self.audit_failure = exc.message
+            logger.critical("%s of %s by %s is not in the audit log: %s", action, target, identity.label, exc.message)
