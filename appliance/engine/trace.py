@@ -94,6 +94,22 @@ def unpack(data: bytes) -> Any:
     return _generic.decode(data)
 
 
+def pack_event(form: list[Any], trigger: str, accepted: int) -> bytes:
+    """Pack ``[id, view, payload, item]``, leaving out of the view what the run's row says already.
+
+    ``accepted`` is in microseconds since 1970. Raises what :func:`pack` raises.
+    """
+    head, view, payload, item = form
+    told = {"id": head, "trigger": trigger, "time": accepted / 1e6}
+    return pack([head, {k: v for k, v in view.items() if k not in told or told[k] != v}, payload, item])
+
+
+def unpack_event(data: bytes, trigger: str, accepted: int) -> list[Any]:
+    """The form that :func:`pack_event` was given."""
+    head, view, payload, item = unpack(data)
+    return [head, {"id": head, "trigger": trigger, "time": accepted / 1e6, **view}, payload, item]
+
+
 def join(records: list[bytes]) -> bytes:
     """One chunk of packed records: a msgpack array header and the records behind it."""
     count = len(records)

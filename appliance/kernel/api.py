@@ -313,7 +313,8 @@ class Replay:
             raise Unknown("there is no such run")
         self._row, chunks = loaded
         self.letter = self._row.letter == Letter.OPEN
-        self._event_id, self._view, payload, self._item = trace.unpack(self._row.event)
+        row = self._row
+        self._event_id, self._view, payload, self._item = trace.unpack_event(row.event, row.trigger, row.accepted)
         self._payload = self._engine.keeper.unpack(payload)
         self._records = [kernel.recovery.whole(record) for record in records_of([self._row.steps, *chunks])]
 

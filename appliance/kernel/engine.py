@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 #: A turn commits after this long even if more steps are ready, so that nobody waits for a busy flow.
 SLICE = 0.004
 #: Shortest time between two commits, so that under load many runs share one.
-COMPANY = 0.0025
+COMPANY = 0.003
 MAX_BATCH = 512
 RECENT_EVENTS = 2_000
 
@@ -388,11 +388,11 @@ class Engine:
         event = sub.event
         run.trigger = sub.trigger
         run.accepted = int(now * 1e6)
-        run.event = event_view(event, sub.kind, sub.trigger, now)
+        run.event = event_view(event, sub.kind, sub.trigger, run.accepted / 1e6)
         run.parent, run.item, run.origin = sub.parent, sub.item, sub.origin
         run.walk.payload = event.payload
         item = list(sub.item) if sub.item else None
-        run.event_data, run.walk.payload = self.keeper.pack_event(run, event, sub.kind, item)
+        run.event_data, run.walk.payload = self.keeper.pack_event(run, event, item)
         if event.cursor is not None:
             self.keeper.state_ops(run, {f"@cursor:{sub.trigger}": event.cursor})
         if event.unique and event.id:

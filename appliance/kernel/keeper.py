@@ -129,20 +129,24 @@ class Keeper:
             return trace.unpack(self._services.blobs.get(value))
         return value
 
-    def pack_event(self, run: LiveRun, event: Event, kind: str, item: list[int] | None) -> tuple[bytes, Any]:
+    def pack_event(self, run: LiveRun, event: Event, item: list[int] | None) -> tuple[bytes, Any]:
         """The event for the run's row, and its payload as kept. Form: ``[id, view, payload, item]``."""
         head, view, payload = event.id, run.event, event.payload
+
+        def pack(form: list[Any]) -> bytes:
+            return trace.pack_event(form, run.trigger, run.accepted)
+
         try:
-            data = trace.pack([head, view, payload, item])
+            data = pack([head, view, payload, item])
         except Exception:
             head, view, payload = packable(head), packable(view), packable(payload)
-            data = trace.pack([head, view, payload, item])
+            data = pack([head, view, payload, item])
         if self.found_secret(data):
             head, view, payload = self.scrub(head), self.scrub(view), self.scrub(payload)
-            data = trace.pack([head, view, payload, item])
+            data = pack([head, view, payload, item])
         run.event = view
         if len(data) > self._max_snapshot:
-            data = trace.pack([head, view, self._blob(run, payload), item])
+            data = pack([head, view, self._blob(run, payload), item])
         if b"$blob" in data:
             self._note_blobs(run, data)
         return data, payload

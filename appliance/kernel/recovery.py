@@ -84,7 +84,7 @@ class Recovery:
         """The run as the journal has it. Raises whatever a damaged record or a lost version raises."""
         engine = self._engine
         run = LiveRun(row.id, flow, row.version, engine.plan(row.version), row.place)
-        _, view, payload, item = trace.unpack(row.event)
+        _, view, payload, item = trace.unpack_event(row.event, row.trigger, row.accepted)
         run.event = view
         run.event_data = row.event
         run.walk.payload = engine.keeper.unpack(payload)

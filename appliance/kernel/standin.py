@@ -94,12 +94,12 @@ class StandIn:
 
     def _row(self, journal: Journal, flow: int, version: int, trigger: str, kind: str, event: Event) -> RunRow:
         now = time.time()
-        form = [event.id, event_view(event, kind, trigger, now), event.payload, None]
-        data = trace.pack(form)
-        if self._scrubber.found_in(data):
-            data = trace.pack(self._scrubber.scrub(form))
-        number = journal.ids.next(now)
         accepted = int(now * 1e6)
+        form = [event.id, event_view(event, kind, trigger, accepted / 1e6), event.payload, None]
+        data = trace.pack_event(form, trigger, accepted)
+        if self._scrubber.found_in(data):
+            data = trace.pack_event(self._scrubber.scrub(form), trigger, accepted)
+        number = journal.ids.next(now)
         return RunRow(
             number, flow, version, "", RunState.QUEUED, accepted, None, trigger, data, None, None, None, 0, b""
         )

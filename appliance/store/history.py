@@ -269,7 +269,7 @@ def _detail(connection: sqlite3.Connection, run: int) -> RunDetail | None:
     records = list(records_of([full.steps, *chunks_of(connection, run)]))
     note = connection.execute("SELECT at, who, reason FROM letter_note WHERE run = ?", (run,)).fetchone()
     head = _head((*row[:8], row[9], *row[10:13]))
-    return RunDetail(head, trace.unpack(full.event), records, note)
+    return RunDetail(head, trace.unpack_event(full.event, full.trigger, full.accepted), records, note)
 
 
 def _conditions(wanted: RunFilter, lower: int, upper: int) -> tuple[str, list[Any]]:

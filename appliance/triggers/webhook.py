@@ -37,6 +37,9 @@ from appliance.contracts import (
 )
 
 _HIDDEN = {"authorization", "cookie", "proxy-authorization", "x-api-key", "x-auth-token"}
+#: What says nothing about the event; every run would carry it to the disk.
+_DULL = {"host", "connection", "content-length", "accept-encoding"}
+_LEFT_OUT = _HIDDEN | _DULL
 _KEYS = ("idempotency-key", "x-github-delivery", "webhook-id")
 _MAX_HEADERS, _MAX_VALUE, _MAX_FIELDS = 40, 500, 1000
 #: Seconds: each caller that waits holds a thread of the gateway.
@@ -129,7 +132,7 @@ def _places(signed: str) -> set[str]:
 
 
 def _meta(request: WebRequest) -> dict[str, Any]:
-    kept = {name: value[:_MAX_VALUE] for name, value in request.headers.items() if name not in _HIDDEN}
+    kept = {name: value[:_MAX_VALUE] for name, value in request.headers.items() if name not in _LEFT_OUT}
     if len(kept) > _MAX_HEADERS:
         kept = dict(list(kept.items())[:_MAX_HEADERS])
     return {"method": request.method, "headers": kept, "query": dict(request.query), "remote": request.remote}
