@@ -38,7 +38,7 @@ class WebPaths:
     def filled(self, body: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
         """The flow with a path for every web trigger: its own, else the one it has in ``before``, else random."""
         result = copy.deepcopy(dict(body))
-        known = {str(old.get("id")): old.get("config", {}).get("path") for old in self._with_path_field(before or {})}
+        known = {str(old.get("id")): _path_in(old) for old in self._with_path_field(before or {})}
         for trigger in self._with_path_field(result):
             config = trigger.setdefault("config", {})
             if isinstance(config, dict) and not config.get("path"):
@@ -88,3 +88,10 @@ class WebPaths:
             kind = self._kinds.get(str(trigger.get("type"))) if isinstance(trigger, dict) else None
             if isinstance(kind, WebTrigger):
                 yield index, trigger, kind
+
+
+def _path_in(trigger: Mapping[str, Any]) -> str:
+    """The path in a trigger's config, which in a draft may be anything."""
+    config = trigger.get("config")
+    path = config.get("path") if isinstance(config, dict) else None
+    return path if isinstance(path, str) else ""

@@ -113,11 +113,6 @@ class Unavailable(FlowError):
     id = "kernel-away"
 
 
-def unsendable(exc: BaseException) -> Invalid:
-    """A value that JSON can tell but no run can keep (an integer of more than 64 bits)."""
-    return Invalid([Problem("", f"a value cannot be kept: {exc}")])
-
-
 def _listed(problems: Sequence[Problem]) -> str:
     first = [f"{problem.path}: {problem.message}" if problem.path else problem.message for problem in problems[:3]]
     return "; ".join(first) + (" …" if len(problems) > len(first) else "")

@@ -21,7 +21,7 @@ from appliance.gateway.changes import Changes
 from appliance.gateway.idempotency import Remembered
 from appliance.gateway.identity import Callers
 from appliance.gateway.naming import Names
-from appliance.gateway.problems import unsendable
+from appliance.gateway.problems import BadRequest
 from appliance.gateway.run_views import RunTeller
 from appliance.gateway.traffic import Traffic
 from appliance.kernel.blobs import BlobStore
@@ -172,11 +172,8 @@ class Gateway:
     # --- the kernel -----------------------------------------------------------------------------------
 
     def call(self, method: str, timeout: float = 30.0, **params: Any) -> Any:
-        """Call the kernel. Raises ``KernelAway``, ``Busy``, ``Refused``, ``Invalid``."""
-        try:
-            answer = self.kernel.call(method, timeout, **params)
-        except (OverflowError, ValueError, TypeError, RecursionError) as exc:
-            raise unsendable(exc) from None
+        """Call the kernel. Raises ``KernelAway``, ``Busy``, ``Refused``, ``Unsendable``."""
+        answer = self.kernel.call(method, timeout, **params)
         if self._standing_in:
             self._standing_in = False
             self.standin.kernel_is_back()
@@ -184,7 +181,10 @@ class Gateway:
 
     def accept(self, flow: int, version: int, trigger: str, kind: str, event: Event) -> str:
         """Put a run down for a kernel that is away; its id, once it is on disk. Raises ``StoreFailure``, ``Busy``."""
-        run = self.standin.accept(flow, version, trigger, kind, event)
+        try:
+            run = self.standin.accept(flow, version, trigger, kind, event)
+        except (OverflowError, TypeError) as exc:
+            raise BadRequest(f"a value cannot be kept: {exc}") from None
         self._standing_in = True
         return run
 
