@@ -82,8 +82,8 @@ def test_a_taken_port_is_said_before_anything_is_made(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_said_in_one_line() -> None:
-    with started(Path("/sys")) as engine:
-        engine.until("cannot write to /sys: ")
+    with started(Path("/proc")) as engine:
+        engine.until("cannot write to /proc: ")
         assert engine.process.wait() == 1
     assert len(engine.lines) == 2
 
