@@ -23,7 +23,8 @@ from appliance.store.shards import total_bytes
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_BYTES = 4_000_000
+#: A WAL of so many commits is moved into its shard: 4 to 10 MB.
+CHECKPOINT_COMMITS = 1000
 STATE_EVERY = 300.0
 SWEEP_EVERY = 3600.0
 TICK = 60.0
@@ -124,8 +125,8 @@ class Maintenance:
             self.on_tick()
 
     def _checkpoint(self) -> None:
-        for day, size in self._journal.wal_bytes().items():
-            if size > CHECKPOINT_BYTES:
+        for day, commits in self._journal.uncheckpointed().items():
+            if commits > CHECKPOINT_COMMITS:
                 self._journal.checkpoint(day)
 
     def _state_if_due(self) -> None:

@@ -23,7 +23,7 @@ from appliance.engine.states import Letter, RunState
 from appliance.engine.trace import Record, records_of
 from appliance.store import shards
 from appliance.store.journal import RUN_COLUMNS, RunRow, chunks_of
-from appliance.store.runids import MAX_ID, day_of, first_of
+from appliance.store.runids import MAX_ID, SPAN_BITS, day_of, first_of, span_of
 from appliance.store.shards import total_bytes
 
 logger = logging.getLogger(__name__)
@@ -182,6 +182,8 @@ class History:
     def _page_of(
         self, connection: sqlite3.Connection, wanted: RunFilter, lower: int, upper: int, limit: int, scan: int
     ) -> _Found:
+        if wanted.flows and not wanted.text:
+            return self._page_of_flows(connection, wanted, lower, upper, limit), scan, None
         where, values = _conditions(wanted, lower, upper)
         if not wanted.text:
             sql = f"SELECT {_HEAD_COLUMNS} FROM run WHERE {where} ORDER BY id DESC LIMIT ?"
@@ -199,6 +201,23 @@ class History:
                 if len(found) >= limit:
                     break
         return found, scan, last
+
+    def _page_of_flows(
+        self, connection: sqlite3.Connection, wanted: RunFilter, lower: int, upper: int, limit: int
+    ) -> list[RunHead]:
+        """The runs of some flows, looked for where these ran (see ``flow_span`` in the shards)."""
+        marks = ", ".join("?" * len(wanted.flows))
+        sql = f"SELECT DISTINCT span FROM flow_span WHERE flow IN ({marks}) AND span BETWEEN ? AND ? ORDER BY span DESC"
+        spans = connection.execute(sql, [*wanted.flows, span_of(lower), span_of(upper)]).fetchall()
+        found: list[RunHead] = []
+        for (span,) in spans:
+            first, behind = max(lower, span << SPAN_BITS), min(upper, (span + 1) << SPAN_BITS)
+            where, values = _conditions(wanted, first, behind)
+            sql = f"SELECT {_HEAD_COLUMNS} FROM run WHERE {where} ORDER BY id DESC LIMIT ?"
+            found += [_head(row) for row in connection.execute(sql, [*values, limit - len(found)])]
+            if len(found) >= limit:
+                break
+        return found
 
     def _in_chunks(self, connection: sqlite3.Connection, run: int, needle: bytes) -> bool:
         sql = "SELECT 1 FROM chunk WHERE run = ? AND instr(data, ?) LIMIT 1"
@@ -223,16 +242,16 @@ class History:
         """The newest run of each of these flows, as far as it is in the newest ``days`` shards."""
         found: dict[int, RunHead] = {}
         missing = set(flows)
-        sql = f"SELECT {_HEAD_COLUMNS} FROM run WHERE flow = ? ORDER BY id DESC LIMIT 1"
 
-        def read(connection: sqlite3.Connection) -> list[Any]:
-            return [connection.execute(sql, (flow,)).fetchone() for flow in missing]
+        def read(connection: sqlite3.Connection) -> list[RunHead]:
+            one = [RunFilter(flows=[flow], children=True) for flow in missing]
+            return [head for wanted in one for head in self._page_of_flows(connection, wanted, 0, MAX_ID, 1)]
 
         for day in shards.days(self._data)[:days]:
             if not missing:
                 break
-            rows: list[Any] = self._on(day, read, [])
-            found |= {row[1]: _head(row) for row in rows if row is not None}
+            nothing: list[RunHead] = []
+            found |= {head.flow: head for head in self._on(day, read, nothing)}
             missing -= found.keys()
         return found
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from appliance.engine.states import RunState
 from appliance.store import shards
-from appliance.store.runids import RunIds, day_of, moment
+from appliance.store.runids import SPAN_BITS, RunIds, day_of, moment, span_of
 from appliance.store.salvage import salvage
 from appliance.store.shards import StoreFailure
 
@@ -124,6 +124,9 @@ class Journal:
         self.damaged: list[str] = []
         #: Grows with every write to a day; a rewrite that finds it grown begins anew.
         self.writes: dict[str, int] = {}
+        self._moved: dict[str, int] = {}
+        #: The newest span that is noted for each flow.
+        self._spans: dict[int, int] = {}
 
     def open(self) -> None:
         """Find the newest id, so that ids grow over restarts. Damaged shards are set aside and named."""
@@ -192,7 +195,10 @@ class Journal:
     def commit(self, batch: Batch) -> None:
         """Write all of a batch; on return it is on disk. Raises ``StoreFailure``, and then it can be made again."""
         for day, part in _by_day(batch).items():
-            self._write(day, partial(_write, batch=part))
+            spans = {(row.flow, span_of(row.id)) for row in part.runs}
+            fresh = [(flow, span) for flow, span in spans if self._spans.get(flow) != span]
+            self._write(day, partial(_write, batch=part, spans=fresh))
+            self._spans.update(fresh)
 
     def _write(self, day: str, work: Callable[[sqlite3.Connection], object]) -> None:
         """One transaction. Raises ``StoreFailure``."""
@@ -226,6 +232,7 @@ class Journal:
 
     def forget(self, day: str) -> None:
         """Close a shard that is about to be rewritten or deleted."""
+        self._spans.clear()
         with self._lock:
             connection = self._open.pop(day, None)
             if connection is not None:
@@ -243,11 +250,16 @@ class Journal:
         """The newest runs of a trigger (id, packed event), newest first, from the newest two shards."""
         left = limit
         for day in shards.days(self._data)[:2]:
-            rows = self._read(day, "SELECT id, trigger FROM run WHERE flow = ? ORDER BY id DESC LIMIT ?", (flow, left))
-            left -= len(rows)
-            for run in (number for number, by in rows if by == trigger):
-                for row in self._read(day, "SELECT event FROM run WHERE id = ?", (run,)):
-                    yield run, row[0]
+            for (span,) in self._read(day, "SELECT span FROM flow_span WHERE flow = ? ORDER BY span DESC", (flow,)):
+                first, behind = span << SPAN_BITS, (span + 1) << SPAN_BITS
+                sql = "SELECT id, trigger FROM run WHERE id >= ? AND id < ? AND flow = ? ORDER BY id DESC LIMIT ?"
+                rows = self._read(day, sql, (first, behind, flow, left))
+                left -= len(rows)
+                for run in (number for number, by in rows if by == trigger):
+                    for row in self._read(day, "SELECT event FROM run WHERE id = ?", (run,)):
+                        yield run, row[0]
+                if left <= 0:
+                    return
 
     def under_way(self, newest: int | None = None) -> Iterator[tuple[RunRow, list[bytes]]]:
         """Every run that has not ended, oldest first, with its further chunks; of the ``newest`` shards if given."""
@@ -303,19 +315,13 @@ class Journal:
         self._write(day_of(run), work)
         return True
 
-    def wal_bytes(self) -> dict[str, int]:
-        """The size of each open shard's WAL."""
-        sizes = {}
-        for day in list(self._open):
-            wal = shards.files_of(shards.shard_path(self._data, day))[1]
-            try:
-                sizes[day] = wal.stat().st_size
-            except FileNotFoundError:
-                sizes[day] = 0
-        return sizes
+    def uncheckpointed(self) -> dict[str, int]:
+        """How many transactions each shard has seen since its WAL was last moved into it."""
+        return {day: self.writes.get(day, 0) - self._moved.get(day, 0) for day in list(self._open)}
 
     def checkpoint(self, day: str) -> None:
         """Move a WAL into its file, on a connection of its own: never on the engine's thread."""
+        self._moved[day] = self.writes.get(day, 0)
         path = shards.shard_path(self._data, day)
         connection = sqlite3.connect(path.absolute().as_uri() + "?mode=rw", uri=True, timeout=0, isolation_level=None)
         try:
@@ -342,8 +348,10 @@ def _by_day(batch: Batch) -> dict[str, Batch]:
     return batch.split(day_of)
 
 
-def _write(connection: sqlite3.Connection, batch: Batch) -> None:
+def _write(connection: sqlite3.Connection, batch: Batch, spans: list[tuple[int, int]]) -> None:
     _insert_runs(connection, batch.runs)
+    if spans:
+        connection.executemany("INSERT OR IGNORE INTO flow_span VALUES (?, ?)", spans)
     if batch.chunks:
         connection.executemany("INSERT OR REPLACE INTO chunk (run, seq, data) VALUES (?, ?, ?)", batch.chunks)
     if batch.updates:

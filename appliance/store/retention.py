@@ -18,7 +18,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from appliance.store import shards
-from appliance.store.runids import first_of
+from appliance.store.runids import SPAN_BITS, first_of
 from appliance.store.shards import bytes_of, total_bytes
 
 logger = logging.getLogger(__name__)
@@ -197,6 +197,7 @@ def _copy_kept(path: Path, fresh: Path, condition: str, values: list[float]) -> 
         writer.execute(f"INSERT INTO run SELECT * FROM old.run WHERE id IN ({kept})", values)
         for table, column in (("chunk", "run"), ("blob_use", "run"), ("letter_note", "run"), ("event_key", "run")):
             writer.execute(f"INSERT INTO {table} SELECT * FROM old.{table} WHERE {column} IN (SELECT id FROM run)")
+        writer.execute(f"INSERT INTO flow_span SELECT DISTINCT flow, id >> {SPAN_BITS} FROM run")
         writer.execute("INSERT INTO state_op SELECT * FROM old.state_op")
         writer.execute("COMMIT")
     finally:

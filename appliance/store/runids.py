@@ -12,6 +12,8 @@ import threading
 EPOCH_MS = 1_577_836_800_000
 _SEQ_BITS, _WRITER_BITS = 16, 6
 _LOW = _SEQ_BITS + _WRITER_BITS
+#: 2**13 milliseconds.
+SPAN_BITS = _LOW + 13
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
 _VALUES = {char: value for value, char in enumerate(_ALPHABET)} | {"O": 0, "I": 1, "L": 1}
@@ -86,6 +88,11 @@ def first_of(when: float) -> int:
     """The smallest id of a moment (Unix seconds); moments before 2020 give 0, those after 2089 the largest id."""
     ms = min(max(0.0, when * 1000 - EPOCH_MS), float(_LAST_MS + 1))
     return min(int(ms) << _LOW, MAX_ID)
+
+
+def span_of(number: int) -> int:
+    """The span of about eight seconds that an id lies in; shards note which flows ran in which."""
+    return number >> SPAN_BITS
 
 
 def day_of(number: int) -> str:

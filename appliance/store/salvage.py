@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.store import shards
+from appliance.store.runids import SPAN_BITS
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def salvage(damaged: Path, fresh: sqlite3.Connection) -> int:
             for table in _WHOLE:
                 for row in _readable(old, f"SELECT * FROM {table}"):
                     _put(fresh, table, row)
+            fresh.execute(f"INSERT OR IGNORE INTO flow_span SELECT DISTINCT flow, id >> {SPAN_BITS} FROM run")
             fresh.execute("COMMIT")
         except BaseException:
             if fresh.in_transaction:

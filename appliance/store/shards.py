@@ -22,6 +22,8 @@ PAGE_SIZE = 1024
 AUTO_CHECKPOINT = 65_536
 _NAME = re.compile(r"^\d{4}-\d{2}-\d{2}\.db$")
 
+# Instead of an index on (flow, id), which every commit would write a page of, `flow_span` notes once in some
+# seconds that a flow ran; the runs of a flow are looked for in its spans.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (
   id INTEGER PRIMARY KEY,
@@ -31,6 +33,8 @@ CREATE TABLE IF NOT EXISTS run (
   parent INTEGER, origin INTEGER, letter INTEGER NOT NULL DEFAULT 0, steps BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS chunk (
   run INTEGER NOT NULL, seq INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (run, seq)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS flow_span (
+  flow INTEGER NOT NULL, span INTEGER NOT NULL, PRIMARY KEY (flow, span)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS event_key (key TEXT PRIMARY KEY, run INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS state_op (
   ver INTEGER PRIMARY KEY, flow INTEGER NOT NULL, key TEXT NOT NULL, value BLOB);
@@ -38,7 +42,6 @@ CREATE TABLE IF NOT EXISTS blob_use (
   hash TEXT NOT NULL, run INTEGER NOT NULL, PRIMARY KEY (hash, run)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS letter_note (
   run INTEGER PRIMARY KEY, at INTEGER NOT NULL, who TEXT NOT NULL, reason TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS run_flow ON run (flow, id);
 CREATE INDEX IF NOT EXISTS run_under_way ON run (id) WHERE state < 10;
 CREATE INDEX IF NOT EXISTS run_not_good ON run (state, id) WHERE state > 10;
 CREATE INDEX IF NOT EXISTS run_letter ON run (id) WHERE letter = 1;

@@ -90,7 +90,7 @@ def test_two_damaged_shards_of_one_name_are_both_kept(journal: Journal, tmp_path
     assert len(list((tmp_path / "corrupt").glob("*.db.*"))) == 2
 
 
-@pytest.mark.parametrize("table", ["run_flow", "letter_note", "event_key"])
+@pytest.mark.parametrize("table", ["flow_span", "letter_note", "event_key"])
 def test_runs_under_way_are_saved_from_a_damaged_shard(journal: Journal, tmp_path: Path, table: str) -> None:
     (run,) = put(journal, NOON, state=RunState.WAITING, steps=b"")
     put(journal, NOON, 50)
