@@ -95,6 +95,8 @@ class Recovery:
         run.row_written, run.chunks = True, len(chunks)
         if run.state is not RunState.QUEUED:
             records = [self.whole(record) for record in records_of([row.steps, *chunks])]
+            if any(record.node >= len(run.plan.nodes) for record in records):
+                raise ValueError("its records name steps that its version does not have")
             self._began[run.id] = next((record.at for record in records), 0) / 1e6
             self.overrides(run, view)
             self._open[run.id] = recover(run.walk, records, judge_for(engine.services, run, 0))
