@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 #: A turn commits after this long even if more steps are ready, so that nobody waits for a busy flow.
 SLICE = 0.004
 #: Shortest time between two commits, so that under load many runs share one.
-COMPANY = 0.003
+COMPANY = 0.0025
 MAX_BATCH = 512
 RECENT_EVENTS = 2_000
 
