@@ -77,7 +77,7 @@ def _send_and_kill(ours: Engine, count: int) -> tuple[list[str], int]:
             if number is None:
                 return
             accepted.append(_deliver(ours.port, number))
-            time.sleep(0.05)
+            time.sleep(0.1)
 
     threads = [threading.Thread(target=sender) for _ in range(CONCURRENCY)]
     for thread in threads:
