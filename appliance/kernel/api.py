@@ -352,7 +352,7 @@ class Replay:
         flow = self._engine.slot(self._row.flow) or FlowSlot(self._row.flow, "", "", "", None)
         plan = self._engine.plan(self._row.version)
         run = LiveRun(self._row.id, flow, self._row.version, plan, self._row.place)
-        run.event = self._view
+        run.event, run.origin = self._view, self._row.origin
         run.walk.payload = self._payload
         self._kernel.recovery.overrides(run, self._view)
         recover(run.walk, self._records, judge_for(self._engine.services, run, 0))

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any
 
 from appliance.engine.states import RunState
 from appliance.kernel.client import KernelAway, KernelClient
+from appliance.kernel.kernel import Kernel
 from appliance.security.keys import init_keys
-from appliance.store.history import History, RunFilter
+from appliance.store.history import History, RunDetail, RunFilter
 from appliance.store.metadata import open_store
+from appliance.store.runids import from_text
 
 ROOT = Path(__file__).resolve().parents[2]
 _CHILD = """
@@ -54,7 +57,8 @@ class KernelHouse:
         """Save and deploy a flow; returns its number."""
         store = open_store(self.data)
         try:
-            version = store.flows.save(flow_id or None, "home", {"name": "test", **flow}, "ann", "first", None)
+            base = store.flows.get(flow_id).newest if flow_id else None
+            version = store.flows.save(flow_id or None, "home", {"name": "test", **flow}, "ann", "", base)
             saved = store.flows.by_num(version.flow)
             store.flows.deploy(saved.id, version.number, "ann")
             return int(version.flow)
@@ -115,3 +119,49 @@ class KernelHouse:
             self.kill()
         self.client.close()
         self.history.close()
+
+
+class LocalKernel(KernelHouse):
+    """The same with the kernel in this process, so that a test can look inside."""
+
+    kernel: Kernel | None = None
+
+    def start(self) -> None:
+        """Start it here."""
+        self.kernel = Kernel(self.data)
+        self.kernel.start()
+        assert self.kernel.hosting.settled.wait(10)
+
+    def stop(self, patience: float = 30.0) -> int:
+        """Stop it."""
+        kernel, self.kernel = self.kernel, None
+        if kernel is not None:
+            kernel.stop()
+        return 0
+
+    def close(self) -> None:
+        """End what is left. Twice is fine."""
+        self.stop()
+        super().close()
+
+    def on_engine(self, work: Callable[[], Any]) -> Any:
+        """Do something between two turns of the engine; returns its result."""
+        assert self.kernel is not None
+        done = threading.Event()
+        found: list[Any] = []
+
+        def turn() -> None:
+            try:
+                found.append(work())
+            finally:
+                done.set()
+
+        self.kernel.engine.post(turn)
+        assert done.wait(10)
+        return found[0]
+
+    def detail(self, run: str) -> RunDetail:
+        """A run with its records."""
+        found = self.history.detail(from_text(run))
+        assert found is not None
+        return found
