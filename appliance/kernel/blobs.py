@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,9 +43,12 @@ class BlobStore:
         self._sync = sync
         #: Between "is it there" and "it is in use from now on" no collection may delete it.
         self._lock = threading.Lock()
+        #: Takes out of a blob what must not be kept.
+        self.clean: Callable[[bytes], bytes] = lambda data: data
 
     def put(self, data: bytes, mime: str = "application/octet-stream") -> dict[str, Any]:
         """Store and return the reference. Raises ``NodeError`` when the disk is full or fails."""
+        data = self.clean(data)
         digest = hashlib.sha256(data).hexdigest()
         path = self._path(digest)
         try:

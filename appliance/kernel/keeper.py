@@ -87,7 +87,7 @@ class Keeper:
             data = trace.encode(record)
         if self.found_secret(data):
             record = Record(
-                record.kind, record.node, record.attempt, record.at, record.took, record.port,
+                record.kind, record.node, record.attempt, record.at, record.took, self.scrub(record.port),
                 self.scrub(record.value), self.scrub(record.extra),
             )  # fmt: skip
             data = trace.encode(record)
@@ -162,7 +162,7 @@ class Keeper:
 
     def state_ops(self, run: LiveRun, changes: dict[str, Any]) -> None:
         """Change durable values of the run's flow together with the run."""
-        kept = {key: value if value is GONE else self.clean(value) for key, value in changes.items()}
+        kept = {self.clean(key): value if value is GONE else self.clean(value) for key, value in changes.items()}
         self._ops += [(run.id, op) for op in self._services.states.apply(run.flow.num, kept)]
         self.touch(run)
 

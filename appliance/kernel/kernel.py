@@ -47,6 +47,7 @@ KERNEL_WRITER = 0
 ROOM_TO_START = 4_000_000
 #: What a step gave may be nested as deeply as the stack allowed then; reading it back must not need more.
 STACK_TO_SPARE = 500
+LONG_SECRET = 8
 
 
 class Kernel:
@@ -73,6 +74,8 @@ class Kernel:
         self._socket = socket
         self._stops: list[Callable[[], Any]] = []
         self._scrubber = Scrubber()
+        #: For binary data, in which a few bytes are soon found that only look like a short secret.
+        self._long_scrubber = Scrubber()
         self._began = time.monotonic()
         self._stopped = False
 
@@ -124,6 +127,7 @@ class Kernel:
         services = Services()
         http, mqtt = HttpClient(), MqttHub(f"flowork-{read_engine(self.data).id[:8]}")
         self._blobs = BlobStore(self.data, sync=sync)
+        self._blobs.clean = self._clean_blob
         files = self._home / "files"
         files.mkdir(mode=0o700, exist_ok=True)
         roots = [Path(root) for root in settings.file_roots]
@@ -185,6 +189,15 @@ class Kernel:
             server.start()
             self._stops.append(server.quiet)
 
+    def _clean_blob(self, data: bytes) -> bytes:
+        if not self._scrubber.found_in(data):
+            return data
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            return self._long_scrubber.scrub_bytes(data)
+        return self._scrubber.scrub_bytes(data)
+
     def _clean(self, result: Any, packed: bytes) -> Any:
         return self._scrubber.scrub(result) if self._scrubber.found_in(packed) else result
 
@@ -239,7 +252,9 @@ class Kernel:
             workspace: {name: secret.reveal() for name, secret in values.items()}
             for workspace, values in opened.values.items()
         }
-        self._scrubber.update(value for values in secrets.values() for value in values.values())
+        hidden = {value for values in secrets.values() for value in values.values()}
+        self._scrubber.update(hidden)
+        self._long_scrubber.update(value for value in hidden if len(value) >= LONG_SECRET)
         self.services.secrets = secrets
         workspaces = {slot.workspace for slot in self.engine.flows.values()}
         self.services.variables = {
