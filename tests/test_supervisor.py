@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from appliance.supervisor import Backoff
-from tests.support.up import gone
+from tests.support.processes import gone
 
 PRELUDE = """
 import os, signal, subprocess, sys, time

@@ -51,18 +51,28 @@ class Appliance:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environ)
         eventually(lambda: "panel: http" in self.log[began:], "the engine is up")
 
-    def stop(self) -> None:
-        """SIGTERM, as systemd does. Twice is fine."""
+    def stop(self, number: int = signal.SIGTERM) -> int | None:
+        """SIGTERM, as systemd does, or another signal; the exit code. Twice is fine."""
         process, self._process = self._process, None
-        if process is not None:
-            process.send_signal(signal.SIGTERM)
-            process.wait(40)
+        if process is None:
+            return None
+        process.send_signal(number)
+        return process.wait(40)
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's pid."""
+        assert self._process is not None
+        return self._process.pid
+
+    def family(self) -> list[int]:
+        """The pids of all processes below the supervisor."""
+        return [child.pid for child in psutil.Process(self.pid).children(recursive=True)]
 
     def pids(self) -> dict[str, int]:
         """The pids of the supervisor's children by name."""
-        assert self._process is not None
         found = {}
-        for child in psutil.Process(self._process.pid).children():
+        for child in psutil.Process(self.pid).children():
             with contextlib.suppress(ProcessLookupError, FileNotFoundError):
                 found[Path(f"/proc/{child.pid}/comm").read_text().strip().removeprefix("flowork-")] = child.pid
         return found
