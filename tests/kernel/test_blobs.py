@@ -60,9 +60,7 @@ def test_file_and_folder_are_synced_before_put_returns(
 
 
 @pytest.mark.parametrize("damage", [b"", b"pic", b"pictures", b"pixture"])
-def test_a_damaged_blob_is_noticed_and_mended_by_the_next_put(
-    store: BlobStore, tmp_path: Path, damage: bytes
-) -> None:
+def test_a_damaged_blob_is_noticed_and_mended_by_the_next_put(store: BlobStore, tmp_path: Path, damage: bytes) -> None:
     reference = store.put(b"picture")
     path_of(tmp_path, b"picture").write_bytes(damage)
     with pytest.raises(NodeError, match="damaged") as caught:

@@ -81,9 +81,7 @@ def test_the_files_folder_may_itself_be_a_link(data: Path, tmp_path: Path) -> No
     assert FlowFiles(data).resolve("x") == tmp_path / "stick/x"
 
 
-@pytest.mark.parametrize(
-    "path", ["keys/owner", "flowork.db", "runs/2026-11-20.db", "packages/x.py", "blobs/ab/x", "."]
-)
+@pytest.mark.parametrize("path", ["keys/owner", "flowork.db", "runs/2026-11-20.db", "packages/x.py", "blobs/ab/x", "."])
 def test_the_engine_stays_closed_inside_a_folder_of_the_owner(data: Path, path: str) -> None:
     files = FlowFiles(data, roots=[data.parent], read_only=[Path("/")])
     with pytest.raises(ConfigError):

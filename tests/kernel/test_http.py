@@ -180,9 +180,7 @@ def test_a_url_that_is_none_is_a_config_error_without_its_text(url: str) -> None
     assert "hush" not in caught.value.message
 
 
-@pytest.mark.parametrize(
-    "headers", [{"Authorization": "hush\r\nX: y"}, {"bad name": "hush"}, {"X": "\ud800hush"}]
-)
+@pytest.mark.parametrize("headers", [{"Authorization": "hush\r\nX: y"}, {"bad name": "hush"}, {"X": "\ud800hush"}])
 def test_a_header_that_would_split_the_request_is_refused(web: WebServer, headers: dict[str, str]) -> None:
     with pytest.raises(ConfigError) as caught:
         request("GET", web.url("/"), headers=headers)
