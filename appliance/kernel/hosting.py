@@ -7,11 +7,12 @@ backoff, and holds up no other for longer than its own attach takes.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from appliance.contracts import Committed, Event, FlowError, Mqtt, RunEnded, Trigger, WebTrigger
+from appliance.contracts import Committed, Config, Event, FlowError, Mqtt, RunEnded, Trigger, WebTrigger
 from appliance.engine.configs import ConfigPlan
 from appliance.engine.flow import TriggerSpec
 from appliance.kernel.engine import Engine, Submission
@@ -23,6 +24,11 @@ logger = logging.getLogger(__name__)
 FIRST_RETRY, LONGEST_RETRY = 1.0, 60.0
 #: Seconds that stopping waits for a trigger that hangs.
 PATIENCE = 10.0
+_TEMPLATE = re.compile(r"\{[{%]")
+
+
+class Missing(Trigger[Config]):
+    """Stands for a type that is not there (any more), so that its triggers are shown with the reason."""
 
 
 class Hosted:
@@ -117,18 +123,32 @@ class Hosted:
 
     def start(self) -> None:
         """Attach. Raises whatever the trigger raises."""
+        if isinstance(self.kind, Missing):
+            raise FlowError(f"there is no trigger type {self.spec.type!r} (any more)")
+        self.config = self._rendered()
+        if isinstance(self.kind, WebTrigger):
+            self.status(True, f"listening at /hooks/{self.kind.path(self.config)}")
+            return
+        self.status(True, "attached")
+        self.detach = self.kind.attach(self, self.config)
+
+    def _rendered(self) -> Any:
         services = self._engine.services
         scope = {
             "vars": services.variables.get(self.slot.workspace, {}),
             "secrets": services.secrets.get(self.slot.workspace, {}),
         }
         plan = ConfigPlan(self.kind.Config, self.spec.config)
-        self.config = plan.constant if plan.constant is not None else plan.decode(plan.rendered(scope))
-        if isinstance(self.kind, WebTrigger):
-            self.status(True, f"listening at /hooks/{self.kind.path(self.config)}")
-            return
-        self.status(True, "attached")
-        self.detach = self.kind.attach(self, self.config)
+        return plan.constant if plan.constant is not None else plan.decode(plan.rendered(scope))
+
+    def is_stale(self) -> bool:
+        """Whether its templates give something else now than when it was attached."""
+        if self.config is None:
+            return True
+        try:
+            return bool(self._rendered() != self.config)
+        except Exception:
+            return True
 
     def stop(self) -> None:
         """Detach. Twice is fine."""
@@ -198,7 +218,7 @@ class TriggerHost:
             if self._thread.is_alive():
                 logger.error("a trigger does not come back from its attach or detach; it is left behind")
 
-    def want(self, live: list[tuple[FlowSlot, int, Sequence[TriggerSpec]]], refresh: bool = False) -> None:
+    def want(self, live: Sequence[tuple[FlowSlot, int, Sequence[TriggerSpec]]], refresh: bool = False) -> None:
         """What is to be attached from now on; ``refresh`` attaches anew, since variables or secrets changed."""
         wanted = {
             (slot.num, spec.id): (slot, version, spec)
@@ -210,7 +230,9 @@ class TriggerHost:
             self._wanted = wanted
             self._dirty = True
             if refresh:
-                self._refresh = {id(hosted) for hosted in self._hosted.values() if "{" in str(hosted.spec.config)}
+                self._refresh = {
+                    id(hosted) for hosted in self._hosted.values() if _TEMPLATE.search(str(hosted.spec.config))
+                }
             self._changed.notify()
 
     def views(self) -> list[dict[str, Any]]:
@@ -246,7 +268,8 @@ class TriggerHost:
     def _detach(self, wanted: dict[tuple[int, str], tuple[FlowSlot, int, TriggerSpec]], refresh: set[int]) -> None:
         for key, hosted in list(self._hosted.items()):
             entry = wanted.get(key)
-            if entry is not None and id(hosted) not in refresh and entry[2] == hosted.spec:
+            fresh = id(hosted) not in refresh or not hosted.is_stale()
+            if entry is not None and fresh and entry[2] == hosted.spec:
                 hosted.slot, hosted.version = entry[0], entry[1]
                 continue
             del self._hosted[key]
@@ -260,10 +283,9 @@ class TriggerHost:
             hosted = self._hosted.get(key)
             if hosted is None:
                 kind = self._registry.triggers.get(spec.type)
-                if kind is None:
-                    logger.warning("trigger %s of %s: no trigger type %r", spec.id, slot.id, spec.type)
-                    continue
-                hosted = self._hosted[key] = Hosted(self._engine, slot, version, spec, kind, not self.settled.is_set())
+                starting = not self.settled.is_set()
+                hosted = Hosted(self._engine, slot, version, spec, kind or Missing(), starting)
+                self._hosted[key] = hosted
             elif not hosted.retry_at or hosted.retry_at > self._monotonic():
                 continue
             hosted.retry_at = 0.0
