@@ -67,7 +67,7 @@ def check_depth(data: bytes, value: Any) -> None:
     if data.count(b"[") + data.count(b"{") <= DEEPEST:
         return
     level = [value]
-    for _ in range(DEEPEST + 1):
+    for _ in range(DEEPEST):
         level = [
             inner
             for outer in level

@@ -33,43 +33,38 @@ Item = tuple[int, str, bytes]
 
 
 class Watcher:
-    """One panel's queue. ``wants`` says whether an event about a flow (empty: about none) is for it."""
+    """One panel's queue. ``wants`` says whether an event about a flow (empty: about none) is for it.
 
-    def __init__(self, wants: Callable[[str], bool]) -> None:
+    ``bell`` is set when something came, or when it is over. One thread puts and another takes.
+    """
+
+    def __init__(self, wants: Callable[[str], bool], bell: threading.Event) -> None:
         self.wants = wants
+        self.bell = bell
         self.dropped = False
         self.closed = False
         self._items: deque[bytes] = deque()
-        self._ready = threading.Condition()
 
     def put(self, item: Item) -> None:
-        """Add an event if it is wanted and there is room."""
+        """Add an event if it is wanted and there is room; a watcher without room is dropped."""
         if self.closed or not self.wants(item[1]):
             return
-        with self._ready:
-            if len(self._items) >= MAX_WAITING:
-                self.dropped = self.closed = True
-            else:
-                self._items.append(item[2])
-            if len(self._items) == 1 or self.closed:
-                self._ready.notify()
+        if len(self._items) >= MAX_WAITING:
+            self.dropped = True
+            self.close()
+        else:
+            self._items.append(item[2])
+            self.bell.set()
 
-    def take(self, timeout: float, company: float) -> list[bytes]:
-        """What is there, ``company`` seconds after the first of it came; empty after ``timeout`` seconds."""
-        with self._ready:
-            if not self._items and not self.closed:
-                self._ready.wait(timeout)
-            if self._items and not self.closed:
-                self._ready.wait_for(lambda: self.closed, company)
-            found = list(self._items)
-            self._items.clear()
-        return found
+    def take(self) -> list[bytes]:
+        """What has come since the last time."""
+        items = self._items
+        return [items.popleft() for _ in range(len(items))]
 
     def close(self) -> None:
-        """Wake whoever takes; nothing more comes. Twice is fine."""
-        with self._ready:
-            self.closed = True
-            self._ready.notify()
+        """Nothing more comes. Twice is fine."""
+        self.closed = True
+        self.bell.set()
 
 
 class Hub:

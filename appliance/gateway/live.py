@@ -43,7 +43,10 @@ PING = 25.0
 MAX_MESSAGE = 65_536
 #: What a panel ever sends.
 _MAX_RECEIVED = 4096
-_GOING_AWAY, _SLOW, _NOT_ALLOWED = 1001, 1013, 1008
+#: Why a socket is closed (RFC 6455, 7.4, and the IANA registry of close codes).
+_GOING_AWAY = 1001, "the gateway is stopping"
+_SLOW = 1013, "this panel reads more slowly than things happen; connect again"
+_NOT_ALLOWED = 1008, "this session or token has ended"
 
 
 class Watch(Query, frozen=True):
@@ -116,6 +119,8 @@ class LiveSocket:
 
     def _admit(self) -> tuple[Identity, Watch]:
         identity = self._identify()
+        if "Sec-WebSocket-Key" not in request.headers or request.headers.get("Sec-WebSocket-Version") != "13":
+            raise BadRequest("this is no WebSocket handshake of version 13 (RFC 6455)")
         watch: Watch = bodies.query_of(request.environ.get("QUERY_STRING", ""), Watch)
         if len(self._hub) >= self._most:
             raise Unavailable(f"{self._most} panels watch already, which is as many as this engine takes")
@@ -123,7 +128,8 @@ class LiveSocket:
 
     def _serve(self, ws: Any) -> None:
         identity, watch = request.environ["flowork.watch"]
-        watcher = Watcher(self._filter(identity, frozenset(watch.flow)))
+        # The socket's own bell, which also rings when the panel goes away.
+        watcher = Watcher(self._filter(identity, frozenset(watch.flow)), ws.event)
         self._hub.add(watcher, watch.after)
         try:
             self._send_all(ws, watcher, identity)
@@ -150,19 +156,19 @@ class LiveSocket:
     def _send_all(self, ws: Any, watcher: Watcher, identity: Identity) -> None:
         checked = time.monotonic()
         while ws.connected:
-            events = watcher.take(1.0, GATHER)
-            if watcher.dropped:
-                ws.close(_SLOW, "this panel reads more slowly than things happen; connect again")
-                return
-            for message in _messages(events):
+            if watcher.bell.wait(RECHECK) and not watcher.closed:
+                time.sleep(GATHER)
+            watcher.bell.clear()
+            ws.input_buffer.clear()  # a panel has nothing to say
+            for message in _messages(watcher.take()):
                 ws.send(message)
             if watcher.closed:
-                ws.close(_GOING_AWAY, "the gateway is stopping")
+                ws.close(*(_SLOW if watcher.dropped else _GOING_AWAY))
                 return
-            if time.monotonic() - checked > RECHECK:
+            if time.monotonic() - checked >= RECHECK:
                 checked = time.monotonic()
                 if not self._may_still(identity):
-                    ws.close(_NOT_ALLOWED, "this session or token has ended")
+                    ws.close(*_NOT_ALLOWED)
                     return
 
     def _may_still(self, identity: Identity) -> bool:

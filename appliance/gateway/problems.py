@@ -130,8 +130,13 @@ def describe(exc: BaseException, scrub: Callable[[str], str]) -> ProblemDetails:
     return _problem("internal", 500, detail, incident=incident)
 
 
+def error_id_of(exc: FlowError) -> str:
+    """An error's id; that of the kernel's own error where it was passed on."""
+    return exc.error_id if isinstance(exc, Refused) else exc.id
+
+
 def _ours(exc: FlowError, scrub: Callable[[str], str]) -> ProblemDetails:
-    error_id = exc.error_id if isinstance(exc, Refused) else exc.id
+    error_id = error_id_of(exc)
     status = STATUSES.get(error_id, 500)
     if status == 500:
         logger.error("%s: %s", error_id, exc.message, exc_info=exc)

@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from appliance.contracts import FlowError
 from appliance.gateway.common import Body
 from appliance.gateway.places import look_up
+from appliance.gateway.problems import error_id_of
 from appliance.gateway.routing import Call
 from appliance.security.roles import require
 from appliance.store.history import RunHead
@@ -70,7 +71,7 @@ def for_each_run(call: Call[Any, Any], runs: list[str], permission: str, work: C
             require(call.identity, permission, workspace)
             made = work(head)
         except FlowError as exc:
-            result.failed.append(BulkFailure(text, exc.id, call.gateway.scrub(exc.message)))
+            result.failed.append(BulkFailure(text, error_id_of(exc), call.gateway.scrub(exc.message)))
         else:
             result.done.append(text)
             if made:

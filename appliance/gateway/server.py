@@ -102,6 +102,7 @@ def serve(data: Path, listener: socket.socket, threads: int) -> int:
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else 0
     finally:
+        worker.tmp.close()
         gateway.close()
     return 0
 

@@ -44,7 +44,7 @@ def test_broken_utf8(home: Home, data: bytes) -> None:
     assert "UTF-8" in problem(send(home.owner, data), 400)["detail"]
 
 
-@pytest.mark.parametrize("depth", [101, 5_000, 100_000])
+@pytest.mark.parametrize("depth", [100, 5_000, 100_000])
 @pytest.mark.parametrize("pair", ["[]", "{}"])
 def test_deep_nesting(home: Home, depth: int, pair: str) -> None:
     opening = "[" if pair == "[]" else '{"a":'
@@ -52,6 +52,12 @@ def test_deep_nesting(home: Home, depth: int, pair: str) -> None:
     text = f'{{"input": {opening * depth}1{closing * depth}}}'
     name = home.save({**flow(compute("a", "1")), "name": f"deep {depth} {pair}"})
     assert "nested deeper" in problem(send(home.owner, text.encode(), f"/flows/{name}/runs"), 400)["detail"]
+
+
+def test_what_is_just_not_too_deep_is_fine(home: Home) -> None:
+    name = home.save({**flow(compute("a", "1")), "name": "just deep"})
+    text = f'{{"wait": 10, "input": {"[" * 99}{"]" * 99}}}'
+    assert send(home.owner, text.encode(), f"/flows/{name}/runs").status_code == 200
 
 
 def test_many_brackets_that_are_not_deep_are_fine(home: Home) -> None:
@@ -235,5 +241,6 @@ def test_guessing_tokens_is_slowed_down(make_home: Any) -> None:
 
 def test_signing_in_is_slowed_down(make_home: Any) -> None:
     home = make_home(environ={"FLOWORK_SIGN_INS_PER_MINUTE": "2"})
-    path = f"{API}/session/challenge?address=0x{'0' * 40}"
-    assert [home.client().get(path).status_code for _ in range(3)] == [200, 200, 429]
+    attempt = {"text": "x", "signature": "0x"}
+    statuses = [home.client().post(f"{API}/session", json=attempt).status_code for _ in range(3)]
+    assert statuses == [401, 401, 429]

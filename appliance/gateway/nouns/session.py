@@ -74,7 +74,6 @@ class SessionView(Struct, frozen=True, kw_only=True):
 @noun.get("/session/challenge", public=_SIGN_IN)
 def challenge(call: Call[ForAddress, Nothing]) -> ChallengeView:
     """A text to sign with the key of an address. Any address gets one: it does not tell who is known here."""
-    call.gateway.callers.take_sign_in(remote_of(request.environ))
     call.gateway.callers.require_host(call.request)
     host = call.request.get("host", "")
     made = call.gateway.sign_in.challenge(
