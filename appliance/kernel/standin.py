@@ -16,6 +16,7 @@ from typing import Any
 from appliance.contracts import Busy, Event
 from appliance.engine import trace
 from appliance.engine.states import RunState
+from appliance.kernel.keeper import packable
 from appliance.kernel.runs import event_view, key_of
 from appliance.queue.app import make_huey
 from appliance.queue.tasks import TaskQueue
@@ -96,7 +97,11 @@ class StandIn:
         now = time.time()
         accepted = int(now * 1e6)
         form = [event.id, event_view(event, kind, trigger, accepted / 1e6), event.payload, None]
-        data = trace.pack_event(form, trigger, accepted)
+        try:
+            data = trace.pack_event(form, trigger, accepted)
+        except Exception:
+            form = [packable(part) for part in form]
+            data = trace.pack_event(form, trigger, accepted)
         if self._scrubber.found_in(data):
             data = trace.pack_event(self._scrubber.scrub(form), trigger, accepted)
         number = journal.ids.next(now)

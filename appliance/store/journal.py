@@ -129,8 +129,15 @@ class Journal:
         self._spans: dict[int, int] = {}
 
     def open(self) -> None:
-        """Find the newest id, so that ids grow over restarts. Damaged shards are set aside and named."""
-        for day in shards.days(self._data):
+        """Find the newest id, so that ids grow over restarts. Damaged shards are set aside and named.
+
+        Raises ``StoreFailure``.
+        """
+        try:
+            days = shards.days(self._data)
+        except OSError as exc:
+            raise StoreFailure(f"the folder of the runs cannot be read: {exc}") from exc
+        for day in days:
             newest = self._read(day, "SELECT max(id) FROM run")[0][0]
             if newest is not None:
                 self.ids = RunIds(self._writer, newest)
