@@ -1,12 +1,7 @@
-"""What is wrong with an engine, in words, each with what to do about it.
-
-``of_status`` and ``of_disk`` look at what a running engine knows anyhow (the health page shows them); :func:`examine`
-looks at everything, whether the engine runs or not, and changes nothing (``flowork doctor``).
-"""
+"""A thorough look at an engine, whether it runs or not, that changes nothing: ``flowork doctor``."""
 
 from __future__ import annotations
 
-import os
 import platform
 import sqlite3
 import stat
@@ -15,12 +10,11 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal
-
-from msgspec import Struct
+from typing import Any
 
 from appliance.contracts import FlowError
 from appliance.engine.validate import validate
+from appliance.findings import Finding, of_clock, of_disk, of_plugins, of_status
 from appliance.kernel.clock import Clock
 from appliance.kernel.maintenance import check_shards
 from appliance.listener import ANY, ListenError, bind
@@ -37,98 +31,8 @@ from appliance.world import Machine
 
 #: Where a gateway listens if nothing else is said.
 PORT = 5000
-Level = Literal["warning", "critical"]
-_LOW, _EMPTY = 300_000_000, 60_000_000
-_FULL = 0.8
-_FEW_FILES = 2_000
 _PYTHON = (3, 11)
 _SQLITE = (3, 37, 0)  # Debian 11 is too old; STRICT tables and RETURNING are in use
-
-
-class Finding(Struct, frozen=True):
-    """One thing that is not well. ``mend`` says what to do; ``workspace`` whose it is, if it is anybody's."""
-
-    id: str
-    level: Level
-    text: str
-    mend: str
-    workspace: str = ""
-
-
-def overall(findings: Iterable[Finding]) -> str:
-    """``ok``, ``warning`` or ``critical`` for all of them."""
-    levels = {finding.level for finding in findings}
-    return "critical" if "critical" in levels else "warning" if levels else "ok"
-
-
-# --- what a running engine knows of itself -----------------------------------------------------------
-
-
-def of_status(status: Mapping[str, Any]) -> list[Finding]:
-    """The faults in the kernel's own word (its method ``status``)."""
-    return [*_journal(status), *_load(status), *_plugins(status), *_triggers(status), *_brokers(status)]
-
-
-def _journal(status: Mapping[str, Any]) -> Iterator[Finding]:
-    if status["degraded"]:
-        text = f"runs leave no history, for it cannot be written: {status['degraded']}"
-        yield Finding("no-history", "critical", text, "free some space, or mend the disk; it goes on by itself then")
-    if status["lost_history"]:
-        text = f"{status['lost_history']} runs since the start have left no history"
-        yield Finding("lost-history", "warning", text, "their effects happened; look at the disk")
-    for shard in status["damaged"]:
-        mend = "it was moved into corrupt/; runs of that day are lost unless a backup has them"
-        yield Finding("damaged-day", "critical", f"a day of history was damaged: {shard}", mend)
-    yield from _clock(bool(status["clock"]["ok"]), str(status["clock"]["text"]))
-
-
-def _clock(ok: bool, why: str) -> Iterator[Finding]:
-    if not ok:
-        text = f"schedules wait until the clock is known to be right: {why}"
-        yield Finding("clock", "warning", text, "connect to a time server, or set the setting clock to trust")
-
-
-def _load(status: Mapping[str, Any]) -> Iterator[Finding]:
-    if status["queue"] >= status["queue_bound"] * _FULL:
-        text = f"{status['queue']:,} of at most {status['queue_bound']:,} runs wait for their turn"
-        yield Finding("queue", "warning", text, "more comes in than can be done; past the bound senders are refused")
-
-
-def _plugins(status: Mapping[str, Any]) -> Iterator[Finding]:
-    for broken in status["broken"]:
-        text = f"the {broken['kind']} {broken['type']!r} cannot be loaded: {broken['error']}"
-        yield Finding("broken-plugin", "warning", text, "mend its file, then start again")
-
-
-def _triggers(status: Mapping[str, Any]) -> Iterator[Finding]:
-    for trigger in status["triggers"]:
-        if not trigger["ok"]:
-            text = f"trigger {trigger['id']} of flow {trigger['flow']}: {trigger['status']}"
-            mend = "it is tried again by itself; see the trigger's settings"
-            yield Finding("trigger", "warning", text, mend, trigger["workspace"])
-
-
-def _brokers(status: Mapping[str, Any]) -> Iterator[Finding]:
-    for link in status["mqtt"]:
-        if not link["ok"]:
-            text = f"the MQTT broker {link['broker']} ({link['role']}): {link['text']}"
-            yield Finding("mqtt", "warning", text, "it is tried again by itself; is the broker up, is the login right?")
-
-
-def of_disk(data: Path) -> Iterator[Finding]:
-    """Room on the data folder's disk: bytes, and files that may still be made."""
-    disk = os.statvfs(data)
-    free = disk.f_bavail * disk.f_frsize
-    mend = "free some space, or lower max_history_bytes and keep_days in the settings"
-    if free < _LOW:
-        level: Level = "critical" if free < _EMPTY else "warning"
-        yield Finding("disk", level, f"{free / 1e6:.0f} MB are left on the disk of the data folder", mend)
-    if disk.f_files and disk.f_favail < _FEW_FILES:
-        text = f"only {disk.f_favail} more files fit on the disk of the data folder"
-        yield Finding("files", "warning", text, "delete files there that nobody needs")
-
-
-# --- looking at everything ---------------------------------------------------------------------------
 
 
 def examine(
@@ -233,7 +137,7 @@ def _contents(data: Path, running: bool) -> Iterator[Finding]:
     with closing(open_store(data)) as store:
         settings = store.settings.load()
         if not running and settings.clock == "wait":
-            yield from _clock(*Clock(lambda: 0.0).trusted())
+            yield from of_clock(*Clock(lambda: 0.0).trusted())
         repair = store.repair()
         if repair is not None and repair.loss:
             mend = "check flows, users and tokens, then acknowledge it in the panel"
@@ -250,7 +154,7 @@ def _flows(data: Path, store: Store, running: bool) -> Iterator[Finding]:
     """Broken plug-ins, and what live flows need that is not on this machine (any more)."""
     registry = Registry().scan(data / "packages")
     if not running:
-        yield from _plugins({"broken": [{"kind": b.kind, "type": b.type, "error": b.error} for b in registry.broken]})
+        yield from of_plugins({"broken": [{"kind": b.kind, "type": b.type, "error": b.error} for b in registry.broken]})
     live = store.flows.live()
     for flow, version in live:
         here = {other.id for other, _ in live if other.workspace == flow.workspace}

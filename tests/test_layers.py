@@ -26,7 +26,7 @@ SERVICES = {
 }
 #: What the gateway and the command line share: changing and checking flows, looking at the engine's health.
 FLOWS = {"appliance.flowbook", "appliance.webpaths", "appliance.world"}
-HEALTH = {"appliance.doctor", "appliance.running", "appliance.listener"}
+HEALTH = {"appliance.findings", "appliance.running", "appliance.listener"}
 MAY_IMPORT: dict[str, set[str]] = {
     "appliance.contracts": set(),
     "appliance.paths": BASE,
@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.world": BASE | {"appliance.sandbox"},
     "appliance.webpaths": BASE | {"appliance.engine"},
     "appliance.flowbook": BASE | SERVICES - {"appliance.queue"} | {"appliance.kernel"} | FLOWS,
+    "appliance.findings": set(),
     "appliance.running": set(),
     "appliance.doctor": BASE | SERVICES - {"appliance.queue"} | {"appliance.kernel"} | FLOWS | HEALTH,
     "appliance.gateway": BASE

@@ -18,13 +18,13 @@ def command(session: Session, port: int) -> int:
     Exit code 0 if all is well, 1 for warnings, 2 for faults. Every day of the history is read, which takes a while
     where it is long.
     """
-    from appliance import doctor
+    from appliance import doctor, findings
 
     data = session.folder
     status = session.status() if session.has_engine else None
     with progress(session, "looking", unit="checks") as tell:
         found = doctor.examine(data, status, port=port, tell=tell)
-    level = doctor.overall(found)
+    level = findings.overall(found)
     if session.as_json:
         out.emit({"status": level, "data": str(data), "findings": found, "kernel": status})
     else:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +45,22 @@ class Box:
         lines = self.last.stderr.splitlines()
         assert len(lines) == 1, lines
         return lines[0].removeprefix("Error: ")
+
+    @contextmanager
+    def process(self, *words: str) -> Iterator[subprocess.Popen[str]]:
+        """The real command as a process of its own; killed at the end if it still runs."""
+        with subprocess.Popen(
+            [sys.executable, "-m", "appliance.cli", *words, "--data", str(self.folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def write(self, name: str, body: Any) -> str:
         """A JSON file; its path."""

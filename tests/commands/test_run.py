@@ -7,10 +7,7 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -169,22 +166,6 @@ def test_an_engine_that_starts_or_hangs_is_not_mistaken_for_none(box: Box) -> No
 # --- as a process ------------------------------------------------------------------------------------
 
 
-@contextmanager
-def flowork(*words: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        [sys.executable, "-m", "appliance.cli", *words],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
 def line_of(process: subprocess.Popen[str], part: str) -> str:
     assert process.stdout is not None
     for line in process.stdout:
@@ -199,7 +180,7 @@ def scratch_folders() -> set[Path]:
 
 def test_the_real_command_follows_a_file(empty: Box) -> None:
     file = empty.write("greet.json", GREET)
-    with flowork("run", file, "--follow", "--input", '{"name": "ada"}', "--data", str(empty.folder)) as process:
+    with empty.process("run", file, "--follow", "--input", '{"name": "ada"}') as process:
         out, err = process.communicate(timeout=50)
     assert (process.returncode, err) == (0, "")
     assert "✓ a  transform" in out
@@ -210,7 +191,7 @@ def test_the_real_command_follows_a_file(empty: Box) -> None:
 def test_ctrl_c_cancels_the_run_and_cleans_up(empty: Box, number: signal.Signals) -> None:
     body = flow(node("wait", "command", {"args": ["sleep", "1000"]}))
     before = scratch_folders()
-    with flowork("run", empty.write("f.json", body), "--follow", "--json", "--data", str(empty.folder)) as process:
+    with empty.process("run", empty.write("f.json", body), "--follow", "--json") as process:
         assert '"running"' in line_of(process, '"step"')
         assert scratch_folders() - before
         process.send_signal(number)
@@ -223,7 +204,7 @@ def test_ctrl_c_cancels_the_run_and_cleans_up(empty: Box, number: signal.Signals
 def test_a_reader_that_goes_away_ends_the_command_quietly(box: Box) -> None:
     for number in range(30):
         box.run("var", "set", f"v{number}", json.dumps("x" * 4000))
-    with flowork("var", "list", "--json", "--data", str(box.folder)) as process:
+    with box.process("var", "list", "--json") as process:
         assert process.stdout is not None
         select.select([process.stdout], [], [], 30)
         process.stdout.close()
