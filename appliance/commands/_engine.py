@@ -71,18 +71,32 @@ def running(folder: Path, home: Path, *, debug: bool = False) -> Iterator[Kernel
     from appliance.kernel.kernel import Kernel
 
     made = Kernel(folder, alone=True, home=home)
-    root, handler = logging.getLogger(), logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    handler.setLevel(logging.DEBUG if debug else logging.ERROR)
-    handler.addFilter(made.log_filter())
-    root.addHandler(handler)
+    with _logging(made.log_filter(), debug=debug):
+        try:
+            with _stopped_by_sigterm():
+                made.start()
+                yield made
+        finally:
+            made.stop()
+
+
+@contextmanager
+def _logging(scrubbed: logging.Filter, *, debug: bool) -> Iterator[None]:
+    """Show what goes wrong, and with ``--debug`` everything; never a secret."""
+    root, own = logging.getLogger(), logging.StreamHandler(sys.stderr)
+    own.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    own.setLevel(logging.ERROR)
+    if not debug:
+        root.addHandler(own)
+    handlers = list(root.handlers)
+    for handler in handlers:
+        handler.addFilter(scrubbed)
     try:
-        with _stopped_by_sigterm():
-            made.start()
-            yield made
+        yield
     finally:
-        made.stop()
-        root.removeHandler(handler)
+        for handler in handlers:
+            handler.removeFilter(scrubbed)
+        root.removeHandler(own)
 
 
 @contextmanager

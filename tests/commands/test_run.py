@@ -211,3 +211,15 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(box: Box) -> None:
         assert process.stderr is not None
         assert process.stderr.read() == ""
         process.wait(30)
+
+
+def test_no_secret_is_in_what_debug_shows(box: Box) -> None:
+    box.run("secret", "set", "word", stdin="open sesame")
+    file = box.write(
+        "f.json", flow(node("l", "log", {"message": "{{ secrets.word }}"}), compute("x", "secrets.word.y.z"))
+    )
+    with box.process("run", file, "--follow", "--debug") as process:
+        out, err = process.communicate(timeout=50)
+    assert process.returncode == 10
+    assert "DEBUG" in err or "INFO" in err
+    assert "sesame" not in out + err
