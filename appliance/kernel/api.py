@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KEPT_LIVE = 4096
+#: Seconds for which live events are still made when nobody watches any more.
+LINGER = 120.0
 #: Seconds that a caller may be kept waiting for a run's end.
 LONGEST_WAIT = 3600.0
 DECISIONS = ("retry", "skip", "fail")
@@ -264,6 +267,7 @@ class Live:
         self._watchers: dict[Caller, Reply] = {}
         self._kept: deque[tuple[int, dict[str, Any]]] = deque(maxlen=KEPT_LIVE)
         self._number = 0
+        self._alone_since = 0.0
 
     def subscribe(self, params: Params, reply: Reply) -> None:
         """Items ``{"id", …}`` from behind ``after`` on; ``{"type": "reset"}`` first if those are gone."""
@@ -288,10 +292,16 @@ class Live:
 
     def _end(self, caller: Caller) -> None:
         self._watchers.pop(caller, None)
+        self._alone_since = time.monotonic()
 
     def tell(self, item: dict[str, Any]) -> None:
-        """Number an item, keep it, send it. Goes on without watchers, for those who were cut off."""
+        """Number an item, keep it, send it. Goes on for a while without watchers, for those who were cut off."""
         self._number += 1
+        if not self._watchers and time.monotonic() - self._alone_since > LINGER:
+            # Whoever comes back after this finds its number too old, and begins anew.
+            self._kept.clear()
+            self._switch(False)
+            return
         item["id"] = self._number
         self._kept.append((self._number, item))
         for reply in list(self._watchers.values()):
