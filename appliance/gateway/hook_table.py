@@ -41,7 +41,14 @@ class HookTable:
         self._lock = threading.Lock()
 
     def find(self, path: str) -> Hook | None:
-        """The webhook at a path."""
+        """The webhook at a path; before there is none, it is looked whether another process has just deployed one."""
+        found = self._find(path)
+        if found is None:
+            self._gateway.changes.forget()
+            found = self._find(path)
+        return found
+
+    def _find(self, path: str) -> Hook | None:
         mark = self._gateway.changes.pair("deployments", "values")
         if mark != self._mark:
             with self._lock:

@@ -8,8 +8,10 @@ threads, so there is a bound on them: some threads are always left for everythin
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any
 
 from flask import Flask, Response, request
@@ -43,6 +45,7 @@ PING = 25.0
 MAX_MESSAGE = 65_536
 #: What a panel ever sends.
 _MAX_RECEIVED = 4096
+_JOIN = 5.0
 #: Why a socket is closed (RFC 6455, 7.4, and the IANA registry of close codes).
 _GOING_AWAY = 1001, "the gateway is stopping"
 _SLOW = 1013, "this panel reads more slowly than things happen; connect again"
@@ -81,6 +84,10 @@ class LiveSocket:
             # Before the handshake: afterwards nothing can be refused with a status any more.
             if request.path == PATH and request.method == "GET" and _is_upgrade():
                 request.environ["flowork.watch"] = self._admit()
+                # The WebSocket closes what it is given, and gunicorn counts a connection that it finds closed
+                # twice: so it gets a descriptor of its own.
+                if sock := request.environ.get("gunicorn.socket"):
+                    request.environ["gunicorn.socket"] = sock.dup()
             return None
 
         @app.get(PATH, endpoint="live_plain")
@@ -137,6 +144,7 @@ class LiveSocket:
             logger.debug("a panel went away")
         finally:
             self._hub.remove(watcher)
+            _end(ws)
 
     def _filter(self, identity: Identity, flows: frozenset[str]) -> Callable[[str], bool]:
         """Which events this caller gets: those of flows in workspaces it may read."""
@@ -181,6 +189,14 @@ class LiveSocket:
             return callers.identify(request.environ, headers, bytes, websocket=True, public=False) == identity
         except FlowError:
             return False
+
+
+def _end(ws: Any) -> None:
+    """End the thread that reads the socket: without this it would notice only at its next ping."""
+    ws.connected = False
+    with suppress(OSError):
+        ws.sock.shutdown(socket.SHUT_RDWR)
+    ws.thread.join(_JOIN)
 
 
 def _is_upgrade() -> bool:

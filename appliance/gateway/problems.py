@@ -18,7 +18,6 @@ from msgspec import Struct
 from werkzeug.exceptions import HTTPException
 
 from appliance.contracts import Busy, FlowError, Problem
-from appliance.flowbook import InvalidFlow
 from appliance.kernel.client import KernelAway, Refused
 
 logger = logging.getLogger(__name__)
@@ -141,8 +140,10 @@ def _ours(exc: FlowError, scrub: Callable[[str], str]) -> ProblemDetails:
     if status == 500:
         logger.error("%s: %s", error_id, exc.message, exc_info=exc)
     problem = _problem(error_id, status, scrub(exc.message))
-    if isinstance(exc, Invalid | InvalidFlow):
-        problem.problems = [Problem(scrub(fault.path), scrub(fault.message)) for fault in exc.problems]
+    # Of ``Invalid``, and of the flow book's ``InvalidFlow``, which is only loaded when flows are saved.
+    faults: Sequence[Problem] = getattr(exc, "problems", ())
+    if faults:
+        problem.problems = [Problem(scrub(fault.path), scrub(fault.message)) for fault in faults]
     elif status == 422:
         place, separator, message = problem.detail.partition(": ")
         named = separator and " " not in place

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 GRACE = 3
 STALLED = 20
 KEEPALIVE = 5
+LINGER = 1.0
+_DRAIN = 16
 
 
 class Worker(ThreadWorker):
@@ -36,6 +39,13 @@ class Worker(ThreadWorker):
         """SIGTERM: finish what is under way."""
         super().handle_exit(sig, frame)
         self.method_queue.defer(self.app.stopping)
+
+    def handle(self, conn: Any) -> Any:
+        """On one of the threads: a request on a connection."""
+        result = super().handle(conn)
+        if result is False:
+            _linger(conn.sock)
+        return result
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
         """The request could not even be read; gunicorn would answer with a page of its own."""
@@ -105,6 +115,22 @@ def serve(data: Path, listener: socket.socket, threads: int) -> int:
         worker.tmp.close()
         gateway.close()
     return 0
+
+
+def _linger(sock: socket.socket) -> None:
+    """Say that nothing more comes, and wait for the other side to close (RFC 9112, 9.6).
+
+    Gunicorn does that where all connections are watched, and so a client that does not close would hold up
+    everybody. Afterwards nothing is left to wait for.
+    """
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+        sock.settimeout(LINGER)
+        for _ in range(_DRAIN):
+            if not sock.recv(4096):
+                break
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RD)
 
 
 def _prepare(listener: socket.socket) -> None:

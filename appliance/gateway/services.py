@@ -13,10 +13,9 @@ import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from appliance.contracts import Event, FlowError
-from appliance.flowbook import FlowBook
 from appliance.gateway.changes import Changes
 from appliance.gateway.idempotency import Remembered
 from appliance.gateway.identity import Callers
@@ -26,7 +25,6 @@ from appliance.gateway.run_views import RunTeller
 from appliance.gateway.traffic import Traffic
 from appliance.kernel.blobs import BlobStore
 from appliance.kernel.client import KernelAway, KernelClient
-from appliance.kernel.standin import StandIn
 from appliance.registry import Registry
 from appliance.security.access import Access
 from appliance.security.audit import AuditLog
@@ -43,6 +41,10 @@ from appliance.security.vault import Secrets
 from appliance.store.history import History
 from appliance.store.metadata import Store, open_store
 from appliance.store.settings import Settings
+
+if TYPE_CHECKING:
+    from appliance.flowbook import FlowBook
+    from appliance.kernel.standin import StandIn
 
 logger = logging.getLogger(__name__)
 HOUR = 3600.0
@@ -166,6 +168,8 @@ class Gateway:
     @cached_property
     def book(self) -> FlowBook:
         """Saves and deploys flows."""
+        from appliance.flowbook import FlowBook
+
         self.know_secrets()
         return FlowBook(self.store, self.registry, self.audit, self.kernel)
 
@@ -217,6 +221,8 @@ class Gateway:
     @property
     def standin(self) -> StandIn:
         """Accepts events while there is no kernel."""
+        from appliance.kernel.standin import StandIn
+
         with self._lock:
             if self._standin is None:
                 self._standin = StandIn(self.data, sync=self.settings.durability == "power")

@@ -8,8 +8,8 @@ from msgspec import UNSET, Struct, UnsetType
 
 from appliance.contracts import Event, FlowError, decode
 from appliance.engine.flow import TriggerSpec, parse
-from appliance.flowbook import InvalidFlow
 from appliance.gateway.answers import plain
+from appliance.gateway.problems import Invalid
 from appliance.gateway.routing import Call
 from appliance.gateway.services import Gateway
 from appliance.kernel.client import KernelAway
@@ -36,12 +36,12 @@ class Started(Struct, frozen=True, kw_only=True):
 
 
 def version_for(gateway: Gateway, flow: Flow, number: int | None) -> Version:
-    """The version to run: the given one, else the live one, else the newest. Raises ``InvalidFlow``, ``NotFound``."""
+    """The version to run: the given one, else the live one, else the newest. Raises ``Invalid``, ``NotFound``."""
     wanted = number if number is not None else flow.live_number
     version = gateway.store.flows.numbered(flow.id, wanted)
     # What is live was checked when it was deployed; another may be a draft, or older than its nodes.
     if version.id != flow.live and (problems := gateway.book.problems(version.body, flow.id, flow.workspace)):
-        raise InvalidFlow(problems)
+        raise Invalid(problems, f"version {version.number}")
     return version
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
 
 from appliance.contracts import Problem
 from appliance.engine.states import RunState
-from appliance.flowbook import Saved, readable
 from appliance.gateway.common import (
     Body,
     InWorkspace,
@@ -38,6 +37,9 @@ from appliance.store.errors import Conflict, NotFound
 from appliance.store.history import RunFilter
 from appliance.store.records import Flow, Page, Version
 from appliance.store.runids import to_text
+
+if TYPE_CHECKING:
+    from appliance.flowbook import Saved
 
 noun = Noun("flows", "A flow is a graph of nodes with its triggers. Every save is a version; one of them is live.")
 
@@ -158,7 +160,7 @@ def create(call: Call[DraftInWorkspace, NewFlow]) -> SavedFlow:
     the answer. All faults are told at once, each with its place.
     """
     one_workspace(call.workspace)
-    body, notes = readable(call.body.flow)
+    body, notes = _readable(call.body.flow)
     try:
         saved = call.gateway.book.save(
             body,
@@ -192,7 +194,7 @@ def save(call: Call[Draft, FlowEdit], flow: Flow) -> SavedFlow:
     """
     newest = call.gateway.store.flows.numbered(flow.id)
     _check_precondition(call.request, flow, newest)
-    body, notes = readable(call.body.flow)
+    body, notes = _readable(call.body.flow)
     try:
         saved = call.gateway.book.save(
             body,
@@ -219,7 +221,7 @@ def delete(call: Call[Nothing, Nothing], flow: Flow) -> None:
 @noun.post("/flows/validate", permission="flows:write", unaudited="changes nothing")
 def validate(call: Call[InWorkspace, Check]) -> Checked:
     """Find all faults of a flow, each with its place and its mend, without saving it."""
-    body, notes = readable(call.body.flow)
+    body, notes = _readable(call.body.flow)
     problems = call.gateway.book.problems(body, call.body.id, call.workspace)
     return Checked(not problems, problems, body, notes)
 
@@ -308,3 +310,10 @@ def _told(call: Call[Any, Any], exc: Conflict, flow_id: str) -> Conflict:
         told[name] = None if found is None else version_view(found, None)
     exc.detail = told
     return exc
+
+
+def _readable(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A flow in today's form, and notes on what was converted."""
+    from appliance.flowbook import readable
+
+    return readable(raw)
