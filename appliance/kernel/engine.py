@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 SLICE = 0.004
 #: Shortest time between two commits, so that under load many runs share one.
 COMPANY = 0.0025
+#: So many runs in one commit need no further company.
+ENOUGH = 16
 MAX_BATCH = 512
 RECENT_EVENTS = 2_000
 
@@ -186,7 +188,7 @@ class Engine:
         Callers that were answered together mostly come back together, so as many as last time are enough.
         """
         wait = self._not_before - time.monotonic()
-        if wait <= 0 or self._has_ready() or self.keeper.gathered >= self._last_company:
+        if wait <= 0 or self._has_ready() or self.keeper.gathered >= min(self._last_company, ENOUGH):
             return False
         self._knock.clear()
         self._gathering = True
