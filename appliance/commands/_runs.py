@@ -82,7 +82,7 @@ class Reader:
         self._catalog = _Catalog(registry)
         self._blobs = BlobStore(data)
         self._plans: dict[int, FlowPlan] = {}
-        self._flows: dict[int, str] = {}
+        self._flows: dict[int, tuple[str, str, str]] = {}
         self._versions: dict[int, int | None] = {}
 
     def story(self, run: int) -> Story | None:
@@ -126,13 +126,14 @@ class Reader:
             return value
         return trace.unpack(self._blobs.get(value))
 
-    def flow_id(self, num: int) -> str:
-        """The id of a run's flow, also of a deleted one."""
+    def flow(self, num: int) -> tuple[str, str, str]:
+        """Id, name and workspace of a run's flow, also of a deleted one."""
         if num not in self._flows:
             try:
-                self._flows[num] = self._store.flows.by_num(num).id
+                flow = self._store.flows.by_num(num)
+                self._flows[num] = (flow.id, flow.name, flow.workspace)
             except NotFound:
-                self._flows[num] = f"flow-{num}"
+                self._flows[num] = (f"flow-{num}", "lost flow", "")
         return self._flows[num]
 
     def version(self, version: int) -> int | None:
@@ -146,9 +147,12 @@ class Reader:
 
     def head_view(self, head: RunHead) -> dict[str, Any]:
         """A run without its data, as JSON. Times are Unix seconds."""
+        flow, name, workspace = self.flow(head.flow)
         return {
             "id": to_text(head.id),
-            "flow": self.flow_id(head.flow),
+            "flow": flow,
+            "flow_name": name,
+            "workspace": workspace,
             "version": self.version(head.version),
             "place": head.place,
             "state": RunState(head.state).label,

@@ -17,7 +17,7 @@ the running engine of it. Those that need the engine say so.
 Every command takes:
 
 - `--data FOLDER`: the data folder. If it is left out: `$FLOWORK_DATA`, or `FloworkData` in the checkout.
-- `--json`: the answer is one JSON document on standard output, with the field names and units of the [API](api.md);
+- `--json`: the answer is one JSON document on standard output, with the field names and units of the API;
   an error is `{"error": {"id", "message", "detail"}}`, its [id](errors.md) explained. With `--follow` it is one
   document a line, as things happen.
 - `--debug`: where an error comes from, and what the parts log.

@@ -207,6 +207,12 @@ def test_waiting_ends_at_the_timeout_and_the_run_goes_on(box: Box, kernel: Kerne
     eventually(lambda: box.json("show", answer["id"])["state"] == "succeeded")
 
 
+def test_a_run_that_is_skipped_has_an_exit_code_of_its_own(box: Box, kernel: Kernel) -> None:
+    box.deploy({**ASKING, "settings": {"mode": "single"}})
+    begin_waiting(box)
+    assert box.json("run", "asking", code=13)["state"] == "skipped"
+
+
 def test_an_approval_is_listed_and_answered(box: Box, kernel: Kernel) -> None:
     box.deploy(ASKING)
     run = begin(box, "asking", {"liters": 3})
