@@ -78,6 +78,7 @@ class Kernel:
         self._long_scrubber = Scrubber()
         self._began = time.monotonic()
         self._stopped = False
+        self._looked_at: object = None
 
     def log_filter(self) -> logging.Filter:
         """Keeps secrets out of every log line of the process."""
@@ -239,7 +240,9 @@ class Kernel:
         self.engine.post(self._watch)
 
     def _watch(self) -> None:
-        self._take_strays()
+        if (mark := self.journal.mark()) != self._looked_at:
+            self._looked_at = mark
+            self._take_strays()
         self.engine.watch()
 
     # --- what is live ----------------------------------------------------------------------------
