@@ -183,6 +183,7 @@ class Kernel:
         self._stops.append(server.stop)
         self._stops.append(self._stop_services)
         self.engine.post(lambda: None)
+        self._looked_at = self.journal.mark()
         self.hosting.start()
         self._stops.append(self.hosting.stop)
         self._want(self._live)
