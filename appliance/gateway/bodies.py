@@ -121,7 +121,11 @@ def query_of(text: str, kind: type[msgspec.Struct]) -> Any:
             values.setdefault(name, []).append(value)
         else:
             values[name] = value
-    return convert(values, kind, "?", strict=False)
+    query = convert(values, kind, "?", strict=False)
+    for field in msgspec.structs.fields(kind):
+        if field.encode_name in values and getattr(query, field.name) is None:
+            raise Invalid([Problem(f"?{field.encode_name}", "must not be null; leave it out")])
+    return query
 
 
 def _check_pair(name: str, value: str, names: Iterable[str], *, repeated: bool) -> None:

@@ -1,6 +1,6 @@
 """Webhooks: requests to ``/hooks/<path>`` that become runs.
 
-They are answered in front of Flask, on bare WSGI: what Flask does around a request would be a third of the time
+They are answered in front of Flask, on bare WSGI: what Flask does around a request would be a fifth of the time
 that one takes, and of all requests these are the ones that come in numbers. On the way nothing is read from the
 database, nothing is logged, and the kernel is asked once. The path is the secret that lets one in.
 """

@@ -68,11 +68,21 @@ class Watcher:
 
 
 class Hub:
-    """Fans the kernel's live stream out. ``connect(after)`` opens it, ``life`` tells which kernel answers now."""
+    """Fans the kernel's live stream out.
 
-    def __init__(self, connect: Callable[[int | None], Stream], life: Callable[[], tuple[int, float]]) -> None:
+    ``connect(after)`` opens it, ``life`` tells which kernel answers now (its process, and when that began),
+    ``shape`` makes an event of the kernel's what the API calls it.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[int | None], Stream],
+        life: Callable[[], tuple[int, float]],
+        shape: Callable[[dict[str, Any]], dict[str, Any]],
+    ) -> None:
         self._connect = connect
         self._life = life
+        self._shape = shape
         self._watchers: set[Watcher] = set()
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -216,8 +226,8 @@ class Hub:
                 self._tell(self._at("reset"))
             self._say_up(True)
             return
-        event["id"] = f"{self._epoch}-{number}"
-        item = _item(number, event, str(event.get("flow", "")))
+        shaped = {**self._shape(event), "id": f"{self._epoch}-{number}"}
+        item = _item(number, shaped, str(event.get("flow", "")))
         with self._lock:
             self._newest = number
             self._kept.append(item)

@@ -65,7 +65,7 @@ class LiveSocket:
     def __init__(self, gateway: Gateway, threads: int) -> None:
         self._gateway = gateway
         self._most = max(1, threads - SPARE)
-        self._hub = Hub(self._connect, self._life)
+        self._hub = Hub(self._connect, self._life, self._shape)
         gateway.sockets = lambda: len(self._hub)
 
     def init_app(self, app: Flask) -> None:
@@ -110,6 +110,19 @@ class LiveSocket:
         """Which kernel answers: its process, and when that began (monotonic seconds)."""
         status = self._gateway.kernel.call("status", 5.0)
         return status["pid"], time.monotonic() - status["uptime"]
+
+    def _shape(self, event: dict[str, Any]) -> dict[str, Any]:
+        """An event with the API's units (seconds) and the version's number."""
+        if event.get("type") != "run":
+            return event
+        accepted, finished = event["accepted"], event["finished"]
+        return {
+            **event,
+            "version": self._gateway.names.number(event["version"]),
+            "accepted": accepted / 1e6,
+            "finished": None if finished is None else finished / 1e6,
+            "steps": [_shape_step(step, accepted) for step in event["steps"]],
+        }
 
     # --- one panel -------------------------------------------------------------------------------------
 
@@ -189,6 +202,12 @@ class LiveSocket:
             return callers.identify(request.environ, headers, bytes, websocket=True, public=False) == identity
         except FlowError:
             return False
+
+
+def _shape_step(step: dict[str, Any], accepted: int) -> dict[str, Any]:
+    if "at" not in step:
+        return step
+    return {**step, "at": (accepted + step["at"]) / 1e6, "took": step["took"] / 1e6}
 
 
 def _end(ws: Any) -> None:

@@ -22,8 +22,8 @@ Send an engine token (`Authorization: Bearer flw_…`). Lists come in pages: `ne
 at the end. Times are Unix seconds, durations seconds. Errors are RFC 9457 problem details."""
 
 
-def document(nouns: Sequence[Noun], version: str) -> dict[str, Any]:
-    """The document for all endpoints of all nouns."""
+def document(nouns: Sequence[Noun], version: str, cookie: str) -> dict[str, Any]:
+    """The document for all endpoints of all nouns; ``cookie`` is the name of the session's."""
     endpoints = [endpoint for noun in nouns for endpoint in noun.endpoints]
     schemas = _schemas(endpoints)
     paths: dict[str, dict[str, Any]] = {}
@@ -42,7 +42,7 @@ def document(nouns: Sequence[Noun], version: str) -> dict[str, Any]:
                 "session": {
                     "type": "apiKey",
                     "in": "cookie",
-                    "name": "flowork_<engine id>",
+                    "name": cookie,
                     "description": "The panel's session, after `POST /api/v1/session`",
                 },
             },
@@ -150,11 +150,11 @@ def _headers(endpoint: Endpoint) -> list[dict[str, Any]]:
     found = []
     if endpoint.once or endpoint.own_key:
         text = "The same key with the same request gives the first one's answer again."
-        schema = {"type": "string", "maxLength": 200, "pattern": "^[!-~]*$"}
+        schema = {"type": "string", "maxLength": 200}
         found.append({"name": "Idempotency-Key", "in": "header", "description": text, "schema": schema})
     if endpoint.etag:
         text = "An `ETag` from before: answered with 304 if nothing has changed."
-        schema = {"type": "string", "pattern": "^[!-~]*$"}
+        schema = {"type": "string"}
         found.append({"name": "If-None-Match", "in": "header", "description": text, "schema": schema})
     return found
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from flask import Flask, Response, request, send_from_directory
-from werkzeug.exceptions import NotFound
+from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from appliance.gateway import page
 from appliance.gateway.services import Gateway
@@ -52,7 +53,9 @@ def init_app(app: Flask, gateway: Gateway) -> None:
 
     @app.get("/<path:path>", endpoint="panel_file")
     def anything(path: str) -> Response:
-        if path.startswith(_OURS) or folder is None or "\0" in path:
+        if path.startswith(_OURS):
+            _refuse(app, path)
+        if folder is None or "\0" in path:
             raise NotFound
         try:
             return _file(folder, path)
@@ -60,6 +63,12 @@ def init_app(app: Flask, gateway: Gateway) -> None:
             if "." in path.rpartition("/")[2]:  # a file that is gone, not a page
                 raise
             return _file(folder, "index.html")
+
+
+def _refuse(app: Flask, path: str) -> NoReturn:
+    """An address of the engine that takes no GET, or that is not there."""
+    others = set(app.url_map.bind("").allowed_methods(f"/{path}")) - {"GET", "HEAD", "OPTIONS"}
+    raise MethodNotAllowed(sorted(others)) if others else NotFound
 
 
 def _file(folder: Path, path: str) -> Response:

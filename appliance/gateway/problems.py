@@ -29,7 +29,6 @@ STATUSES: Mapping[str, int] = {
     "unauthorized": 401,
     "forbidden": 403,
     "not-found": 404,
-    "not-acceptable": 406,
     "conflict": 409,
     "already-exists": 409,
     "in-progress": 409,

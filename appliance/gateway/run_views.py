@@ -121,7 +121,7 @@ class RunStory(RunView, frozen=True, kw_only=True):
     """A run with everything. ``fault`` says why its steps cannot be told (its version is lost)."""
 
     event: dict[str, Any]
-    payload: Any
+    payload: Any | UnsetType = UNSET
     item: list[int] | None
     output: Any | UnsetType = UNSET
     letter_note: LetterNote | None = None
@@ -238,7 +238,7 @@ class RunTeller:
         note = detail.letter_note
         return RunStory(
             **run_fields(self._gateway, head),
-            event={key: show(value) for key, value in view.items() if values or key != "replay_payload"},
+            event={key: plain(value) for key, value in view.items() if values or key != "replay_payload"},
             payload=show(payload),
             item=item,
             output=show(output) if done else UNSET,

@@ -52,6 +52,9 @@ def test_runs_and_their_steps_are_told_as_they_happen(home: Home, served: Served
         assert (event["flow"], event["trigger"], event["finished"] > event["accepted"]) == (name, "manual", True)
         steps = [step for event in panel.events if event.get("run") == run for step in event["steps"]]
         assert [(step["node"], step["kind"]) for step in steps] == [("a", "done"), ("b", "done")]
+        told = home.owner.get(f"/runs/{run}")
+        assert (event["version"], event["accepted"], event["finished"]) == (1, told["accepted"], told["finished"])
+        assert [step["at"] for step in steps] == [step["started"] for step in told["steps"]]
 
 
 def test_a_panel_that_was_cut_off_goes_on_where_it_stopped(home: Home, served: Served) -> None:

@@ -65,6 +65,8 @@ def test_a_run_is_told_step_by_step(home: Home) -> None:
     bare = home.owner.get(f"/runs/{run['run']}?values=none")
     assert all("input" not in step and "output" not in step for step in bare["steps"])
     assert [step["state"] for step in bare["steps"]] == ["done", "done", "done", "skipped"]
+    assert "payload" not in bare and "output" not in bare
+    assert bare["event"] == told["event"]
 
 
 def test_attempts_and_errors_are_told(home: Home) -> None:

@@ -1,0 +1,100 @@
+"""The OpenAPI document tells the truth: schemathesis calls every endpoint as it says, rightly and wrongly."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis
+import pytest
+import schemathesis
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi import checks
+
+from appliance.gateway.app import all_nouns
+from appliance.gateway.openapi import document
+from tests.gateway.engine import Home
+from tests.gateway.test_runs import named, waiting
+from tests.support.flows import compute, node
+
+DOCUMENT = document(all_nouns(), "test", "flowork_session")
+
+
+def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, item in DOCUMENT["paths"].items():
+        for method, operation in item.items():
+            yield method.upper(), path, operation
+
+
+def test_every_endpoint_is_in_it_with_help() -> None:
+    declared = {(endpoint.method, f"/api/v1{endpoint.path}") for noun in all_nouns() for endpoint in noun.endpoints}
+    assert {(method, path) for method, path, _ in operations()} == declared
+    names = [operation["operationId"] for _, _, operation in operations()]
+    assert len(set(names)) == len(names)
+    for method, path, operation in operations():
+        assert operation["summary"], (method, path)
+        assert operation["tags"]
+        for parameter in operation.get("parameters", []):
+            assert parameter["description"], (path, parameter["name"])
+
+
+def test_no_reference_is_broken_and_no_schema_is_unused() -> None:
+    text = repr(DOCUMENT)
+    used = set(re.findall(r"#/components/schemas/(\w+)", text))
+    assert used == DOCUMENT["components"]["schemas"].keys()
+
+
+def test_it_is_served_as_it_is_made(home: Home) -> None:
+    served = home.owner.get("/openapi.json")
+    assert served["openapi"] == "3.1.0"
+    assert served["paths"].keys() == DOCUMENT["paths"].keys()
+
+
+@pytest.fixture(scope="module")
+def things(home: Home) -> dict[str, list[str]]:
+    """What is there to be named, so that not every call ends at 404."""
+    flow_id = home.save(named("Fuzzed", compute("a", "payload"), compute("b", "1 / 0")))
+    parked = home.save(named("Fuzzed parked", node("ask", "approval", {"title": "?"})))
+    run = home.run(flow_id, [1])["run"]
+    waits = home.owner.do("POST", f"/flows/{parked}/runs", {})["run"]
+    waiting(home, waits)
+    home.owner.do("PUT", "/variables/fuzzed", {"value": 1})
+    return {"flow": [flow_id, parked], "run": [run, waits], "name": ["fuzzed"], "node": ["a", "ask"]}
+
+
+#: What every answer must hold to. Who is let in is proven in test_doors.
+CHECKS = (
+    not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+    checks.negative_data_rejection,
+    checks.missing_required_header,
+    checks.unsupported_method,
+)
+
+#: Addresses that are also one of a thing, by their form: there, another method finds no such thing.
+ALIKE = ("/bulk", "/validate")
+
+schema = schemathesis.openapi.from_dict(DOCUMENT)
+
+
+@schema.parametrize()
+@hypothesis.settings(
+    max_examples=12,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+def test_every_endpoint_does_as_it_says(case: schemathesis.Case, home: Home, things: dict[str, list[str]]) -> None:
+    for name, known in things.items():
+        if name in (case.path_parameters or {}) and hash(repr(case.body)) % 2:
+            case.path_parameters[name] = known[0]
+    headers = {**home.owner.headers, "X-Flowork": "1"}
+    response = case.call(app=home.app, headers=headers)
+    alike = case.operation.path.endswith(ALIKE)
+    case.validate_response(response, checks=[c for c in CHECKS if not alike or c is not checks.unsupported_method])
