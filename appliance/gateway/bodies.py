@@ -28,19 +28,27 @@ def read_body(environ: Mapping[str, Any], bound: int) -> bytes:
         size = int(length)
         if size > bound:
             raise _too_large(bound)
-        data: bytes = environ["wsgi.input"].read(size) if size else b""
+        data = _read(environ, size) if size else b""
         if len(data) < size:
             raise BadRequest(f"the body ends after {len(data):,} of {size:,} bytes")
         return data
     if not environ.get("HTTP_TRANSFER_ENCODING"):
         return b""
     parts, left = [], bound + 1
-    while left > 0 and (part := environ["wsgi.input"].read(min(left, _PIECE))):
+    while left > 0 and (part := _read(environ, min(left, _PIECE))):
         parts.append(part)
         left -= len(part)
     if left <= 0:
         raise _too_large(bound)
     return b"".join(parts)
+
+
+def _read(environ: Mapping[str, Any], size: int) -> bytes:
+    try:
+        data: bytes = environ["wsgi.input"].read(size)
+    except Exception as exc:  # the server's own: a client that stalls or went away, chunks that are none
+        raise BadRequest(f"the body cannot be read ({type(exc).__name__})") from None
+    return data
 
 
 def _too_large(bound: int) -> TooLarge:

@@ -90,6 +90,13 @@ class Application(BaseApplication):
         gateway_of(self.flask).stop_live()
 
 
+class _StalledClients(logging.Filter):
+    """Gunicorn tells of a client that sends nothing for too long with a traceback; that is no news."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], BlockingIOError))
+
+
 def serve(data: Path, listener: socket.socket, threads: int) -> int:
     """Serve until SIGTERM; the exit code. Closes the listener."""
     _prepare(listener)
@@ -105,6 +112,7 @@ def serve(data: Path, listener: socket.socket, threads: int) -> int:
     config = application.cfg
     assert config is not None
     worker = Worker(0, os.getppid(), [listener], application, 30, config, config.logger_class(config))
+    logging.getLogger("gunicorn.error").addFilter(_StalledClients())
     gc.collect()
     gc.freeze()
     try:

@@ -19,6 +19,7 @@ from appliance.contracts import Event, FlowError
 from appliance.gateway.changes import Changes
 from appliance.gateway.idempotency import Remembered
 from appliance.gateway.identity import Callers
+from appliance.gateway.kept import Kept
 from appliance.gateway.naming import Names
 from appliance.gateway.problems import BadRequest
 from appliance.gateway.run_views import RunTeller
@@ -95,8 +96,10 @@ class Gateway:
         self._callers: tuple[int, Callers] | None = None
         self._standin: StandIn | None = None
         self._standing_in = False
-        self._status: tuple[float, dict[str, Any] | None] | None = None
-        self._history_view: tuple[float, dict[str, Any]] | None = None
+        #: The kernel's word on itself; None while it is away.
+        self.kernel_status = Kept(self._ask_kernel, STATUS_AGE, monotonic)
+        #: Runs of the last day by state, open dead letters, bytes on disk.
+        self.history_view = Kept(self._look_at_history, HISTORY_AGE, monotonic)
         #: How many panels watch live.
         self.sockets: Callable[[], int] = lambda: 0
         self._closers: list[Callable[[], object]] = []
@@ -192,31 +195,20 @@ class Gateway:
         self._standing_in = True
         return run
 
-    def kernel_status(self) -> dict[str, Any] | None:
-        """The kernel's word on itself, at most a second old; None while it is away."""
-        now = self.monotonic()
-        kept = self._status
-        if kept is None or now - kept[0] > STATUS_AGE:
-            try:
-                kept = (now, self.call("status", 5.0))
-            except FlowError as exc:
-                logger.debug("no word from the kernel: %s", exc.message)
-                kept = (now, None)
-            self._status = kept
-        return kept[1]
+    def _ask_kernel(self) -> dict[str, Any] | None:
+        try:
+            status: dict[str, Any] = self.call("status", 5.0)
+        except FlowError as exc:
+            logger.debug("no word from the kernel: %s", exc.message)
+            return None
+        return status
 
-    def history_view(self) -> dict[str, Any]:
-        """Runs of the last day by state, open dead letters, bytes on disk; at most ten seconds old."""
-        now = self.monotonic()
-        kept = self._history_view
-        if kept is None or now - kept[0] > HISTORY_AGE:
-            view = {
-                "last_day": self.history.counts(self.now() - 24 * HOUR),
-                "open_letters": self.history.open_letters(),
-                "bytes": self.history.size(),
-            }
-            kept = self._history_view = (now, view)
-        return kept[1]
+    def _look_at_history(self) -> dict[str, Any]:
+        return {
+            "last_day": self.history.counts(self.now() - 24 * HOUR),
+            "open_letters": self.history.open_letters(),
+            "bytes": self.history.size(),
+        }
 
     @property
     def standin(self) -> StandIn:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -66,6 +67,28 @@ def test_a_chunked_body_is_read_and_bounded(home: Home, served: Served) -> None:
     piece = b"%x\r\n%s\r\n" % (100_000, b"x" * 100_000)
     status, found = served.raw(head + piece * (bound // 100_000 + 1) + b"0\r\n\r\n")
     assert (status, json.loads(found)["status"]) == (413, 413)
+
+
+@pytest.mark.parametrize("chunks", [b"zz\r\n", b"4\r\nabcdefgh\r\n0\r\n\r\n", b"-1\r\n\r\n"])
+def test_chunks_that_are_none(home: Home, served: Served, chunks: bytes) -> None:
+    head = (
+        f"POST /api/v1/events HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\nContent-Type: application/json\r\n"
+        f"Authorization: {home.owner.headers['Authorization']}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    ).encode()
+    status, found = served.raw(head + chunks)
+    assert (status, json.loads(found)["type"]) == (400, "/docs/errors#bad-request")
+
+
+def test_accepted_connections_wait_neither_for_company_nor_for_ever() -> None:
+    from appliance.gateway import server
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server._prepare(listening)
+        with socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                seconds, _ = struct.unpack("@ll", accepted.getsockopt(socket.SOL_SOCKET, option, 16))
+                assert seconds == server.STALLED
 
 
 def test_a_large_body_is_refused_before_it_is_read(served: Served) -> None:

@@ -118,7 +118,7 @@ def test_health_finds_what_is_wrong_and_says_what_to_do(make_home: Callable[...,
     from tests.gateway.engine import wait_for
 
     def findings(caller: Any) -> dict[str, Any]:
-        home.gateway._status = None
+        home.gateway.kernel_status.forget()
         return {finding["id"]: finding for finding in caller.get("/health")["findings"]}
 
     found = wait_for(lambda: (seen := findings(home.owner)).keys() >= {"broken-plugin", "trigger"} and seen, "both")
