@@ -80,7 +80,12 @@ class Compiled:
         self.names = _names(tree)
         self._heavy = _instrument(tree)
         self._expression = expression
-        self._template = env.from_string(tree)
+        try:
+            self._template = env.from_string(tree)
+        except TemplateSyntaxError as exc:  # a test or filter that there is not
+            raise _syntax(exc, source) from None
+        except RecursionError:
+            raise ExpressionError(f"nested too deeply (in {_short(source)})") from None
         self._root = self._template.root_render_func
 
     def __call__(self, names: Mapping[str, Any]) -> Any:

@@ -114,7 +114,9 @@ class Bench:
         found = []
         for day in sorted(shards.days(self.data)):
             reader = shards.open_reader(shards.shard_path(self.data, day))
-            for (number,) in reader.execute("SELECT id FROM run ORDER BY id").fetchall():
+            # A shard that is just being made (by the maintenance thread, say) has no table yet.
+            made = reader.execute("SELECT 1 FROM sqlite_master WHERE name = 'run'").fetchone()
+            for (number,) in reader.execute("SELECT id FROM run ORDER BY id").fetchall() if made else ():
                 loaded = self.journal.load(number)
                 assert loaded is not None
                 row, chunks = loaded
