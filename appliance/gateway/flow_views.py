@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 from msgspec import Struct
 
 from appliance.contracts import WebTrigger
+from appliance.gateway.routing import Call
 from appliance.gateway.services import Gateway
 from appliance.security.roles import Identity, allowed
 from appliance.security.secret import MASK
 from appliance.store.records import Flow, Version, VersionHead
+
+if TYPE_CHECKING:
+    from appliance.flowbook import Saved
 
 
 class RecentRun(Struct, frozen=True):
@@ -116,3 +121,24 @@ def _masked(gateway: Gateway, trigger: Any) -> Any:
     if not isinstance(kind, WebTrigger) or "path" not in trigger["config"]:
         return trigger
     return {**trigger, "config": {**trigger["config"], "path": MASK}}
+
+
+class SavedFlow(FlowDetail, frozen=True, kw_only=True):
+    """The flow as it is now. ``kernel`` is false while there is none: it takes the change up when it starts."""
+
+    notes: list[str]
+    kernel: bool
+
+
+def saved_flow(call: Call[Any, Any], saved: Saved, notes: list[str] | None = None) -> SavedFlow:
+    """The answer to a change of a flow, with its tag."""
+    call.gateway.changes.forget()
+    detail = flow_detail(call.gateway, call.identity, saved.flow, saved.version)
+    call.headers["ETag"] = flow_tag(saved.flow, saved.version)
+    fields = msgspec.structs.asdict(detail)
+    return SavedFlow(**fields, notes=[*(notes or []), *saved.notes], kernel=saved.kernel)
+
+
+def flow_tag(flow: Flow, version: Version) -> str:
+    """Begins with the newest version's number: that is all that a save must match."""
+    return f'W/"{flow.num}-{flow.newest}-{version.hash[:12]}-{flow.live}-{flow.updated:.3f}-{flow.enabled:d}"'

@@ -123,6 +123,7 @@ def describe(exc: BaseException, scrub: Callable[[str], str]) -> ProblemDetails:
     if isinstance(exc, HTTPException):
         return _http(exc)
     incident = secrets.token_hex(4)
+    scrub("")  # so that the log knows the newest secrets
     logger.error("incident %s", incident, exc_info=exc)
     detail = f"something broke here that should not; the gateway's log has it as incident {incident}"
     return _problem("internal", 500, detail, incident=incident)

@@ -22,7 +22,7 @@ from appliance.gateway.identity import Callers
 from appliance.gateway.kept import Kept
 from appliance.gateway.naming import Names
 from appliance.gateway.problems import BadRequest
-from appliance.gateway.run_views import RunTeller
+from appliance.gateway.run_teller import RunTeller
 from appliance.gateway.traffic import Traffic
 from appliance.kernel.blobs import BlobStore
 from appliance.kernel.client import KernelAway, KernelClient
@@ -227,12 +227,17 @@ class Gateway:
             self.call("reload")
         except KernelAway:
             logger.info("the kernel is away; it will find the change when it starts")
+        except FlowError as exc:  # what was changed is safe; the kernel says what is wrong with it
+            logger.error("the kernel has not taken the change: %s", exc.message)
 
     # --- secrets and the audit log ------------------------------------------------------------------------
 
     def scrub(self, text: str) -> str:
-        """A text without any secret of this engine or its environment."""
-        self.know_secrets()
+        """A text without any secret of this engine or its environment. Never raises, for errors go through it."""
+        try:
+            self.know_secrets()
+        except FlowError as exc:
+            logger.error("the secrets cannot be read: %s", exc.message)
         return self.scrubber.scrub_text(text)
 
     def know_secrets(self) -> dict[str, dict[str, str]]:

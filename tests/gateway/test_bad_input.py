@@ -221,6 +221,20 @@ def test_an_error_of_ours_is_an_incident_and_tells_nothing(
     assert f"incident {found['incident']}" in caplog.text and "innermost" in caplog.text
 
 
+def test_an_error_while_errors_are_told_is_still_told(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    from appliance.store.errors import StoreFull
+
+    def full() -> None:
+        raise StoreFull("no room left for flowork.db: free some space")
+
+    monkeypatch.setattr(home.gateway.store, "changes", full)
+    home.gateway.changes.forget()
+    assert "no room" in problem(home.owner("GET", "/flows"), 507)["detail"]
+    response = home.client().post("/hooks/whatever")
+    assert problem(response, 507)["retry_after"] == 60
+    assert response.headers["Retry-After"] == "60"
+
+
 def test_too_many_requests(make_home: Any) -> None:
     home = make_home(environ={"FLOWORK_RATE_BURST": "5", "FLOWORK_RATE_LIMIT": "0.01"})
     statuses = [home.owner("GET", "/flows").status_code for _ in range(7)]

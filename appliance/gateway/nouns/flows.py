@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import msgspec
 from msgspec import Meta, Struct
 
 from appliance.contracts import Problem
@@ -15,20 +14,20 @@ from appliance.gateway.common import (
     InWorkspace,
     Note,
     Paged,
-    PartOnly,
     VersionNumber,
-    number_in,
-    numbered_page,
     one_workspace,
 )
 from appliance.gateway.flow_views import (
     FlowDetail,
     FlowView,
     RecentRun,
+    SavedFlow,
     VersionView,
     flow_detail,
     flow_fields,
+    flow_tag,
     flow_view,
+    saved_flow,
     version_view,
 )
 from appliance.gateway.problems import PreconditionFailed
@@ -37,9 +36,6 @@ from appliance.store.errors import Conflict, NotFound
 from appliance.store.history import RunFilter
 from appliance.store.records import Flow, Page, Version
 from appliance.store.runids import to_text
-
-if TYPE_CHECKING:
-    from appliance.flowbook import Saved
 
 noun = Noun("flows", "A flow is a graph of nodes with its triggers. Every save is a version; one of them is live.")
 
@@ -84,18 +80,6 @@ class FlowEdit(Body, frozen=True):
     deploy: Annotated[bool, Meta(description="Make it live at once")] = False
 
 
-class Which(Body, frozen=True):
-    """Which version."""
-
-    version: Annotated[VersionNumber | None, Meta(description="A version's number")] = None
-
-
-class Switch(Body, frozen=True):
-    """On or off."""
-
-    enabled: bool
-
-
 class Move(Body, frozen=True):
     """Where to."""
 
@@ -116,24 +100,6 @@ class Checked(Struct, frozen=True):
     problems: list[Problem]
     flow: dict[str, Any]
     notes: list[str]
-
-
-class SavedFlow(FlowDetail, frozen=True, kw_only=True):
-    """The flow as it is now. ``kernel`` is false while there is none: it takes the change up when it starts."""
-
-    notes: list[str]
-    kernel: bool
-
-
-class DeploymentView(Struct, frozen=True):
-    """One move of a flow's live pointer (version numbers) or of its switch."""
-
-    id: int
-    action: str
-    before: int | None
-    after: int | None
-    who: str
-    at: float
 
 
 @noun.get("/flows", permission="flows:read")
@@ -174,14 +140,14 @@ def create(call: Call[DraftInWorkspace, NewFlow]) -> SavedFlow:
     except Conflict as exc:
         raise _told(call, exc, call.body.id or "") from None
     call.headers["Location"] = f"/api/v1/flows/{saved.flow.id}"
-    return _saved(call, saved, notes)
+    return saved_flow(call, saved, notes)
 
 
 @noun.get("/flows/{flow}", permission="flows:read", etag=True)
 def show(call: Call[Nothing, Nothing], flow: Flow) -> FlowDetail:
     """A flow with its newest version. The `ETag` can be given back as `If-Match` when saving."""
     version = call.gateway.store.flows.numbered(flow.id)
-    call.headers["ETag"] = _tag(flow, version)
+    call.headers["ETag"] = flow_tag(flow, version)
     return flow_detail(call.gateway, call.identity, flow, version)
 
 
@@ -208,7 +174,7 @@ def save(call: Call[Draft, FlowEdit], flow: Flow) -> SavedFlow:
         )
     except Conflict as exc:
         raise _told(call, exc, flow.id) from None
-    return _saved(call, saved, notes)
+    return saved_flow(call, saved, notes)
 
 
 @noun.delete("/flows/{flow}", permission="flows:delete", audit=OWN)
@@ -226,67 +192,11 @@ def validate(call: Call[InWorkspace, Check]) -> Checked:
     return Checked(not problems, problems, body, notes)
 
 
-@noun.post("/flows/{flow}/deploy", permission="flows:deploy", audit=OWN)
-def deploy(call: Call[Nothing, Which], flow: Flow) -> SavedFlow:
-    """Make a version live (the newest if none is named). Runs under way finish on the version they began on."""
-    return _saved(call, call.gateway.book.deploy(flow.id, call.body.version, by=call.identity))
-
-
-@noun.post("/flows/{flow}/rollback", permission="flows:deploy", audit=OWN)
-def rollback(call: Call[Nothing, Which], flow: Flow) -> SavedFlow:
-    """Make an older version live again: the one that is named, or the one that was live before."""
-    return _saved(call, call.gateway.book.rollback(flow.id, call.body.version, by=call.identity))
-
-
-@noun.post("/flows/{flow}/undeploy", permission="flows:deploy", audit=OWN)
-def undeploy(call: Call[Nothing, Nothing], flow: Flow) -> SavedFlow:
-    """Make no version live: triggers are detached, runs under way finish."""
-    return _saved(call, call.gateway.book.undeploy(flow.id, by=call.identity))
-
-
-@noun.post("/flows/{flow}/enable", permission="flows:deploy", audit=OWN)
-def enable(call: Call[Nothing, Switch], flow: Flow) -> SavedFlow:
-    """Switch a flow's triggers on or off without undeploying it."""
-    return _saved(call, call.gateway.book.enable(flow.id, call.body.enabled, by=call.identity))
-
-
 @noun.post("/flows/{flow}/move", permission="flows:write", audit="flow.move", atomic=True)
 def move(call: Call[Nothing, Move], flow: Flow) -> FlowView:
     """Put a flow into another folder of the list."""
     call.note(flow.id, folder=call.body.folder)
     return flow_view(call.gateway.store.flows.move(flow.id, call.body.folder.strip("/ ")))
-
-
-@noun.get("/flows/{flow}/deployments", permission="flows:read")
-def deployments(call: Call[PartOnly, Nothing], flow: Flow) -> Page[DeploymentView]:
-    """Who moved the flow's live pointer or its switch, latest first."""
-    names, limit = call.gateway.names, call.query.limit
-    found = call.gateway.store.flows.deployments(flow.id, number_in(call.query.cursor), limit)
-    items = [
-        DeploymentView(
-            move.id,
-            move.action,
-            None if move.before is None else names.number(move.before),
-            None if move.after is None else names.number(move.after),
-            move.who,
-            move.at,
-        )
-        for move in found
-    ]
-    return numbered_page(items, found[-1].id if len(found) == limit else None)
-
-
-def _saved(call: Call[Any, Any], saved: Saved, notes: list[str] | None = None) -> SavedFlow:
-    call.gateway.changes.forget()
-    detail = flow_detail(call.gateway, call.identity, saved.flow, saved.version)
-    call.headers["ETag"] = _tag(saved.flow, saved.version)
-    fields = msgspec.structs.asdict(detail)
-    return SavedFlow(**fields, notes=[*(notes or []), *saved.notes], kernel=saved.kernel)
-
-
-def _tag(flow: Flow, version: Version) -> str:
-    """Begins with the newest version's number: that is all that a save must match."""
-    return f'W/"{flow.num}-{flow.newest}-{version.hash[:12]}-{flow.live}-{flow.updated:.3f}-{flow.enabled:d}"'
 
 
 def _check_precondition(headers: Mapping[str, str], flow: Flow, newest: Version) -> None:

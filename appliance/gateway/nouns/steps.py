@@ -11,7 +11,8 @@ from appliance.contracts import NodeError
 from appliance.engine import trace
 from appliance.gateway import answers
 from appliance.gateway.routing import Call, Nothing, Noun, Raw
-from appliance.gateway.run_views import VALUE_TYPE, StepView, references
+from appliance.gateway.run_teller import VALUE_TYPE, references
+from appliance.gateway.run_views import StepView
 from appliance.store.errors import NotFound
 from appliance.store.history import RunDetail, RunHead
 
