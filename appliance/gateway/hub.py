@@ -27,6 +27,7 @@ MAX_WAITING = 2048
 #: Seconds between two tries to reach a kernel that is away.
 RETRY = 0.5
 _PAUSE = 1.0
+_SAME = 0.25
 
 #: An event: its number (0: not one of the kernel's), the flow it is about, and its JSON.
 Item = tuple[int, str, bytes]
@@ -97,9 +98,6 @@ class Hub:
         #: Watchers, and those that are about to be.
         self._users = 0
 
-    def __len__(self) -> int:
-        return self._users
-
     def add(self, watcher: Watcher, after: str) -> None:
         """Begin to hand events to a watcher: those behind ``after`` if they are still there, else a ``reset``."""
         with self._changed:
@@ -123,9 +121,11 @@ class Hub:
             return [up, self._at("hello")]
         oldest = self._kept[0][0] if self._kept else self._newest + 1
         known = epoch == self._epoch and number.isdigit() and oldest - 1 <= int(number) <= self._newest
-        if not known:
+        missed = [item for item in self._kept if item[0] > int(number)] if known else []
+        # Who has missed more than may wait would be dropped at once, come again, and be dropped again.
+        if not known or len(missed) > MAX_WAITING // 2:
             return [up, self._at("reset")]
-        return [up, *(item for item in self._kept if item[0] > int(number))]
+        return [up, *missed]
 
     def _at(self, kind: str) -> Item:
         return _item(0, {"type": kind, "id": f"{self._epoch}-{self._newest}"})
@@ -203,8 +203,11 @@ class Hub:
             stream.close()
 
     def _same_life(self, old: tuple[int, float], new: tuple[int, float]) -> bool:
-        """Same process, begun at the same moment (told to a tenth of a second, and asked over a socket)."""
-        return old[0] == new[0] and abs(old[1] - new[1]) < 1.0
+        """Same process, begun at the same moment (told to a tenth of a second, and asked over a socket).
+
+        Taking one life for two costs a watcher a reload; taking two for one would hide what happened.
+        """
+        return old[0] == new[0] and abs(old[1] - new[1]) < _SAME
 
     def _new_epoch(self) -> None:
         with self._lock:

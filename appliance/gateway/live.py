@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -46,6 +47,7 @@ MAX_MESSAGE = 65_536
 #: What a panel ever sends.
 _MAX_RECEIVED = 4096
 _JOIN = 5.0
+_PLACE, _WATCH = "flowork.place", "flowork.watch"
 #: Why a socket is closed (RFC 6455, 7.4, and the IANA registry of close codes).
 _GOING_AWAY = 1001, "the gateway is stopping"
 _SLOW = 1013, "this panel reads more slowly than things happen; connect again"
@@ -66,7 +68,9 @@ class LiveSocket:
         self._gateway = gateway
         self._most = max(1, threads - SPARE)
         self._hub = Hub(self._connect, self._life, self._shape)
-        gateway.sockets = lambda: len(self._hub)
+        self._places = 0
+        self._lock = threading.Lock()
+        gateway.sockets = lambda: self._places
 
     def init_app(self, app: Flask) -> None:
         """Add the endpoint to the application."""
@@ -83,12 +87,19 @@ class LiveSocket:
         def admit() -> Response | None:
             # Before the handshake: afterwards nothing can be refused with a status any more.
             if request.path == PATH and request.method == "GET" and _is_upgrade():
-                request.environ["flowork.watch"] = self._admit()
+                request.environ[_WATCH] = self._admit()
                 # The WebSocket closes what it is given, and gunicorn counts a connection that it finds closed
                 # twice: so it gets a descriptor of its own.
                 if sock := request.environ.get("gunicorn.socket"):
                     request.environ["gunicorn.socket"] = sock.dup()
             return None
+
+        @app.teardown_request
+        def release(_: BaseException | None) -> None:
+            # However it ended: refused, a handshake that failed, a panel that went away.
+            if request.environ.pop(_PLACE, False):
+                with self._lock:
+                    self._places -= 1
 
         @app.get(PATH, endpoint="live_plain")
         def plain() -> Response:
@@ -142,12 +153,15 @@ class LiveSocket:
         if "Sec-WebSocket-Key" not in request.headers or request.headers.get("Sec-WebSocket-Version") != "13":
             raise BadRequest("this is no WebSocket handshake of version 13 (RFC 6455)")
         watch: Watch = bodies.query_of(request.environ.get("QUERY_STRING", ""), Watch)
-        if len(self._hub) >= self._most:
-            raise Unavailable(f"{self._most} panels watch already, which is as many as this engine takes")
+        with self._lock:
+            if self._places >= self._most:
+                raise Unavailable(f"{self._most} panels watch already, which is as many as this engine takes")
+            self._places += 1
+            request.environ[_PLACE] = True
         return identity, watch
 
     def _serve(self, ws: Any) -> None:
-        identity, watch = request.environ["flowork.watch"]
+        identity, watch = request.environ[_WATCH]
         # The socket's own bell, which also rings when the panel goes away.
         watcher = Watcher(self._filter(identity, frozenset(watch.flow)), ws.event)
         self._hub.add(watcher, watch.after)

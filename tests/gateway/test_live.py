@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import queue
 import socket
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from appliance.gateway.hub import MAX_WAITING, Hub, Watcher
+from appliance.gateway.live import MAX_MESSAGE, _messages
+from appliance.kernel.client import KernelAway, Stream
 from tests.gateway.engine import API, Home, wait_for
 from tests.gateway.served import Served, watching
 from tests.gateway.test_runs import named
@@ -172,8 +176,6 @@ def test_a_kernel_that_goes_and_comes_is_told(home: Home, served: Served) -> Non
 
 
 def test_who_reads_too_slowly_is_dropped_and_holds_up_nobody(home: Home) -> None:
-    from appliance.gateway.hub import MAX_WAITING, Watcher
-
     slow, quick = (Watcher(lambda flow: True, threading.Event()) for _ in range(2))
     got = 0
     for number in range(MAX_WAITING + 10):
@@ -187,9 +189,48 @@ def test_who_reads_too_slowly_is_dropped_and_holds_up_nobody(home: Home) -> None
     assert slow.take() == []
 
 
-def test_messages_are_gathered_and_bounded() -> None:
-    from appliance.gateway.live import MAX_MESSAGE, _messages
+def test_who_has_missed_too_much_loads_anew_instead_of_being_dropped() -> None:
+    """A hub over a stream made by hand."""
+    items: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
 
+    class FakeStream:
+        def items(self) -> Iterator[dict[str, Any]]:
+            while (item := items.get()) is not None:
+                yield item
+            raise KernelAway("gone")
+
+        def close(self) -> None:
+            items.put(None)
+
+    hub = Hub(lambda after: cast(Stream, FakeStream()), lambda: (1, 1.0), dict)
+    first = Watcher(lambda flow: True, threading.Event())
+    hub.add(first, "")
+    items.put({"type": "hello", "id": 0})
+    for number in range(1, MAX_WAITING):
+        items.put({"type": "run", "id": number, "flow": "f"})
+    told: list[dict[str, Any]] = []
+    wait_for(lambda: told.extend(json.loads(item) for item in first.take()) or len(told) >= MAX_WAITING, "all")
+    epoch = told[-1]["id"].partition("-")[0]
+
+    def greeting(after: str) -> list[dict[str, Any]]:
+        watcher = Watcher(lambda flow: True, threading.Event())
+        hub.add(watcher, after)
+        hub.remove(watcher)
+        assert not watcher.dropped
+        return [json.loads(item) for item in watcher.take()]
+
+    assert [item["type"] for item in greeting(f"{epoch}-1")] == ["kernel", "reset"]
+    newest = MAX_WAITING - 1
+    assert [item.get("id") for item in greeting(f"{epoch}-{newest - 2}")] == [
+        None, f"{epoch}-{newest - 1}", f"{epoch}-{newest}",
+    ]  # fmt: skip
+    assert [item["type"] for item in greeting(f"{epoch}-{newest}")] == ["kernel"]
+    assert [item["type"] for item in greeting(f"{epoch}-{newest + 1}")] == ["kernel", "reset"]
+    hub.remove(first)
+    hub.close()
+
+
+def test_messages_are_gathered_and_bounded() -> None:
     events = [b'{"n":%d,"x":"%s"}' % (n, b"y" * 1000) for n in range(200)]
     messages = _messages(events)
     assert [event["n"] for message in messages for event in json.loads(message)] == list(range(200))
