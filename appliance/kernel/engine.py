@@ -40,6 +40,8 @@ SLICE = 0.004
 COMPANY = 0.0025
 #: So many runs in one commit need no further company.
 ENOUGH = 16
+#: How long an outcome may wait for company that nobody waits for, and whose effect may be had again after a crash.
+LAZINESS = 0.008
 MAX_BATCH = 512
 RECENT_EVENTS = 2_000
 
@@ -114,6 +116,7 @@ class Engine:
         self._gathering = False
         self._not_before = 0.0
         self._last_company = 0
+        self._lazy_until = 0.0
         self.draining = False
         self.closed = False
         self._commit_by: float | None = None
@@ -183,12 +186,18 @@ class Engine:
         return bool(self.ready or self.ranked) and not self.draining
 
     def _more_to_come(self) -> bool:
-        """Right behind a commit, wait a moment for company: a sync and its pages are paid for once for all.
+        """Whether something came within the time that the commit may wait for company.
 
-        Callers that were answered together mostly come back together, so as many as last time are enough.
+        A sync and its pages are paid for once for all. Right behind a commit that is a moment: callers that were
+        answered together mostly come back together, so as many as last time are enough. What nobody waits for has
+        more time.
         """
-        wait = self._not_before - time.monotonic()
-        if wait <= 0 or self._has_ready() or self.keeper.gathered >= min(self._last_company, ENOUGH):
+        if self._has_ready() or (self.keeper.urgent and self.keeper.gathered >= min(self._last_company, ENOUGH)):
+            return False
+        now = time.monotonic()
+        self._lazy_until = self._lazy_until or now + LAZINESS
+        wait = (self._not_before if self.keeper.urgent else self._lazy_until) - now
+        if wait <= 0:
             return False
         self._knock.clear()
         self._gathering = True
@@ -275,6 +284,7 @@ class Engine:
     def commit(self) -> None:
         """Write what happened, then tell those who wait for it and begin the fenced effects."""
         self._commit_by = None
+        self._lazy_until = 0.0
         touched, callbacks = self.keeper.commit()
         # One that had no company will hardly get some.
         self._not_before = time.monotonic() + COMPANY if len(touched) > 1 else 0.0

@@ -51,6 +51,10 @@ class Keeper:
         self.lost_history = 0
         self._next_try = 0.0
         self._fresh = False
+        #: Somebody waits for the next commit, or it must not be lost.
+        self.urgent = False
+        #: Set while an outcome is taken in that may come a little later to the disk.
+        self.relaxed = False
 
     @property
     def pending(self) -> bool:
@@ -69,13 +73,14 @@ class Keeper:
     def touch(self, run: LiveRun) -> None:
         """The run has something to write."""
         self._fresh = True
+        self.urgent = self.urgent or not self.relaxed
         if not run.dirty:
             run.dirty = True
             self._touched.append(run)
 
     def after_commit(self, callback: Callable[[], Any]) -> None:
         """Call once everything up to now is on disk."""
-        self._fresh = True
+        self._fresh = self.urgent = True
         self._callbacks.append(callback)
 
     def record(self, run: LiveRun, record: Record) -> Any:
@@ -177,7 +182,7 @@ class Keeper:
 
     def commit(self) -> tuple[list[LiveRun], list[Callable[[], Any]]]:
         """Write everything; returns the runs that were written and what waits for that."""
-        self._fresh = False
+        self._fresh = self.urgent = False
         touched, self._touched = self._touched, []
         callbacks, self._callbacks = self._callbacks, []
         if touched or self._ops:
@@ -194,7 +199,7 @@ class Keeper:
         if not self.degraded:
             return
         if self._touched or self._ops:
-            self._fresh = True
+            self._fresh = self.urgent = True
             return
         try:
             self._journal.probe()

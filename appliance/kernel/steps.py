@@ -241,10 +241,14 @@ class Steps:
         run.running.pop(flight.index, None)
         if flight.timer:
             self._engine.timers.cancel(flight.timer)
+        # Lost in a crash, such an outcome is had again with the same key.
+        self._keeper.relaxed = run.node(flight.index).effect is Effect.IDEMPOTENT
         try:
             self._land(flight, value, error)
         except Exception as exc:
             self.broke(run, flight.index, exc)
+        finally:
+            self._keeper.relaxed = False
         if (run.parked or run.families) and not run.ended:
             self._settle_state(run)
 

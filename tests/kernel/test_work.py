@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from appliance.contracts import Busy
+from appliance.contracts import Busy, Effect, Event
 from appliance.engine import trace
 from appliance.engine.states import RunState
+from appliance.kernel.engine import Submission
 from tests.support.bench_engine import Bench
 from tests.support.flows import compute, edges, flow, node
+from tests.support.probes import probes
 
 
 def only(bench: Bench, num: int = 1):  # type: ignore[no-untyped-def]
@@ -289,3 +293,42 @@ def test_an_event_with_an_id_starts_one_run(bench: Bench, make_bench) -> None:  
     again.submit(1, 1, id="m1", redelivered=True)
     again.engine.pump()
     assert len(again.rows()) == 2
+
+
+class Knocker:
+    """Stands for the event that the engine waits on: what comes meanwhile is handed in at once, and nobody sleeps."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.waits: list[float] = []
+
+    def clear(self) -> None: ...
+
+    def set(self) -> None: ...
+
+    def wait(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        if len(self.waits) == 1:
+            self.bench.engine.post(lambda: self.bench.engine.accept(Submission(2, "t1", "manual", Event(payload=2))))
+
+
+@pytest.mark.parametrize(("effect", "commits"), [(Effect.IDEMPOTENT, 1), (Effect.ONCE, 2)])
+def test_an_outcome_that_may_be_had_again_shares_the_next_commit(
+    make_bench: Callable[..., Bench], effect: Effect, commits: int
+) -> None:
+    later = probes()["later"]
+    later.effect_of = lambda config: effect  # type: ignore[method-assign]
+    bench = make_bench(extra={"later": later})
+    bench.deploy(1, flow(node("l", "later")))
+    bench.deploy(2, flow(compute("a", "payload")))
+    bench.engine.submit([Submission(1, "t1", "manual", Event(payload=1))])
+    bench.engine.pump()
+    bench.engine._knock = knocker = Knocker(bench)  # type: ignore[assignment]
+    before = bench.engine.keeper.commits
+    later.pending[0].complete(1)  # type: ignore[attr-defined]
+    bench.engine.pump()
+    if effect is Effect.ONCE:
+        bench.run(2, num=2)
+    assert bench.engine.keeper.commits == before + commits
+    assert bench.states() == ["succeeded", "succeeded"]
+    assert bool(knocker.waits) is (effect is Effect.IDEMPOTENT)
