@@ -17,10 +17,10 @@ from appliance.engine.runner import recover
 from appliance.engine.states import Letter, RunState
 from appliance.engine.trace import Record, records_of
 from appliance.kernel.context import judge_for
-from appliance.kernel.engine import AlreadyRan, Submission
 from appliance.kernel.maintenance import Unknown
 from appliance.kernel.runs import FlowSlot, LiveRun
 from appliance.kernel.server import BadRequest, Caller, Handler, Params, Reply
+from appliance.kernel.submission import AlreadyRan, Submission
 from appliance.store.runids import from_text, to_text
 
 if TYPE_CHECKING:

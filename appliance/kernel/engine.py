@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from appliance.contracts import Busy, Event, FlowError, RunEnded
+from appliance.contracts import Busy, FlowError, RunEnded
 from appliance.engine import trace
 from appliance.engine.plan import FlowPlan
 from appliance.engine.runner import READY
@@ -28,6 +28,7 @@ from appliance.kernel.families import Families
 from appliance.kernel.keeper import Keeper
 from appliance.kernel.runs import FlowSlot, LiveRun, event_view, key_of
 from appliance.kernel.steps import DEFAULT_TIMEOUT, Steps
+from appliance.kernel.submission import AlreadyRan, Submission
 from appliance.kernel.timers import Timers
 from appliance.store.journal import Journal
 from appliance.store.runids import to_text
@@ -44,35 +45,6 @@ ENOUGH = 16
 LAZINESS = 0.008
 MAX_BATCH = 512
 RECENT_EVENTS = 2_000
-
-OnRun = Callable[[LiveRun], None]
-
-
-class Submission:
-    """One event on its way to become a run."""
-
-    __slots__ = (
-        "bypass_mode", "committed", "ended", "event", "flow", "item", "kind", "origin", "parent", "place",
-        "poison", "prepare", "refused", "starts_run", "trigger", "version",
-    )  # fmt: skip
-
-    def __init__(self, flow: int, trigger: str, kind: str, event: Event) -> None:
-        self.flow = flow
-        self.trigger = trigger
-        self.kind = kind
-        self.event = event
-        self.version: int | None = None
-        self.place = ""
-        self.parent: int | None = None
-        self.item: tuple[int, int] | None = None
-        self.origin: int | None = None
-        self.bypass_mode = False
-        self.starts_run = True
-        self.poison = ""
-        self.prepare: OnRun | None = None
-        self.committed: Callable[[str], None] | None = None
-        self.ended: OnRun | None = None
-        self.refused: Callable[[FlowError], None] | None = None
 
 
 class Engine:
@@ -609,10 +581,3 @@ def _call(callback: Callable[[Any], Any], value: Any) -> None:
         callback(value)
     except Exception:
         logger.exception("a callback of an event failed")
-
-
-class AlreadyRan(FlowError):
-    """The event's run has ended long ago; ``message`` is its id."""
-
-    id = "already-ran"
-    retryable = False

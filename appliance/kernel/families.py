@@ -12,6 +12,7 @@ from appliance.contracts import Event, FlowError, Spawn
 from appliance.engine.plan import body_place
 from appliance.engine.states import RunState
 from appliance.kernel.runs import Family, LiveRun, Parked
+from appliance.kernel.submission import Submission
 
 if TYPE_CHECKING:
     from appliance.kernel.engine import Engine
@@ -60,8 +61,6 @@ class Families:
             self._gathered(family)
 
     def _start(self, family: Family, position: int) -> None:
-        from appliance.kernel.engine import Submission
-
         run, spawn = family.run, family.spawn
         slot = self._slot(family)
         if slot is None:

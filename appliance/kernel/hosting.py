@@ -15,8 +15,9 @@ from typing import Any
 from appliance.contracts import Committed, Config, Event, FlowError, Mqtt, RunEnded, Trigger, WebTrigger
 from appliance.engine.configs import ConfigPlan
 from appliance.engine.flow import TriggerSpec
-from appliance.kernel.engine import Engine, Submission
+from appliance.kernel.engine import Engine
 from appliance.kernel.runs import FlowSlot
+from appliance.kernel.submission import Submission
 from appliance.registry import Registry
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from appliance.contracts import Context, Effect, Event, Node
 from appliance.engine.states import RunState
-from appliance.kernel.engine import Submission
+from appliance.kernel.submission import Submission
 from appliance.store.journal import Batch
 from tests.support.bench_engine import Bench
 from tests.support.flows import compute, flow, node

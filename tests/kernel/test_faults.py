@@ -12,7 +12,7 @@ import pytest
 
 from appliance.contracts import Busy, Context, Effect, Event, Node, Park, RunEnded, Spawn, Wake
 from appliance.engine.states import RunState
-from appliance.kernel.engine import Submission
+from appliance.kernel.submission import Submission
 from tests.support.bench_engine import Bench
 from tests.support.flows import compute, edges, flow, node
 from tests.support.probes import ProbeConfig, probes

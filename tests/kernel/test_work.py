@@ -9,7 +9,7 @@ import pytest
 from appliance.contracts import Busy, Effect, Event
 from appliance.engine import trace
 from appliance.engine.states import RunState
-from appliance.kernel.engine import Submission
+from appliance.kernel.submission import Submission
 from tests.support.bench_engine import Bench
 from tests.support.flows import compute, edges, flow, node
 from tests.support.probes import probes

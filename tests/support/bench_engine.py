@@ -17,9 +17,10 @@ from appliance.engine.trace import Record, records_of
 from appliance.engine.validate import validate
 from appliance.kernel.blobs import BlobStore
 from appliance.kernel.context import Services
-from appliance.kernel.engine import Engine, Submission
+from appliance.kernel.engine import Engine
 from appliance.kernel.recovery import Recovery
 from appliance.kernel.runs import FlowSlot, LiveRun
+from appliance.kernel.submission import Submission
 from appliance.registry import Registry
 from appliance.store.journal import Journal, RunRow
 
