@@ -54,6 +54,7 @@ def run(quick: bool) -> list[Row]:
         ours.flowork("flow", "deploy", str(file))
         accepted, kills = _send_and_kill(ours, count)
         ended = _wait(ours, accepted)
+        repeated = _repeated(ours, accepted)
         effects = Counter(world.read_text().split())
     twice = sum(times - 1 for times in effects.values())
     return [
@@ -61,6 +62,7 @@ def run(quick: bool) -> list[Row]:
         Row("kill -9", "accepted", len(accepted), "runs"),
         Row("kill -9", "lost", len(accepted) - ended, "runs", "0", ended == len(accepted)),
         Row("kill -9", "once steps done twice", twice, "", "0", twice == 0),
+        Row("kill -9", "finished steps done again", repeated, "", "0", repeated == 0),
         Row("kill -9", "once steps cut off (skipped, as the flow says)", count - len(effects), ""),
     ]
 
@@ -131,3 +133,21 @@ def _wait(ours: Engine, accepted: list[str]) -> int:
             good |= {row[0] for row in rows} & wanted
             reader.close()
     return len(good)
+
+
+def _repeated(ours: Engine, accepted: list[str]) -> int:
+    """How many steps of the accepted runs have ended more than once, by the journal."""
+    from contextlib import closing
+
+    from appliance.engine import trace
+    from appliance.store.history import History
+    from appliance.store.runids import from_text
+
+    again = 0
+    with closing(History(ours.data)) as history:
+        for run in set(accepted):
+            detail = history.detail(from_text(run))
+            records = detail.records if detail else []
+            ends = Counter(each.node for each in records if each.kind in {trace.DONE, trace.SAME})
+            again += sum(times - 1 for times in ends.values())
+    return again
