@@ -1,0 +1,1 @@
+"""What several drivers share, and the parts of the longer ones."""
