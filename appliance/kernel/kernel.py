@@ -108,16 +108,10 @@ class Kernel:
         self.services = self._make_services(sync)
         self.queue = make_huey(self._queue_url, self.data)
         self._stops.append(self.queue.close)
-        # Made once: a new task would draw a random id at every message, for nobody.
-        turn = self.queue.volatile_task(name="turn", priority=100)(self._turn).s()
+        turn = self.queue.wake_up(self._turn, name="turn", priority=100)
         adopt_task(self.queue, self._adopt)
         self.engine = Engine(
-            self.journal,
-            self.services,
-            self._load_plan,
-            lambda: self.queue.enqueue(turn),
-            settings.queue_bound,
-            settings.max_snapshot_bytes,
+            self.journal, self.services, self._load_plan, turn, settings.queue_bound, settings.max_snapshot_bytes
         )
         self.engine.find_flow = self._find_flow
         keeper = self.engine.keeper

@@ -73,6 +73,14 @@ class TaskQueue(Huey):
         )
         return decorate
 
+    def wake_up(self, work: Callable[[], Any], name: str, priority: float) -> Callable[[], None]:
+        """Declare ``work`` as a volatile task; returns what asks for it, from any thread.
+
+        The task is made once: a new one would draw a random id at every call, for nobody.
+        """
+        task = self.volatile_task(name=name, priority=priority)(work).s()
+        return lambda: self.enqueue(task)
+
     def enqueue(self, task: Any) -> Any:
         """As Huey's; a volatile task without a time goes to the memory lane if a consumer runs here.
 
