@@ -26,7 +26,7 @@ from msgspec import Struct
 
 from appliance.contracts import FlowError, Problem, World
 from appliance.engine.flow import is_old, modernize
-from appliance.engine.validate import validate
+from appliance.engine.validate import NodeTraits, traits, validate
 from appliance.kernel.client import KernelAway, KernelClient
 from appliance.registry import Registry
 from appliance.security.audit import AuditEntry, AuditLog
@@ -101,6 +101,10 @@ class FlowBook:
 
         found = validate(body, self._catalog, self._world(exists))
         return found or [clash.problem for clash in self._clashes(body, flow_id)]
+
+    def traits(self, body: Any) -> dict[str, NodeTraits]:
+        """The ports and the effect of each node, by its id, of a flow that may have faults."""
+        return traits(body, self._catalog)
 
     def _clashes(self, body: Mapping[str, Any], flow_id: str | None) -> Iterator[Clash]:
         live = ((flow.id, version.body) for flow, version in self._store.flows.live() if flow.id != flow_id)

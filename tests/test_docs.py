@@ -106,7 +106,17 @@ def _whole(kind: str, sample: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "kind", [flow.Flow, flow.NodeSpec, flow.EdgeSpec, flow.TriggerSpec, flow.Settings, flow.History, flow.Retry]
+    "kind",
+    [
+        flow.Flow,
+        flow.NodeSpec,
+        flow.EdgeSpec,
+        flow.TriggerSpec,
+        flow.GroupSpec,
+        flow.Settings,
+        flow.History,
+        flow.Retry,
+    ],
 )
 def test_the_flow_format_names_every_field_with_its_default(kind: type[msgspec.Struct]) -> None:
     fields = msgspec.structs.fields(kind)

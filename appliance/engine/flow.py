@@ -66,6 +66,15 @@ class TriggerSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     position: dict[str, float] | None = None
 
 
+class GroupSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Nodes that stand together under a heading on the canvas. It means nothing to runs."""
+
+    id: Id
+    name: Annotated[str, Meta(max_length=120)] = ""
+    nodes: list[Id] = []
+    color: Annotated[str, Meta(max_length=40)] = ""
+
+
 class History(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How long this flow's runs are kept, if not as long as the engine's settings say."""
 
@@ -95,6 +104,7 @@ class Flow(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     description: Annotated[str, Meta(max_length=10_000)] = ""
     spec: Annotated[str, Meta(max_length=200_000)] = ""
     tags: list[Name] = []
+    groups: list[GroupSpec] = []
 
 
 class Body(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

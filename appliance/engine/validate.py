@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, get_type_hints
 
 import msgspec
+from msgspec import Struct
 
 from appliance.contracts import ConfigError, Node, Problem, Trigger, World, seconds
 from appliance.engine import configs, expressions
-from appliance.engine.flow import EdgeSpec, Flow, NodeSpec, TriggerSpec
+from appliance.engine.flow import EdgeSpec, Flow, GroupSpec, NodeSpec, TriggerSpec
 
 MAX_NODES = 20_000
 MAX_DEPTH = 8
@@ -34,6 +35,7 @@ def validate(raw: Any, catalog: Catalog, world: World) -> list[Problem]:
     return [
         *_shape(raw),
         *_list_shape(raw, "triggers", TriggerSpec),
+        *_list_shape(raw, "groups", GroupSpec),
         *_triggers(raw, catalog, world),
         *_graph(raw, "", catalog, world, 0),
     ]
@@ -172,6 +174,38 @@ def _ports(entry: dict[str, Any], catalog: Catalog) -> tuple[str, ...] | None:
     except Exception:
         # A config that is wrong anyway, and said so by its own fault.
         return None
+
+
+class NodeTraits(Struct, frozen=True):
+    """What a node's config makes of it: its ports, with ``error``, and its effect."""
+
+    ports: tuple[str, ...]
+    effect: str
+
+
+def traits(raw: Any, catalog: Catalog, prefix: str = "", depth: int = 0) -> dict[str, NodeTraits]:
+    """The traits of each node by its id (``loop/inner`` in the body of ``loop``), as far as they can be known."""
+    found: dict[str, NodeTraits] = {}
+    if not isinstance(raw, dict) or depth > MAX_DEPTH:
+        return found
+    for _, entry in _entries(raw, "nodes"):
+        kind, config = catalog.nodes.get(str(entry.get("type"))), entry.get("config", {})
+        ports = _ports(entry, catalog)
+        if kind is None or ports is None or not isinstance(entry.get("id"), str):
+            continue
+        name = f"{prefix}{entry['id']}"
+        found[name] = NodeTraits((*(str(port) for port in ports), ERROR_PORT), _effect(kind, config))
+        if kind.has_body:
+            found |= traits(config.get("body"), catalog, f"{name}/", depth + 1)
+    return found
+
+
+def _effect(kind: Node[Any], config: Mapping[str, Any]) -> str:
+    try:
+        return str(kind.effect_of(config))
+    except Exception:
+        # A config that is wrong anyway, and said so by its own fault.
+        return str(kind.effect)
 
 
 def _edges(raw: Mapping[str, Any], prefix: str, ports: dict[str, tuple[str, ...] | None]) -> Iterator[Problem]:

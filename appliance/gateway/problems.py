@@ -30,6 +30,7 @@ STATUSES: Mapping[str, int] = {
     "forbidden": 403,
     "not-found": 404,
     "conflict": 409,
+    "has-effect": 409,
     "already-exists": 409,
     "in-progress": 409,
     "precondition": 412,

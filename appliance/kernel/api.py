@@ -21,6 +21,7 @@ from appliance.kernel.maintenance import Unknown
 from appliance.kernel.runs import FlowSlot, LiveRun
 from appliance.kernel.server import BadRequest, Caller, Handler, Params, Reply
 from appliance.kernel.submission import AlreadyRan, Submission
+from appliance.kernel.trial import Asked, Trial, trial_plan
 from appliance.store.runids import from_text, to_text
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Api:
             "status": self._status,
             "live": self._live.subscribe,
             "sweep": self._sweep,
+            "try": self._on_engine(self._try),
         }
 
     def _on_engine(self, work: Callable[[Params, Reply], None]) -> Handler:
@@ -154,6 +156,14 @@ class Api:
     def _set_letter(self, run: int, letter: Letter, who: str, reason: str) -> bool:
         clean, at = self._engine.keeper.clean, int(self._engine.services.wall() * 1e6)
         return self._engine.journal.set_letter(run, letter, clean(who), clean(reason), at)
+
+    def _try(self, params: Params, reply: Reply) -> None:
+        """One node with data that a person chose: answered with what it gives, and nothing of it kept."""
+        asked = arguments(params, Asked)
+        slot = self._engine.slot(asked.flow)
+        if slot is None:
+            raise Unknown("there is no such flow")
+        Trial(self._engine, asked, reply.ok).begin(slot, trial_plan(asked.node, self._kernel.registry))
 
     # --- runs under way ------------------------------------------------------------------------------
 

@@ -133,3 +133,10 @@ def test_a_thousand_nodes_plan() -> None:
     plan = plan_flow(raw, REGISTRY).graphs[""]
     assert plan.starts == [0]
     assert len(plan.downstream(500)) == 500
+
+
+def test_groups_are_for_people_and_checked_for_their_form() -> None:
+    good = flow(node("a", "log"))
+    assert not faults({**good, "groups": [{"id": "g", "name": "All", "nodes": ["a", "gone"], "color": "data"}]})
+    twice = {**good, "groups": [{"id": "g", "nodes": ["a"]}, {"id": "g", "nodes": 7}, {"id": "g"}]}
+    assert set(faults(twice)) == {"groups[1].nodes", "groups[2].id"}

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from appliance.contracts import Problem
 from appliance.engine.states import RunState
+from appliance.engine.validate import NodeTraits
 from appliance.gateway.common import (
     Body,
     InWorkspace,
@@ -94,12 +95,17 @@ class Check(Body, frozen=True):
 
 
 class Checked(Struct, frozen=True):
-    """All faults of a flow; ``flow`` is it in today's form, ``notes`` say what was converted."""
+    """All faults of a flow; ``flow`` is it in today's form, ``notes`` say what was converted.
+
+    ``nodes`` has the ports and the effect of each node, as its config makes them; a node in a body is named
+    ``loop/inner``.
+    """
 
     ok: bool
     problems: list[Problem]
     flow: dict[str, Any]
     notes: list[str]
+    nodes: dict[str, NodeTraits]
 
 
 @noun.get("/flows", permission="flows:read")
@@ -189,7 +195,7 @@ def validate(call: Call[InWorkspace, Check]) -> Checked:
     """Find all faults of a flow, each with its place and its mend, without saving it."""
     body, notes = _readable(call.body.flow)
     problems = call.gateway.book.problems(body, call.body.id, call.workspace)
-    return Checked(not problems, problems, body, notes)
+    return Checked(not problems, problems, body, notes, call.gateway.book.traits(body))
 
 
 @noun.post("/flows/{flow}/move", permission="flows:write", audit="flow.move", atomic=True)
