@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from appliance.contracts import Blobs, ExpressionError, Files, Http, Mqtt, Sandbox, State
+from appliance.contracts import Blobs, Devices, ExpressionError, Files, Http, Mqtt, Sandbox, State
 from appliance.engine import expressions
 from appliance.engine.runner import Walk
 from appliance.kernel.state import FlowStates, StepState
@@ -29,6 +29,7 @@ class Services:
 
     http: Http
     mqtt: Mqtt
+    devices: Devices
     sandbox: Sandbox
     files: Files
     blobs: Blobs
@@ -153,6 +154,10 @@ class StepContext:
     @property
     def mqtt(self) -> Mqtt:
         return self._services.mqtt
+
+    @property
+    def devices(self) -> Devices:
+        return self._services.devices
 
     @property
     def sandbox(self) -> Sandbox:

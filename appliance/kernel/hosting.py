@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from appliance.contracts import Committed, Config, Event, FlowError, Mqtt, RunEnded, Trigger, WebTrigger
+from appliance.contracts import Committed, Config, Devices, Event, FlowError, Mqtt, RunEnded, Trigger, WebTrigger
 from appliance.engine.configs import ConfigPlan
 from appliance.engine.flow import TriggerSpec
 from appliance.kernel.engine import Engine
@@ -70,6 +70,10 @@ class Hosted:
     @property
     def mqtt(self) -> Mqtt:
         return self._engine.services.mqtt
+
+    @property
+    def devices(self) -> Devices:
+        return self._engine.services.devices
 
     def emit(self, event: Event, committed: Committed | None = None) -> None:
         self.emit_many([(event, committed)])

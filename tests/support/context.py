@@ -27,6 +27,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from appliance.contracts import (
     Blobs,
     ConfigError,
+    Devices,
     ExpressionError,
     Files,
     Http,
@@ -135,6 +136,7 @@ class FakeContext:
     state: State = field(default_factory=MemoryState)
     http: Http = field(default_factory=_unplugged("http"))
     mqtt: Mqtt = field(default_factory=_unplugged("mqtt"))
+    devices: Devices = field(default_factory=_unplugged("devices"))
     sandbox: Sandbox = field(default_factory=_unplugged("sandbox"))
     files: Files = field(default_factory=_unplugged("files"))
     blobs: Blobs = field(default_factory=MemoryBlobs)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from appliance.contracts import Busy, Committed, Event, Mqtt, RunEnded, Trigger, decode
+from appliance.contracts import Busy, Committed, Devices, Event, Mqtt, RunEnded, Trigger, decode
 from tests.support.context import NOON, Unplugged
 
 _Offer = tuple[Event, Committed | None]
@@ -35,6 +35,7 @@ class FakeTriggerContext:
     cursor: Any = None
     starting: bool = False
     mqtt: Mqtt = field(default_factory=lambda: Unplugged("mqtt"))
+    devices: Devices = field(default_factory=lambda: Unplugged("devices"))
     clock: float = NOON
     clock_right: bool = True
     auto_commit: bool = True
