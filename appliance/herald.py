@@ -18,6 +18,7 @@ from appliance import listener
 from appliance.engine.states import RunState
 from appliance.firststart import Prepared, example_lines, key_lines
 from appliance.kernel import wire
+from appliance.safemode import SafeMode
 from appliance.store.history import History, RunFilter, RunHead
 
 Say = Callable[[str], None]
@@ -33,9 +34,11 @@ _PATIENCE = 10.0
 
 def main(folder: Path, sock: socket.socket, prepared: Prepared, began: float, say: Say) -> int:
     """Wait for kernel and gateway, then say where the panel is and how to sign in. ``began`` is monotonic."""
-    _wait("kernel", partial(_kernel_answers, folder), say)
+    safe = SafeMode(folder)
+    _wait("kernel", lambda: _kernel_answers(folder) or safe.on() is not None, say)
     _wait("gateway", partial(_gateway_answers, sock), say)
-    say(f"ready {time.monotonic() - began:.1f} s after the command")
+    resting = " in safe mode" if safe.on() is not None else ""
+    say(f"ready{resting} {time.monotonic() - began:.1f} s after the command")
     if prepared.example:
         _tell_example(folder, prepared.example, say)
     say("panel: " + "  or  ".join(listener.addresses(sock)))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,17 +17,12 @@ from appliance import herald, listener
 from appliance.contracts import FlowError
 from appliance.firststart import Prepared, is_prepared, prepare
 from appliance.paths import EngineLock, data_folder
+from appliance.safemode import SafeMode
+from appliance.service import require_owner, run_kernel, say
 from appliance.supervisor import Program, Supervisor
 
 #: What runs once per data folder.
 ROLES = ("kernel", "gateway")
-
-
-class NoOwnerError(FlowError):
-    """The engine has no owner, so nothing may listen on the network."""
-
-    id = "no-owner"
-    retryable = False
 
 
 def up(data: Path | None, host: str, port: int) -> int:
@@ -42,7 +36,7 @@ def up(data: Path | None, host: str, port: int) -> int:
             held.enter_context(EngineLock(folder, role))
         sock = held.enter_context(listener.bind(host, port))
         prepared = _prepare(folder)
-        require_owner(prepared, sock)
+        require_owner(prepared.keys, sock)
         listener.listen(sock)  # not before: nothing answers on the network before there is an owner
         say("starting the kernel and the gateway")
         return Supervisor(programs(folder, sock, prepared, began), say).run()
@@ -51,32 +45,15 @@ def up(data: Path | None, host: str, port: int) -> int:
 def programs(folder: Path, sock: socket.socket, prepared: Prepared, began: float) -> list[Program]:
     """The children in the order of their start. Imported here, before the fork, so that they share it."""
     from appliance.gateway import process as gateway
-    from appliance.kernel import process as kernel
+    from appliance.kernel import process
 
+    assert process  # the kernel imports it only when it does not rest
     host, port = sock.getsockname()[:2]
     return [
-        Program("kernel", _explained(partial(kernel.main, folder)), grace=30.0),
+        Program("kernel", _explained(partial(run_kernel, folder)), grace=30.0, saw_end=SafeMode(folder).saw),
         Program("gateway", _explained(partial(gateway.main, folder, host, port, sock.fileno()))),
         Program("herald", partial(herald.main, folder, sock, prepared, began, say), restart=False),
     ]
-
-
-def require_owner(prepared: Prepared, sock: socket.socket) -> None:
-    """Raises ``NoOwnerError`` for an engine without an owner on anything but the loopback."""
-    if prepared.keys.owner_address is None and not listener.is_loopback(sock):
-        raise NoOwnerError(
-            "this engine has no owner key, so it must not be on the network: make one with `flowork key "
-            "recover`, or start with --host 127.0.0.1"
-        )
-
-
-def say(text: str) -> None:
-    """A line for the person at the terminal, or for the journal."""
-    try:
-        sys.stdout.write(f"flowork: {text}\n")
-        sys.stdout.flush()
-    except OSError:
-        pass  # nobody reads any more; the engine goes on
 
 
 def _prepare(folder: Path) -> Prepared:

@@ -31,12 +31,14 @@ class Program:
     """One kind of child. ``main`` runs in the child and returns its exit code.
 
     ``grace`` is how many seconds it gets between SIGTERM and SIGKILL. With ``restart`` false it may end.
+    ``saw_end`` is told how it ended before it is started again.
     """
 
     name: str
     main: Callable[[], int]
     grace: float = 10.0
     restart: bool = True
+    saw_end: Callable[[str], None] = lambda how: None
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,7 @@ class Supervisor:
             return  # an orphan that this process inherited as the first one of a container
         child.pid = 0
         if child.program.restart and not self._stopping:
+            child.program.saw_end(how)
             self._retry(child, how)
 
     def _retry(self, child: _Child, why: str) -> None:

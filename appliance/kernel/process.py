@@ -1,32 +1,27 @@
-"""The kernel as a process: log, signals, lock, start, wait, stop."""
+"""The kernel as a process: log, start, wait, stop."""
 
 from __future__ import annotations
 
 import gc
 import logging
 import os
-import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 from appliance.kernel.io import STEP_THREAD
 from appliance.kernel.kernel import Kernel
 
 
-def main(data: Path) -> int:
-    """Run the kernel of a data folder until SIGTERM or SIGINT. The caller holds the folder's kernel lock."""
+def main(data: Path, stop: threading.Event, started: Callable[[Kernel], Callable[[], None]]) -> int:
+    """Run the kernel of a data folder until ``stop`` is set. The caller holds the folder's kernel lock.
+
+    ``started`` is called once it is up, and what that returns before it is stopped.
+    """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(levelname)s: %(message)s")
     logging.getLogger("huey").setLevel(logging.WARNING)
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
     # Threads that wait for the lock get it soon: the engine's latency is theirs.
     sys.setswitchinterval(0.0005)
     kernel = Kernel(data, queue_url=os.environ.get("FLOWORK_QUEUE_URL"))
@@ -34,9 +29,11 @@ def main(data: Path) -> int:
         handler.addFilter(kernel.log_filter())
     kernel.start()
     gc.freeze()
+    watched = started(kernel)
     try:
         stop.wait()
     finally:
+        watched()
         kernel.stop()
     if steps_left():
         # A blocking step that does not let itself be ended: Python would wait for it for ever.

@@ -24,11 +24,11 @@ ROOT = Path(__file__).resolve().parents[2]
 _CHILD = """
 import sys
 from pathlib import Path
-from appliance.kernel.process import main
 from appliance.paths import EngineLock
+from appliance.service import run_kernel
 data = Path(sys.argv[1])
 with EngineLock(data, "kernel"):
-    raise SystemExit(main(data))
+    raise SystemExit(run_kernel(data))
 """
 
 
@@ -77,8 +77,9 @@ class KernelHouse:
         """Start the kernel and wait until it answers."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _CHILD, str(self.data)], cwd=ROOT, stderr=log, stdout=log, start_new_session=True
-            )
+                [sys.executable, "-c", _CHILD, str(self.data)], cwd=ROOT, stderr=log, stdout=log, start_new_session=True,
+                env={**os.environ, "FLOWORK_SAFE_MODE_CRASHES": "0"},  # these kernels are killed again and again
+            )  # fmt: skip
         wait_for(self.answers)
 
     def answers(self) -> bool:
