@@ -77,7 +77,8 @@ class KernelHouse:
         """Start the kernel and wait until it answers."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _CHILD, str(self.data)], cwd=ROOT, stderr=log, stdout=log, start_new_session=True,
+                [sys.executable, "-c", _CHILD, str(self.data)], cwd=ROOT, stderr=log, stdout=log,
+                start_new_session=True,
                 env={**os.environ, "FLOWORK_SAFE_MODE_CRASHES": "0"},  # these kernels are killed again and again
             )  # fmt: skip
         wait_for(self.answers)
