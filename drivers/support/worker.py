@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import select
 import threading
 from collections.abc import Callable
 
@@ -12,46 +14,60 @@ logger = logging.getLogger(__name__)
 
 
 class Worker:
-    """Runs ``work`` on a thread. ``work`` gets the worker and returns soon after ``stopping`` is set.
+    """Runs ``work`` on a thread. It gets the worker, and returns soon after ``pause`` or ``wait`` said so.
 
-    ``wake`` is called by ``stop`` for work that waits on something else than :meth:`pause`.
+    It waits in the kernel for file descriptors, time and an eventfd by which others wake it: no polling.
     """
 
-    def __init__(self, name: str, work: Callable[[Worker], None], wake: Callable[[], None] | None = None) -> None:
-        self.stopping = threading.Event()
-        self._bell = threading.Event()
+    def __init__(self, name: str, work: Callable[[Worker], None]) -> None:
+        self.stopping = False
         self._work = work
-        self._wake = wake
+        self._bell = -1
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
-    def start(self) -> Stop:
+    def start(self) -> None:
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread.start()
-        return self.stop
 
     def stop(self) -> None:
         """End the thread; from the thread itself it only asks for the end."""
-        self.stopping.set()
-        self._bell.set()
-        if self._wake is not None:
-            self._wake()
+        self.stopping = True
+        self.ring()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
     def ring(self) -> None:
-        """End the present :meth:`pause` early."""
-        self._bell.set()
+        """End the present or next waiting early."""
+        with self._lock:
+            if self._bell >= 0:
+                os.eventfd_write(self._bell, 1)
 
-    def pause(self, seconds: float | None) -> bool:
+    def pause(self, seconds: float | None = None) -> bool:
         """Wait that long (``None``: until rung or stopped); false when the work has to end."""
-        self._bell.wait(seconds)
-        self._bell.clear()
-        return not self.stopping.is_set()
+        self.wait((), seconds)
+        return not self.stopping
+
+    def wait(self, fds: tuple[int, ...], seconds: float | None = None) -> set[int]:
+        """Those of ``fds`` that can be read or have failed; none when the time is over or it was rung."""
+        poll = select.poll()
+        for fd in (*fds, self._bell):
+            poll.register(fd, select.POLLIN | select.POLLPRI)
+        # Rounded up: a wait that ends a little early is one that is begun again for nothing.
+        ready = {fd for fd, _ in poll.poll(None if seconds is None else max(0, int(seconds * 1000 + 0.999)))}
+        if self._bell in ready:
+            os.eventfd_read(self._bell)
+        return ready - {self._bell}
 
     def _run(self) -> None:
         try:
             self._work(self)
         except Exception:
             logger.exception("%s ended by an error", self._thread.name)
+        finally:
+            with self._lock:
+                os.close(self._bell)
+                self._bell = -1
 
 
 class Watch:
@@ -62,14 +78,12 @@ class Watch:
         self._worker: Worker | None = None
         self._emit: Emit | None = None
 
-    def begin(
-        self, name: str, emit: Emit, work: Callable[[Worker], None], wake: Callable[[], None] | None = None
-    ) -> Stop:
+    def begin(self, name: str, emit: Emit, work: Callable[[Worker], None]) -> Stop:
         """Run ``work`` on a thread. Raises ``DriverError`` while another watch goes on.
 
         The stop ends this watch only, and nothing is told once it has returned.
         """
-        worker = Worker(name, work, wake)
+        worker = Worker(name, work)
         with self._lock:
             if self._worker is not None:
                 raise DriverError(f"{name} is watched already", retryable=False)
