@@ -102,10 +102,14 @@ class Gpio(Driver[GpioConfig]):
             self._release()
 
     def events(self, emit: Emit) -> Stop:
+        name = f"gpio {self.config.line}"
         with self._lock:
-            self._opened()
-        work = self._watch_input if self.config.direction == "input" else self._watch_output
-        return self._watching.begin(f"gpio {self.config.line}", emit, work)
+            line = self._opened()
+            if self.config.direction == "input":
+                return self._watching.begin(name, emit, self._watch_input)
+            stop = self._watching.begin(name, emit)
+            self._tell("initial", self._level(line))
+            return stop
 
     def write(self, command: Mapping[str, Any]) -> Any:
         wanted = decode(_Command, command)
@@ -185,12 +189,6 @@ class Gpio(Driver[GpioConfig]):
         self._watching.tell(Observation(self._name(), kind, value, self.host.now() if at is None else at, attrs))
 
     # --- watching ---
-
-    def _watch_output(self, worker: Worker) -> None:
-        with self._lock:
-            self._tell("initial", self._level(self._opened()))
-        while worker.pause():
-            pass
 
     def _watch_input(self, worker: Worker) -> None:
         while not worker.stopping:

@@ -34,7 +34,7 @@ class Worker:
         """End the thread; from the thread itself it only asks for the end."""
         self.stopping = True
         self.ring()
-        if threading.current_thread() is not self._thread:
+        if self._thread.ident is not None and threading.current_thread() is not self._thread:
             self._thread.join()
 
     def ring(self) -> None:
@@ -78,17 +78,18 @@ class Watch:
         self._worker: Worker | None = None
         self._emit: Emit | None = None
 
-    def begin(self, name: str, emit: Emit, work: Callable[[Worker], None]) -> Stop:
-        """Run ``work`` on a thread. Raises ``DriverError`` while another watch goes on.
+    def begin(self, name: str, emit: Emit, work: Callable[[Worker], None] | None = None) -> Stop:
+        """Run ``work`` on a thread, if there is any. Raises ``DriverError`` while another watch goes on.
 
-        The stop ends this watch only, and nothing is told once it has returned.
+        Without ``work`` there is no thread: others tell what there is. The stop ends this watch only.
         """
-        worker = Worker(name, work)
+        worker = Worker(name, work or _nothing)
         with self._lock:
             if self._worker is not None:
                 raise DriverError(f"{name} is watched already", retryable=False)
             self._worker, self._emit = worker, emit
-            worker.start()
+            if work is not None:
+                worker.start()
         return lambda: self._end(worker)
 
     def tell(self, observation: Observation) -> None:
@@ -116,3 +117,7 @@ class Watch:
         with self._lock:
             if self._worker is worker:
                 self._worker = self._emit = None
+
+
+def _nothing(_: Worker) -> None:
+    pass
