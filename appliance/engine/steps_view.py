@@ -44,7 +44,8 @@ class Step(Struct, frozen=True, kw_only=True):
 
     ``state``: ``pending`` (not its turn yet), ``running``, ``retrying``, ``waiting``, ``unverified``, ``done``,
     ``failed``, ``skipped`` (no path led there), ``kept`` (taken over from the run that this one replays) or
-    ``stopped`` (the run ended first). What a step does not have is left out.
+    ``stopped`` (the run ended first). ``fired`` are the numbers of the edges by which the run went on from here. What
+    a step does not have is left out.
     """
 
     node: str
@@ -66,6 +67,7 @@ class Step(Struct, frozen=True, kw_only=True):
     signals: list[str] = []
     ask: Any = None
     items: int | None = None
+    fired: list[int] = []
 
 
 class Story(Struct, frozen=True):
@@ -76,13 +78,14 @@ class Story(Struct, frozen=True):
 
 
 class _SeenWalk(Walk):
-    """A walk that notes what a step works on at the moment when it becomes ready."""
+    """A walk that notes what a step works on at the moment when it becomes ready, and which edges fired."""
 
-    __slots__ = ("inputs",)
+    __slots__ = ("fired", "inputs")
 
     def __init__(self, plan: Plan, payload: Any) -> None:
         super().__init__(plan, payload)
         self.inputs: dict[int, Any] = {}
+        self.fired: dict[int, list[int]] = {}
 
     def start(self) -> list[int]:
         return self._see(super().start())
@@ -90,7 +93,9 @@ class _SeenWalk(Walk):
     def settle(
         self, index: int, port: str, value: Any, judge: Judge = unjudged, fired: Iterable[int] | None = None
     ) -> list[int]:
-        return self._see(super().settle(index, port, value, judge, fired))
+        ready = super().settle(index, port, value, judge, fired)
+        self.fired[index] = self.fired_edges
+        return self._see(ready)
 
     def force_overrides(self) -> None:
         super().force_overrides()
@@ -194,6 +199,7 @@ def _step(walk: _SeenWalk, node: PlannedNode, notes: _Notes | None, unfinished: 
         signals=extra.get("signals", []) if waits else [],
         ask=extra.get("ask") if waits else None,
         items=_items(last),
+        fired=walk.fired.get(index, []),
     )
 
 

@@ -8,13 +8,14 @@ from typing import Any
 import msgspec
 
 from appliance.gateway.common import number_in
-from appliance.gateway.run_views import RunView, run_view
+from appliance.gateway.run_views import ChildView, RunView, run_view
 from appliance.gateway.services import Gateway
 from appliance.security.roles import EVERYWHERE
 from appliance.store.errors import NotFound
 from appliance.store.history import RunFilter, RunHead
 from appliance.store.names import encode_cursor
 from appliance.store.records import Page
+from appliance.store.runids import from_text
 
 #: Pages of the history that are looked through for one page of a workspace that has few of the runs.
 _LOOKS = 20
@@ -44,6 +45,18 @@ def run_page(
         if before is None:
             break
     return _page(gateway, found, before)
+
+
+def child_page(gateway: Gateway, workspace: str, wanted: RunFilter, cursor: str, limit: int) -> Page[ChildView]:
+    """A page of the runs that one run started, each with what it was started for."""
+    page = run_page(gateway, workspace, (), wanted, cursor, limit)
+    return Page([_child(gateway, view) for view in page.items], page.next)
+
+
+def _child(gateway: Gateway, view: RunView) -> ChildView:
+    event = gateway.history.event(from_text(view.id)) or {}
+    fields = msgspec.structs.asdict(view)
+    return ChildView(**fields, node=event.get("node", ""), index=event.get("index", 0), attempt=event.get("try", 1))
 
 
 def _page(gateway: Gateway, heads: list[RunHead], below: int | None) -> Page[RunView]:

@@ -12,10 +12,11 @@ from msgspec import UNSET
 from appliance.contracts import Node, NodeError
 from appliance.engine import trace
 from appliance.engine.flow import parse
-from appliance.engine.plan import FlowPlan, Plan
+from appliance.engine.plan import FlowPlan, Plan, PlannedNode
 from appliance.engine.states import RunState
 from appliance.engine.steps_view import Step, Story, story_of
 from appliance.engine.trace import Record
+from appliance.engine.validate import ERROR_PORT
 from appliance.gateway.answers import plain
 from appliance.gateway.run_views import LetterNote, RecordView, RunStory, StepView, TryView, run_fields
 from appliance.store.errors import NotFound
@@ -76,6 +77,10 @@ class RunTeller:
             raise NotFound(f"the version of this run has no part {head.place!r}")
         return graph
 
+    def ports(self, head: RunHead) -> dict[str, list[str]]:
+        """The output ports of the nodes of a run's graph. Raises ``NotFound``."""
+        return {node.id: _ports(node) for node in self.plan(head).nodes}
+
     def load(self, run: int) -> RunDetail:
         """A run from the journal. Raises ``NotFound``."""
         try:
@@ -132,6 +137,13 @@ class RunTeller:
             if step.node == node:
                 return _step_view(step, detail.head.accepted, _Values(self._gateway, True))
         raise NotFound(f"there is no step {node!r} in this run's version")
+
+
+def _ports(node: PlannedNode) -> list[str]:
+    """The ports of a node, with those that edges name although its kind (as it is today) has no such port."""
+    ports = dict.fromkeys([*node.kind.ports_of(node.spec.config), *(edge.port for edge in node.out)])
+    ports.pop(ERROR_PORT, None)
+    return [*ports, ERROR_PORT]
 
 
 class _Values:
@@ -191,6 +203,7 @@ def _step_view(step: Step, accepted: int, show: _Values) -> StepView:
         signals=step.signals,
         ask=plain(step.ask),
         items=step.items,
+        fired=step.fired,
     )
 
 

@@ -39,6 +39,26 @@ class RunView(Struct, frozen=True, kw_only=True):
     letter: str
 
 
+class ChildView(RunView, frozen=True, kw_only=True):
+    """A run that a step of another started: ``node`` is that step, ``index`` the item's place, ``attempt`` its try."""
+
+    node: str
+    index: int
+    attempt: int
+
+
+class RunFlow(Struct, frozen=True, kw_only=True):
+    """The flow that a run went through, as its version was saved.
+
+    ``path`` leads to the nodes of this run: it is empty, or names the nodes whose bodies they are in, from outside to
+    inside. ``ports`` has each of them with its output ports.
+    """
+
+    flow: dict[str, Any]
+    path: list[str]
+    ports: dict[str, list[str]]
+
+
 class TryView(Struct, frozen=True):
     """One attempt that failed, and when the next one was due."""
 
@@ -54,7 +74,8 @@ class StepView(Struct, frozen=True, kw_only=True):
 
     ``state``: pending, running, retrying, waiting, unverified, done, failed, skipped (no path led there), kept
     (taken over by a replay) or stopped (the run ended first). ``config`` are the rendered templates, ``saw`` the
-    variables, state and times they looked up, ``items`` how many child runs were started.
+    variables, state and times they looked up, ``items`` how many child runs were started, ``fired`` the numbers of the
+    edges (as in ``/runs/{run}/flow``) by which the run went on.
     """
 
     node: str
@@ -76,6 +97,7 @@ class StepView(Struct, frozen=True, kw_only=True):
     signals: list[str] = []
     ask: Any = None
     items: int | None = None
+    fired: list[int] = []
 
 
 class RecordView(Struct, frozen=True, kw_only=True):

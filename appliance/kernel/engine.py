@@ -289,6 +289,9 @@ class Engine:
                     "accepted": run.accepted,
                     "finished": run.finished,
                     "parent": to_text(run.parent) if run.parent else None,
+                    "origin": to_text(run.origin) if run.origin else None,
+                    "error": _in_short(run.error),
+                    "letter": run.letter.name.lower(),
                     "steps": news,
                 }
             )
@@ -574,6 +577,11 @@ class Engine:
     def note(self, run: LiveRun, text: str) -> None:
         """Keep a line about the run as a whole."""
         self.keeper.record(run, Record(trace.NOTE, 0, 0, self.keeper.since(run), 0, "", text))
+
+
+def _in_short(error: Any) -> Any:
+    """An error without its detail, which may be long."""
+    return {key: value for key, value in error.items() if key != "detail"} if isinstance(error, dict) else error
 
 
 def _call(callback: Callable[[Any], Any], value: Any) -> None:

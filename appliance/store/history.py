@@ -238,6 +238,15 @@ class History:
         except (sqlite3.Error, msgspec.DecodeError) as exc:
             raise shards.StoreFailure(f"the run cannot be read: runs/{day}.db is damaged ({exc})") from exc
 
+    def event(self, run: int) -> dict[str, Any] | None:
+        """What a run was started by, without its payload; None if that is lost."""
+        sql = "SELECT event, trigger, accepted FROM run WHERE id = ?"
+        row = self._on(day_of(run), lambda one: one.execute(sql, (run,)).fetchone(), None)
+        try:
+            return None if row is None else dict(trace.unpack_event(*row)[1])
+        except msgspec.DecodeError:
+            return None
+
     def newest_of(self, flows: Iterable[int], days: int = 31) -> dict[int, RunHead]:
         """The newest run of each of these flows, as far as it is in the newest ``days`` shards."""
         found: dict[int, RunHead] = {}

@@ -17,7 +17,7 @@ from appliance.kernel.client import KernelAway, Stream
 from tests.gateway.engine import API, Home, wait_for
 from tests.gateway.served import Served, watching
 from tests.gateway.test_runs import named
-from tests.support.flows import compute
+from tests.support.flows import compute, node
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,17 @@ def test_runs_and_their_steps_are_told_as_they_happen(home: Home, served: Served
         told = home.owner.get(f"/runs/{run}")
         assert (event["version"], event["accepted"], event["finished"]) == (1, told["accepted"], told["finished"])
         assert [step["at"] for step in steps] == [step["started"] for step in told["steps"]]
+
+
+def test_a_failure_is_told_with_its_error(home: Home, served: Served) -> None:
+    name = home.save(named("Watched failing", node("a", "http_request", {"url": "http://127.0.0.1:9/"})))
+    with watching(served, headers=home.owner.headers) as panel:
+        panel.until(is_hello)
+        run = home.run(name)["run"]
+        event = panel.until(lambda event: event.get("run") == run and event["state"] == "failed")
+        told = home.owner.get(f"/runs/{run}")
+        assert (event["error"]["id"], event["error"]["message"]) == (told["error"]["id"], told["error"]["message"])
+        assert (event["letter"], event["origin"], event["error"]["node"]) == ("open", None, "a")
 
 
 def test_a_panel_that_was_cut_off_goes_on_where_it_stopped(home: Home, served: Served) -> None:

@@ -178,11 +178,51 @@ def test_children_are_listed_under_their_parent(home: Home) -> None:
     assert len(children) == 3
     assert {child["parent"] for child in children} == {run["run"]}
     assert {child["place"] for child in children} == {"loop"}
+    assert [(child["node"], child["index"], child["attempt"]) for child in children] == [
+        ("loop", 2, 1), ("loop", 1, 1), ("loop", 0, 1),
+    ]  # fmt: skip
+    assert home.owner.get(f"/runs/{run['run']}/children?state=failed")["items"] == []
+    assert len(home.owner.get(f"/runs/{run['run']}/children?state=succeeded&limit=2")["items"]) == 2
     child = home.owner.get(f"/runs/{children[0]['id']}")
     assert [step["node"] for step in child["steps"]] == ["x"]
     assert [item["id"] for item in home.owner.get(f"/runs?flow={name}")["items"]] == [run["run"]]
     assert len(home.owner.get(f"/runs?flow={name}&children=true")["items"]) == 4
     assert home.owner.get(f"/runs/{run['run']}/steps/loop")["state"] == "done"
+
+
+def test_the_flow_that_a_run_went_through_is_its_own_version(home: Home) -> None:
+    inner = {"nodes": [node("sort", "switch", {"rules": [{"when": "payload > 1", "port": "many"}]})], "edges": []}
+    loop = node("loop", "for_each", {"items": "payload", "body": inner})
+    name = home.save(named("Kept shape", loop, compute("a", "1"), links=edges("loop>a")))
+    run = home.run(name, [1])["run"]
+    home.owner.do("PUT", f"/flows/{name}", {"flow": named("Kept shape", compute("z", "2")), "base": 1, "deploy": True})
+    kept = home.owner.get(f"/runs/{run}/flow")
+    assert [entry["id"] for entry in kept["flow"]["nodes"]] == ["loop", "a"]
+    assert (kept["path"], kept["ports"]) == ([], {"loop": ["out", "error"], "a": ["out", "error"]})
+    child = home.owner.get(f"/runs/{run}/children")["items"][0]["id"]
+    within = home.owner.get(f"/runs/{child}/flow")
+    assert (within["path"], within["ports"]) == (["loop"], {"sort": ["many", "otherwise", "error"]})
+    home.owner.do("DELETE", f"/flows/{name}")
+    assert home.owner.get(f"/runs/{run}/flow")["flow"] == kept["flow"]
+
+
+def test_the_edges_that_fired_are_told(home: Home) -> None:
+    name = home.save(
+        named(
+            "Forked",
+            node("b", "condition", {"when": "payload > 10"}),
+            compute("hot", "1"),
+            compute("cold", "2"),
+            links=[
+                *edges("b>hot>true", "b>cold>false"),
+                {"from": "b", "to": "cold", "port": "true", "condition": "payload > 90"},
+            ],
+        )
+    )
+    told = home.owner.get(f"/runs/{home.run(name, 50)['run']}")
+    assert [(step["node"], step["fired"]) for step in told["steps"]] == [("b", [0]), ("hot", []), ("cold", [])]
+    told = home.owner.get(f"/runs/{home.run(name, 99)['run']}")
+    assert told["steps"][0]["fired"] == [0, 2]
 
 
 def test_a_run_under_way_is_told_and_cancelled(home: Home) -> None:

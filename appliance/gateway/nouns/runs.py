@@ -9,12 +9,13 @@ from msgspec import UNSET, Meta
 
 from appliance.engine.states import Letter, RunState
 from appliance.gateway.common import Body, Moment, Paged, Query, RunIdText, VersionNumber
+from appliance.gateway.flow_views import shown
 from appliance.gateway.places import look_up
 from appliance.gateway.routing import Call, Nothing, Noun
 from appliance.gateway.run_actions import BulkResult, Replayed, ReplayFrom, cancel_run, for_each_run, replay_run
 from appliance.gateway.run_compare import RunComparison, compare_runs
-from appliance.gateway.run_list import run_page
-from appliance.gateway.run_views import RunStory, RunView
+from appliance.gateway.run_list import child_page, run_page
+from appliance.gateway.run_views import ChildView, RunFlow, RunStory, RunView
 from appliance.gateway.starting import Started, start_by_hand
 from appliance.security.roles import require
 from appliance.store.history import RunFilter, RunHead
@@ -39,6 +40,12 @@ class ListRuns(Paged, frozen=True):
         Literal["open", "replayed", "discarded"] | None, Meta(description="Only on the dead-letter list")
     ] = None
     children: Annotated[bool, Meta(description="Also runs that other runs started")] = False
+
+
+class ListChildren(Paged, frozen=True):
+    """Which of the runs that a run started."""
+
+    state: Annotated[list[State], Meta(max_length=10, description="Only in these states")] = []
 
 
 class NewRun(Body, frozen=True):
@@ -110,10 +117,22 @@ def show(call: Call[Values, Nothing], run: RunHead) -> RunStory:
 
 
 @noun.get("/runs/{run}/children", permission="runs:read")
-def children(call: Call[Paged, Nothing], run: RunHead) -> Page[RunView]:
-    """The runs that this run started, newest first."""
-    wanted = RunFilter(parent=run.id, children=True)
-    return run_page(call.gateway, call.workspace, (), wanted, call.query.cursor, call.query.limit)
+def children(call: Call[ListChildren, Nothing], run: RunHead) -> Page[ChildView]:
+    """The runs that this run started, newest first, each with the step and the item that it is for."""
+    wanted = RunFilter(parent=run.id, children=True, states=[RunState[state.upper()] for state in call.query.state])
+    return child_page(call.gateway, call.workspace, wanted, call.query.cursor, call.query.limit)
+
+
+@noun.get("/runs/{run}/flow", permission="flows:read", etag=True)
+def show_flow(call: Call[Nothing, Nothing], run: RunHead) -> RunFlow:
+    """The flow that the run went through, in the very version, even if the flow was deleted since."""
+    gateway = call.gateway
+    body = gateway.store.flows.version(run.version).body
+    return RunFlow(
+        flow=shown(gateway, call.identity, gateway.names.flow(run.flow).workspace, body),
+        path=[name for name in run.place.split("/") if name],
+        ports=gateway.teller.ports(run),
+    )
 
 
 @noun.get("/runs/{run}/compare/{other}", permission="runs:read")
