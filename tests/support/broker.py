@@ -163,6 +163,7 @@ class Peer:
     def __exit__(self, *_exc: object) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        del self._client  # its wake-up sockets close with it, and a fixture may be kept for longer than its test
 
     def subscribe(self, topic: str, qos: int = 2) -> None:
         self._subscribed.clear()
