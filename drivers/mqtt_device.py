@@ -27,18 +27,20 @@ import socket
 import ssl
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import paho.mqtt.client as paho
 from msgspec import Meta
-from paho.mqtt.enums import CallbackAPIVersion
 
 from drivers.base import Driver, DriverConfig, DriverError, Emit, Entity, Observation, Stop
 from drivers.support import discovery, tasmota
-from drivers.support.announced import Change, Thing
-from drivers.support.discovery import Announced, BadAnnouncement
-from drivers.support.templates import BadTemplate
+from drivers.support.discovery import Announced, BadAnnouncement, BadTemplate
+
+# Neither paho nor Jinja2 is loaded before a broker is named: most machines need neither.
+if TYPE_CHECKING:
+    import paho.mqtt.client as paho
+
+    from drivers.support.announced import Change, Thing
 
 logger = logging.getLogger(__name__)
 
@@ -121,9 +123,9 @@ class MqttDevice(Driver[MqttDeviceConfig]):
             if self._watch is not None:
                 raise DriverError(f"the broker at {self._address} is watched already", retryable=False)
             self._watch, self._emit = watch, emit
-            known = [thing for thing in self._things.values() if thing.known]
-            for thing in known:
-                self._tell(thing, Change("state", thing.value, dict(thing.attrs)))
+            for thing in self._things.values():
+                if thing.known:
+                    self._tell(thing, thing.state(), "state")
 
         def stop() -> None:
             with self._changed:
@@ -146,7 +148,7 @@ class MqttDevice(Driver[MqttDeviceConfig]):
             self._publish(client, topic, payload, thing.retain)
         with self._changed:
             for change in thing.assume(wanted):
-                self._tell(thing, change)
+                self._tell(thing, change, change.kind)
         confirmed = self._confirmed(thing, wanted)
         topics = [topic for topic, _ in messages]
         return {"entity": thing.id, **wanted, "topics": topics, "confirmed": confirmed}
@@ -249,10 +251,9 @@ class MqttDevice(Driver[MqttDeviceConfig]):
         for thing in list(self._readers.get(topic, ())):
             try:
                 for change in thing.hear(topic, payload):
-                    if not retained or change.kind in ("lost", "back"):
-                        self._tell(thing, change)
-                    elif change.kind == "changed":  # a press that the broker kept is none
-                        self._tell(thing, Change("state", change.value, change.attrs))
+                    if retained and change.kind == "event":
+                        continue  # a press that the broker kept is none
+                    self._tell(thing, change, "state" if retained and change.kind == "changed" else change.kind)
             except BadTemplate as exc:
                 logger.info("what %s says at %s cannot be read: %s", thing.id, topic[:200], str(exc)[:300])
 
@@ -309,6 +310,8 @@ class MqttDevice(Driver[MqttDeviceConfig]):
         if len(self._things) >= MOST_ENTITIES:
             logger.warning("more than %d entities are announced; %s is left out", MOST_ENTITIES, announced.id)
             return None
+        from drivers.support.announced import Thing
+
         try:
             return Thing(announced)
         except BadAnnouncement as exc:
@@ -317,12 +320,12 @@ class MqttDevice(Driver[MqttDeviceConfig]):
 
     # --- telling ---
 
-    def _tell(self, thing: Thing, change: Change) -> None:
+    def _tell(self, thing: Thing, change: Change, kind: str) -> None:
         attrs = {"name": thing.name, **({"device": thing.device} if thing.device else {})}
         if thing.unit:
             attrs["unit"] = thing.unit
         attrs |= change.attrs
-        self._say(Observation(thing.id, change.kind, change.value, self.host.now(), attrs))
+        self._say(Observation(thing.id, kind, change.value, self.host.now(), attrs))
 
     def _say(self, observation: Observation) -> None:
         if self._emit is not None:
@@ -346,6 +349,9 @@ def _client(url: str) -> tuple[paho.Client, tuple[str, int]]:
         raise DriverError(f"this is not a broker's address; {_EXAMPLE}", retryable=False) from None
     if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
         raise DriverError(f"this is not a broker's address; {_EXAMPLE}", retryable=False)
+    import paho.mqtt.client as paho
+    from paho.mqtt.enums import CallbackAPIVersion
+
     client = paho.Client(CallbackAPIVersion.VERSION2)
     client.connect_timeout = PATIENCE
     client.reconnect_delay_set(1, 10)

@@ -12,10 +12,9 @@ from typing import Any
 from msgspec import Struct
 
 from drivers.base import DriverError
-from drivers.support.discovery import Announced, BadAnnouncement
+from drivers.support.discovery import Announced, BadAnnouncement, BadTemplate
 from drivers.support.kinds import KINDS
 from drivers.support.parts import UNREAD, Json, either, reader, topic_of
-from drivers.support.templates import BadTemplate
 
 
 class Change(Struct, frozen=True):
@@ -67,6 +66,10 @@ class Thing:
             changes += self._took(news)
         return changes
 
+    def state(self) -> Change:
+        """What is known of it."""
+        return Change("changed", self.value, dict(self.attrs))
+
     def assume(self, command: Json) -> list[Change]:
         """An entity that never tells its state has the one that it was last told."""
         if any(each.name in ("value", "*") for each in self.parts.fields) or self.parts.is_event:
@@ -115,7 +118,7 @@ class Thing:
         forced = self.config.get("force_update") is True
         if (self.known, self.value, self.attrs) == before and not forced:
             return []
-        return [Change("changed", self.value, dict(self.attrs))]
+        return [self.state()]
 
     def _hear_of_availability(self, topic: str, text: str) -> list[Change]:
         place = self._places.get(topic)

@@ -59,6 +59,10 @@ class BadAnnouncement(Exception):
     """It cannot be read; says why."""
 
 
+class BadTemplate(Exception):
+    """A template that cannot be used, or not for this message; says why."""
+
+
 class Announced(Struct, frozen=True):
     """One entity as it was announced: ``config`` has full names and whole topics."""
 

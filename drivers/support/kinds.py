@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from drivers.support.discovery import BadTemplate
 from drivers.support.parts import (
     BOOL,
     UNREAD,
@@ -35,7 +36,7 @@ from drivers.support.parts import (
     topic_of,
     within,
 )
-from drivers.support.templates import BadTemplate, Template
+from drivers.support.templates import Template
 
 
 def _sensor(config: Json) -> Parts:

@@ -16,6 +16,8 @@ from jinja2 import TemplateError, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from drivers.support.discovery import BadTemplate
+
 
 def _words(text: str) -> list[str]:
     return text.split()
@@ -45,10 +47,6 @@ _REFUSED = (
     nodes.Extends,
     nodes.Block,
 )
-
-
-class BadTemplate(Exception):
-    """It cannot be used, or not for this message; says why."""
 
 
 class Template:

@@ -10,8 +10,8 @@ import pytest
 from drivers.base import DriverError
 from drivers.support import discovery, tasmota
 from drivers.support.announced import Change, Thing
-from drivers.support.discovery import Announced, BadAnnouncement
-from drivers.support.templates import BadTemplate, Template
+from drivers.support.discovery import Announced, BadAnnouncement, BadTemplate
+from drivers.support.templates import Template
 from tests.drivers import announcements as said
 
 
