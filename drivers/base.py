@@ -15,6 +15,8 @@ trying again every two seconds is cheap. Once open, a driver looks after replugs
 
 Beside its own kinds of observation, every driver may emit these:
 
+``initial``
+    How things are when the watch begins; nothing has changed.
 ``lost``
     The source went away or stopped answering; ``value`` says why.
 ``gap``
@@ -74,8 +76,8 @@ class Observation(Struct, frozen=True):
 class Entity(Struct, frozen=True):
     """One thing of a driver that the devices page shows.
 
-    ``kind`` is ``binary``, ``number``, ``text``, ``event`` or ``image``; ``commands`` is the JSON Schema of a command
-    to it, if it is ``writable``.
+    ``id`` is the ``source`` of its observations, ``kind`` is ``binary``, ``number``, ``text``, ``event`` or ``image``;
+    ``commands`` is the JSON Schema of a command to it, if it is ``writable``.
     """
 
     id: str

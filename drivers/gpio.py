@@ -143,9 +143,9 @@ class Gpio(Driver[GpioConfig]):
     def entities(self) -> list[Entity]:
         name = f"{self.config.chip} {self.config.line}".strip()
         if self.config.direction == "input":
-            return [Entity("level", f"Pin {name}", "binary")]
+            return [Entity(self._name(), f"Pin {name}", "binary")]
         schema = json.schema(_Command)["$defs"]["_Command"]
-        return [Entity("level", f"Pin {name}", "binary", writable=True, commands=schema)]
+        return [Entity(self._name(), f"Pin {name}", "binary", writable=True, commands=schema)]
 
     # --- the line ---
 

@@ -155,7 +155,7 @@ class Serial(Driver[SerialConfig]):
 
     def entities(self) -> list[Entity]:
         schema = msgspec.json.schema(_Command)["$defs"]["_Command"]
-        return [Entity("received", f"Serial port {self.config.port}", "text", writable=True, commands=schema)]
+        return [Entity(self.config.port, f"Serial port {self.config.port}", "text", writable=True, commands=schema)]
 
     # --- the port ---
 
