@@ -89,10 +89,7 @@ class SafeMode:
         try:
             state = msgspec.json.decode(self._path.read_bytes(), type=State)
         except (OSError, msgspec.MsgspecError):
-            return State(boot=self._boot())
-        if state.boot != self._boot():
-            by_hand = state.rest if state.rest is not None and state.rest.until is None else None
-            return State(boot=self._boot(), rest=by_hand)
+            return State()
         if state.wakes is not None and self._since_boot() >= state.wakes:
             state.rest = state.wakes = None
         return state
@@ -106,6 +103,11 @@ class SafeMode:
         state = self.state()
         now = self._since_boot()
         how = self._seen()
+        # Asked for here alone: a unit and a shell of one machine may see different ids (containers).
+        boot = self._boot()
+        if state.boot != boot:
+            by_hand = state.rest if state.rest is not None and state.rest.until is None else None
+            state = State(boot=boot, rest=by_hand)
         if state.running is not None:
             if now - state.running > WINDOW:
                 state.tries = 0
@@ -174,7 +176,6 @@ class SafeMode:
         return in_words(text)
 
     def _write(self, state: State) -> None:
-        state.boot = self._boot()
         fresh = self._path.with_name(f"{STATE}.{os.getpid()}")
         try:
             fresh.write_bytes(msgspec.json.encode(state))

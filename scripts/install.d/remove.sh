@@ -1,0 +1,66 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2154  # options.sh and lib.sh say what the names stand for
+# --uninstall and --purge: takes away what scripts/install has made, and nothing else.
+
+remove_all() {
+  ((!purge)) || sure
+  local name
+  if running; then
+    step "stop Flowork" stop_all
+  fi
+  step "have nothing of it started at boot" disable_all
+  for name in "${appliance_units[@]}" "$agent_unit"; do
+    [[ ! -e $units/$name ]] || step "remove $units/$name" rm -f -- "$units/$name"
+    if [[ -d $dropins/$name.d ]]; then
+      step "remove what the installer put into $dropins/$name.d" remove_dropins "$dropins/$name.d"
+    fi
+  done
+  if ((!dry)) && [[ -d $units ]]; then
+    rmdir --ignore-fail-on-non-empty -- "$units" "$(dirname -- "$units")"
+  fi
+  ! running || step "have systemd forget the units" systemctl daemon-reload
+  for name in "$announcement" "$command"; do
+    [[ ! -e $name ]] || step "remove $name" rm -f -- "$name"
+  done
+  [[ ! -d $opt ]] || step "remove $opt" rm -rf -- "$opt"
+  if ((purge)) && [[ -d $data ]]; then
+    step "remove $data with all flows, runs and keys" rm -rf -- "$data"
+  fi
+  ! getent passwd "$account" >/dev/null || step "remove the user $account" userdel "$account"
+  if ((!purge)) && [[ -d $data ]]; then
+    say "the data are still in $data; --purge deletes them too"
+  fi
+}
+
+sure() {
+  local answer=
+  [[ -d $data ]] || return 0
+  ((!yes && !dry)) || return 0
+  [[ -t 0 ]] || die "--purge deletes $data with all flows, runs and keys; say --yes to mean it"
+  read -r -p "This deletes $data with all flows, runs and keys. Type yes: " answer
+  [[ $answer == yes ]] || die "nothing was changed"
+}
+
+stop_all() {
+  local name
+  for name in flowork.target "$agent_unit" flowork-gateway.socket flowork-gateway.service flowork-kernel.service \
+    flowork-init.service; do
+    systemctl stop "$name" 2>/dev/null || true
+  done
+  systemctl reset-failed 'flowork*' 2>/dev/null || true
+}
+
+disable_all() {
+  systemctl --quiet disable flowork.target 2>/dev/null || true
+  systemctl --quiet disable "$agent_unit" 2>/dev/null || true
+}
+
+# Only the installer's own files; with --purge what was added by `systemctl edit` too.
+remove_dropins() {
+  rm -f -- "$1"/50-flowork-*.conf
+  if ((purge)); then
+    rm -rf -- "$1"
+  else
+    rmdir --ignore-fail-on-non-empty -- "$1"
+  fi
+}

@@ -1,0 +1,143 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2154  # options.sh and lib.sh say what the names stand for
+# The units: put in place, adapted to this machine, enabled, started, and taken back if they do not come up.
+
+appliance_units=(flowork.target flowork-init.service flowork-gateway.socket flowork-gateway.service
+  flowork-kernel.service)
+agent_unit=flowork-agent.service
+# Groups of Debian and Raspberry Pi OS to whom devices belong.
+device_groups=(gpio dialout i2c spi video input plugdev)
+
+# unit_names: what belongs on this machine.
+unit_names() {
+  ((edge)) || printf '%s\n' "${appliance_units[@]}"
+  if has_agent; then printf '%s\n' "$agent_unit"; fi
+}
+
+has_agent() { [[ -f $root/systemd/$agent_unit ]] && grep -q '^ *flowork-agent *=' "$root/setup.cfg"; }
+
+install_units() {
+  local name
+  while read -r name; do
+    put "$units/$name" 0644 <"$root/systemd/$name"
+  done < <(unit_names)
+  if ((!edge)); then
+    growing_pauses flowork-gateway.service
+    growing_pauses flowork-kernel.service
+    set_port
+  fi
+  ! has_agent || device_rights
+}
+
+# Pauses between restarts that grow: known to systemd since version 254.
+growing_pauses() {
+  (($(systemctl --version | sed -n '1s/systemd \([0-9]*\).*/\1/p') >= 254)) || return 0
+  put "$dropins/$1.d/50-flowork-pauses.conf" 0644 <<'INI'
+[Service]
+# From 1 s to 1 min in six steps.
+RestartSteps=6
+RestartMaxDelaySec=1min
+INI
+}
+
+port_file() { printf '%s' "$dropins/flowork-gateway.socket.d/50-flowork-port.conf"; }
+
+port_now() {
+  local found
+  found=$(sed -n 's/^ListenStream=\([0-9][0-9]*\)$/\1/p' "$(port_file)" 2>/dev/null || true)
+  printf '%s' "${found:-5000}"
+}
+
+set_port() {
+  [[ -n $port && $port != "$(port_now)" ]] || return 0
+  put "$(port_file)" 0644 <<INI
+[Socket]
+# The first line takes the port of the unit itself away.
+ListenStream=
+ListenStream=$port
+INI
+  port_changed=1
+}
+
+# The agent may use the devices of the groups that there are; a group that is missing would keep it from starting.
+device_rights() {
+  local group here=()
+  for group in "${device_groups[@]}"; do
+    ! getent group "$group" >/dev/null || here+=("$group")
+  done
+  put "$dropins/$agent_unit.d/50-flowork-devices.conf" 0644 <<INI
+[Service]
+# Who may use serial ports, pins, buses and cameras here.
+SupplementaryGroups=${here[*]}
+INI
+}
+
+# first_key: on a terminal the owner's key is shown where it is made, and nowhere else.
+first_key() {
+  ((!edge)) && [[ ! -e $data/flowork.db ]] || return 0
+  step "make the engine: keys, database, an example flow" make_engine
+}
+
+make_engine() { as_account "$release/bin/flowork" init | grep -v '^start it with'; }
+
+start_all() {
+  local wanted=()
+  ((edge)) || wanted=(flowork.target)
+  ! has_agent || wanted+=("$agent_unit")
+  if ((dry)); then
+    printf 'would: point %s/current at the new release, and start %s at every boot\n' "$opt" "${wanted[*]}"
+    return
+  fi
+  local before
+  before=$(readlink -- "$opt/current" || true)
+  use "$release"
+  if ! running; then
+    systemctl --quiet enable "${wanted[@]}"
+    say "systemd does not run here: it starts at the next boot"
+    drop_others
+    return
+  fi
+  systemctl daemon-reload
+  systemctl --quiet enable "${wanted[@]}"
+  if [[ $before == "$release" && -z ${port_changed:-} ]] && systemctl --quiet is-active "${wanted[@]}"; then
+    say "it runs already"
+    return
+  fi
+  say "starting ${wanted[*]}"
+  if come_up "${wanted[@]}"; then
+    drop_others
+    return
+  fi
+  journalctl --no-pager -n 30 -u 'flowork*' >&2 || true
+  if [[ -n $before && $before != "$release" && -e $before/complete ]]; then
+    say "it does not come up: going back to the release before"
+    use "$before"
+    come_up "${wanted[@]}" || die "the release before does not come up either; see journalctl -u 'flowork*'"
+    die "the new release does not come up (its log is above); the one before runs again"
+  fi
+  die "it does not come up; its log is above, and in journalctl -u 'flowork*'"
+}
+
+# come_up UNIT...: starts everything anew; done once they really answer, for that is when they notify systemd.
+come_up() {
+  stop_all
+  ((edge)) || systemctl start "${appliance_units[@]:1}" || return 1
+  systemctl start "$@"
+}
+
+farewell() {
+  ((!dry)) || return 0
+  if ((edge)); then
+    say "the edge agent runs: journalctl -fu flowork-agent"
+    return
+  fi
+  local name number
+  name=$(uname -n)
+  number=$(port_now)
+  if [[ -e $announcement ]]; then
+    say "panel: http://$name.local:$number  or  http://localhost:$number"
+  else
+    say "panel: http://localhost:$number"
+  fi
+  say "your key, to sign in with: sudo flowork key show   ·   is all well: sudo flowork doctor"
+}
