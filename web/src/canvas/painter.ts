@@ -103,7 +103,7 @@ function edges(ctx: CanvasRenderingContext2D, theme: Theme, picture: Picture, wi
   }
 }
 
-const LOOKS = ['trigger', 'plain', 'error', 'removed', 'changed', 'added', 'hover', 'selected', 'flows'] as const
+const LOOKS = ['dead', 'trigger', 'plain', 'error', 'removed', 'changed', 'added', 'fired', 'hover', 'selected', 'flows'] as const
 type Look = (typeof LOOKS)[number]
 
 function lookOf(picture: Picture, edge: PlacedEdge): Look {
@@ -111,6 +111,7 @@ function lookOf(picture: Picture, edge: PlacedEdge): Look {
   if (shape.index >= 0 && picture.selectedEdges.has(shape.index)) return 'selected'
   if (picture.activity.flows(shape.from, shape.port, picture.now)) return 'flows'
   if (edge === picture.hoverEdge) return 'hover'
+  if (shape.passage) return shape.passage
   if (shape.problems) return 'error'
   if (shape.diff === 'added' || shape.diff === 'removed' || shape.diff === 'changed') return shape.diff
   if (shape.index < 0) return 'trigger'
@@ -128,6 +129,8 @@ function colorOf(theme: Theme, look: Look): string {
     hover: theme.selected,
     selected: theme.selected,
     flows: theme.active,
+    fired: theme.ok,
+    dead: theme.edgeTrigger,
   }
   return colors[look]
 }
@@ -140,11 +143,11 @@ function strokeAll(
   list: readonly PlacedEdge[],
 ): void {
   const { zoom } = picture.view
-  const thick = look === 'plain' || look === 'trigger' || look === 'error' ? 1.6 : 2.6
+  const thick = look === 'plain' || look === 'trigger' || look === 'error' || look === 'dead' ? 1.6 : 2.6
   ctx.strokeStyle = ctx.fillStyle = colorOf(theme, look)
   ctx.lineWidth = Math.max(thick, 0.7 / zoom)
-  ctx.globalAlpha = zoom < CURVE_ZOOM && look === 'plain' ? 0.6 : 1
-  const dash = look === 'trigger' || look === 'removed' ? [6, 6] : look === 'flows' ? [10, 7] : []
+  ctx.globalAlpha = look === 'dead' || (zoom < CURVE_ZOOM && look === 'plain') ? 0.6 : 1
+  const dash = look === 'trigger' || look === 'removed' || look === 'dead' ? [6, 6] : look === 'flows' ? [10, 7] : []
   ctx.setLineDash(zoom < CURVE_ZOOM ? [] : dash)
   ctx.lineDashOffset = look === 'flows' ? -picture.now / 18 : 0
   ctx.beginPath()

@@ -45,6 +45,8 @@ export interface EdgeShape {
   condition: string
   diff: DiffMark
   problems: number
+  /** Whether the run that is looked at went this way. */
+  passage?: 'fired' | 'dead'
 }
 
 export interface GroupShape {
