@@ -17,6 +17,7 @@ from appliance.engine.runner import recover
 from appliance.engine.states import Letter, RunState
 from appliance.engine.trace import Record, records_of
 from appliance.kernel.context import judge_for
+from appliance.kernel.fleet_api import fleet_methods
 from appliance.kernel.maintenance import Unknown
 from appliance.kernel.runs import FlowSlot, LiveRun
 from appliance.kernel.server import BadRequest, Caller, Handler, Params, Reply
@@ -84,6 +85,7 @@ class Api:
             "status": self._status,
             "live": self._live.subscribe,
             "sweep": self._sweep,
+            **fleet_methods(self._kernel.fleet),
             "try": self._on_engine(self._try),
         }
 

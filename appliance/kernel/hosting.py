@@ -205,8 +205,9 @@ class TriggerHost:
         self._stopping = False
         self._refresh: set[int] = set()
         self._thread: threading.Thread | None = None
-        #: Set once everything wanted at start has been tried.
+        #: Set once everything wanted at start has been tried; ``on_settled`` is called then.
         self.settled = threading.Event()
+        self.on_settled: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         """Begin to attach what is wanted."""
@@ -264,7 +265,9 @@ class TriggerHost:
             if stopping:
                 return
             self._attach(wanted)
-            self.settled.set()
+            if not self.settled.is_set():
+                self.settled.set()
+                self.on_settled()
 
     def _until_retry(self) -> float | None:
         moments = [hosted.retry_at for hosted in self._hosted.values() if hosted.retry_at]

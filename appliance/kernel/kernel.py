@@ -14,6 +14,8 @@ from zoneinfo import ZoneInfo
 
 from appliance.engine import trace
 from appliance.engine.plan import FlowPlan, plan_flow
+from appliance.fleet.away import NoDevices
+from appliance.fleet.fleet import Fleet
 from appliance.kernel.api import Api
 from appliance.kernel.blobs import BlobStore
 from appliance.kernel.clock import Clock
@@ -32,7 +34,9 @@ from appliance.queue.app import make_huey
 from appliance.queue.consumer import start_consumer
 from appliance.registry import Registry
 from appliance.sandbox.process import ProcessSandbox
+from appliance.security.files import keys_folder
 from appliance.security.keys import read_engine
+from appliance.security.owner import read_address
 from appliance.security.scrub import Scrubber, ScrubFilter
 from appliance.security.vault import Secrets
 from appliance.store.errors import NotFound
@@ -122,6 +126,9 @@ class Kernel:
         keeper.committed = self.maintenance.after_commit
         self.maintenance.on_tick = self._tick
         self.hosting = TriggerHost(self.engine, self.registry, time.monotonic)
+        self.fleet: Fleet | None = None if self._alone else self._make_fleet()
+        if self.fleet is not None:
+            self.services.devices = self.fleet
 
     def _make_services(self, sync: bool) -> Services:
         settings = self.store.settings.load()
@@ -146,7 +153,22 @@ class Kernel:
         self.clock = Clock(self.journal.newest, self.data / "clock")
         services.clock_ok = (lambda: True) if settings.clock == "trust" else self._clock_ok
         self._mqtt, self._http = mqtt, http
+        services.devices = NoDevices()
         return services
+
+    def _make_fleet(self) -> Fleet:
+        settings = self.store.settings.load()
+        return Fleet(
+            self.data,
+            self._blobs,
+            self.services.wall,
+            engine=read_engine(self.data).id,
+            dead_man=settings.agent_dead_man,
+            port=settings.agent_port,
+            announce=settings.agent_discovery,
+            owned=lambda: read_address(keys_folder(self.data)) is not None,
+            tell=lambda item: self.engine.post(lambda: self.api.tell(item)) if self.engine.live is not None else None,
+        )
 
     def _clock_ok(self) -> bool:
         return bool(self.clock.trusted()[0])
@@ -184,8 +206,14 @@ class Kernel:
         self._stops.append(self._stop_services)
         self.engine.post(lambda: None)
         self._looked_at = self.journal.mark()
+        if self.fleet is not None:
+            self.fleet.start()
+            self._stops.append(self.fleet.stop)
+            self.hosting.on_settled = self.fleet.attached
         self.hosting.start()
         self._stops.append(self.hosting.stop)
+        if self.fleet is not None:
+            self._stops.append(self.fleet.freeze)
         self._want(self._live)
         if self._socket:
             server.start()

@@ -25,63 +25,186 @@ _PREFIX = "FLOWORK_"
 _SETTINGS = "settings"
 
 
+def _about(group: str, *, unit: str = "", restart: bool = False) -> dict[str, Any]:
+    """What a form is to know besides: the group, the unit, and whether it holds from the next start on."""
+    marks = {"x-flowork-group": group, "x-flowork-unit": unit, "x-flowork-restart": restart}
+    return {name: value for name, value in marks.items() if value}
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What an owner can set for the whole engine."""
 
-    keep_days: Annotated[float, Meta(ge=0, le=3650, description="Days for which runs that succeeded are kept")] = 30.0
+    keep_days: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3650,
+            title="Keep runs that succeeded",
+            description="Days for which runs that succeeded are kept",
+            extra_json_schema=_about("History", unit="days"),
+        ),
+    ] = 30.0
     keep_failed_days: Annotated[
-        float, Meta(ge=0, le=3650, description="Days for which runs that did not succeed are kept")
+        float,
+        Meta(
+            ge=0,
+            le=3650,
+            title="Keep runs that did not succeed",
+            description="Days for which runs that did not succeed are kept",
+            extra_json_schema=_about("History", unit="days"),
+        ),
     ] = 90.0
     max_history_bytes: Annotated[
         int,
-        Meta(ge=10_000_000, description="Bytes the history may take on disk; beyond, the oldest runs go first"),
+        Meta(
+            ge=10_000_000,
+            title="Size of the history",
+            description="Bytes the history may take on disk; beyond, the oldest runs go first",
+            extra_json_schema=_about("History", unit="bytes"),
+        ),
     ] = 2_000_000_000
     max_snapshot_bytes: Annotated[
         int,
-        Meta(ge=1024, le=100_000_000, description="Bytes of one value kept with a step; longer ones are cut"),
+        Meta(
+            ge=1024,
+            le=100_000_000,
+            title="Size of one value",
+            description="Bytes of one value kept with a step; longer ones are cut",
+            extra_json_schema=_about("History", unit="bytes", restart=True),
+        ),
     ] = 262_144
     queue_bound: Annotated[
-        int, Meta(ge=1, le=10_000_000, description="Runs that may wait or go on; beyond, events are refused")
+        int,
+        Meta(
+            ge=1,
+            le=10_000_000,
+            title="Runs at once",
+            description="Runs that may wait or go on; beyond, events are refused",
+            extra_json_schema=_about("Running", unit="runs", restart=True),
+        ),
     ] = 10_000
     durability: Annotated[
         Literal["power", "process"],
         Meta(
+            title="What is acknowledged survives",
             description="`power`: what is acknowledged survives a power cut. `process`: only kill -9; faster, "
-            "and the last moments may be lost at a power cut"
+            "and the last moments may be lost at a power cut",
+            extra_json_schema=_about("Running", restart=True),
         ),
     ] = "power"
     rate_limit: Annotated[
-        float, Meta(gt=0, le=100_000, description="API requests a second that one caller may make")
+        float,
+        Meta(
+            gt=0,
+            le=100_000,
+            title="Requests of one caller",
+            description="API requests a second that one caller may make",
+            extra_json_schema=_about("Access", unit="a second"),
+        ),
     ] = 50.0
     rate_burst: Annotated[
-        int, Meta(ge=1, le=1_000_000, description="API requests one caller may make at once after a pause")
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            title="Requests of one caller at once",
+            description="API requests one caller may make at once after a pause",
+            extra_json_schema=_about("Access", unit="requests"),
+        ),
     ] = 200
     sign_ins_per_minute: Annotated[
-        int, Meta(ge=1, le=10_000, description="Attempts to sign in that one address may make in a minute")
+        int,
+        Meta(
+            ge=1,
+            le=10_000,
+            title="Attempts to sign in",
+            description="Attempts to sign in that one address may make in a minute",
+            extra_json_schema=_about("Access", unit="a minute"),
+        ),
     ] = 10
-    max_request_bytes: Annotated[int, Meta(ge=1024, le=1_000_000_000, description="Bytes an HTTP request may have")] = (
-        5_000_000
-    )
+    max_request_bytes: Annotated[
+        int,
+        Meta(
+            ge=1024,
+            le=1_000_000_000,
+            title="Size of a request",
+            description="Bytes an HTTP request may have",
+            extra_json_schema=_about("Access", unit="bytes"),
+        ),
+    ] = 5_000_000
     session_hours: Annotated[
-        float, Meta(gt=0, le=8760, description="Hours after which the panel asks to sign in again")
+        float,
+        Meta(
+            gt=0,
+            le=8760,
+            title="Stay signed in",
+            description="Hours after which the panel asks to sign in again",
+            extra_json_schema=_about("Access", unit="hours"),
+        ),
     ] = 168.0
     allowed_origins: Annotated[
-        tuple[str, ...], Meta(description="Web pages (https://host) that may call the API from a browser")
+        tuple[str, ...],
+        Meta(
+            title="Panels elsewhere",
+            description="Web pages (https://host) that may call the API from a browser",
+            extra_json_schema=_about("Access"),
+        ),
     ] = ()
     file_roots: Annotated[
         tuple[str, ...],
-        Meta(description="Folders that flows may read and write; the data folder's files/ is always one"),
+        Meta(
+            title="Folders for flows",
+            description="Folders that flows may read and write; the data folder's files/ is always one",
+            extra_json_schema=_about("Running"),
+        ),
     ] = ()
     clock: Annotated[
         Literal["wait", "trust"],
         Meta(
+            title="Trust the clock",
             description="`wait`: schedules start once the system clock is known to be right. `trust`: at once, "
-            "for a machine with a battery-backed clock and no network time"
+            "for a machine with a battery-backed clock and no network time",
+            extra_json_schema=_about("Time", restart=True),
         ),
     ] = "wait"
-    timezone: Annotated[str, Meta(description="Time zone of schedules, as Europe/Berlin; empty: the machine's own")] = (
-        ""
-    )
+    timezone: Annotated[
+        str,
+        Meta(
+            title="Time zone",
+            description="Time zone of schedules, as Europe/Berlin; empty: the machine's own",
+            extra_json_schema=_about("Time"),
+        ),
+    ] = ""
+
+    agent_port: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=65535,
+            title="Port for edge agents",
+            description="Where agents on other machines connect, once one is being paired; 0 lets none in",
+            extra_json_schema=_about("Devices", restart=True),
+        ),
+    ] = 5010
+    agent_discovery: Annotated[
+        bool,
+        Meta(
+            title="Let agents find this engine",
+            description="Tell the local network (mDNS) of the port for edge agents while it is open",
+            extra_json_schema=_about("Devices", restart=True),
+        ),
+    ] = True
+    agent_dead_man: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86400,
+            title="Outputs without the engine",
+            description="Seconds without this engine after which an agent puts its outputs into their safe state; "
+            "0: never",
+            extra_json_schema=_about("Devices", unit="seconds", restart=True),
+        ),
+    ] = 60.0
 
     def __post_init__(self) -> None:
         if self.timezone and not _is_zone(self.timezone):

@@ -1,0 +1,175 @@
+"""One agent as the appliance sees it, connected or not: what it is to do, what it reports, what it was asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from appliance.contracts import AgentState, NodeError, Pending, TimedOut
+from appliance.fleet.book import Paired
+from appliance.fleet.delivery import Delivery
+from appliance.fleet.link import Link
+from edge_agent.protocol import messages
+
+#: Seconds that a command waits for an agent which is away.
+GRACE = 10.0
+
+
+class Wanted(Struct, frozen=True):
+    """What one watcher wants to be run."""
+
+    driver: str
+    config: dict[str, Any]
+    key: str
+    durable: bool
+
+
+class Call(Struct, eq=False):
+    """A command that is not answered yet; ``deadline`` and ``grace`` are monotonic."""
+
+    message: messages.Command
+    pending: Pending
+    deadline: float
+    grace: float
+    timeout: float
+
+
+class Remote:
+    """Used on the fleet's thread; ``state`` by any."""
+
+    def __init__(self, name: str, paired: Paired | None, now: float) -> None:
+        self.name = name
+        self.paired = paired
+        self.link: Link | None = None
+        self.hello: messages.Hello | None = None
+        self.report: messages.Report | None = None
+        self.since = now
+        self.text = "not connected yet"
+        self.wanted: dict[str, Wanted] = {}
+        self.deliveries: dict[str, Delivery] = {}
+        self.calls: dict[int, Call] = {}
+        self.revision = 0
+        self._sent: Any = None
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"the agent {self.name}" if self.name else "this machine's agent"
+
+    # --- what it is to do -----------------------------------------------------------------------
+
+    def configure(self, dead_man: float) -> None:
+        """Tell it what is wanted, if that is new to it. Raises ``ChannelClosed``."""
+        link = self.link
+        if link is None:
+            return
+        watches = [messages.Watch(name, w.driver, w.config, w.durable) for name, w in self.wanted.items()]
+        now = (msgspec.to_builtins(watches), dead_man)
+        if now == self._sent:
+            return
+        self._sent = now
+        self.revision += 1
+        for name in [name for name in self.deliveries if name not in self.wanted]:
+            self.deliveries.pop(name).forget()
+        link.send(messages.Configure(revision=self.revision, watches=watches, dead_man=dead_man))
+
+    def connected(self, link: Link, hello: messages.Hello, now: float) -> None:
+        """A connection was welcomed. Raises ``ChannelClosed``."""
+        self.link, self.hello, self.since, self.text = link, hello, now, "connected"
+        self._sent = None
+        for delivery in self.deliveries.values():
+            delivery.begin(hello.outbox)
+        for call in self.calls.values():
+            link.send(call.message)
+
+    def gone(self, why: str, now: float) -> None:
+        """Its connection has ended."""
+        self.link, self.since, self.text = None, now, why
+        self._sent = None
+        grace = time.monotonic() + GRACE
+        for call in self.calls.values():
+            call.grace = min(call.deadline, grace)
+        self.tell()
+
+    # --- how it stands --------------------------------------------------------------------------
+
+    def tell(self) -> None:
+        """Tell each watcher how its driver stands."""
+        reports = {}
+        for report in self.report.drivers if self.report and self.link else []:
+            for watch in report.watches:
+                reports[watch] = report
+        for name, delivery in self.deliveries.items():
+            mine = reports.get(name)
+            if self.link is None:
+                delivery.say(False, f"{self.title} is away ({self.text}); it keeps what it sees")
+            elif mine is not None:
+                delivery.say(mine.ok, mine.text)
+            else:
+                delivery.say(False, f"{self.title} is setting it up")
+
+    def state(self) -> AgentState:
+        """For the agents' page."""
+        link, hello, paired, report = self.link, self.hello, self.paired, self.report
+        best = link.best if link is not None else None
+        return AgentState(
+            name=self.name,
+            id=paired.id if paired else "",
+            online=link is not None,
+            text=self.text,
+            since=self.since,
+            version=hello.software if hello else "",
+            host=hello.host if hello else (paired.host if paired else ""),
+            address=link.address if link is not None else "",
+            offset=round(best.ahead, 4) if best is not None else 0.0,
+            latency=round(best.rtt / 2, 5) if best is not None else 0.0,
+            waiting=report.waiting if report else 0,
+            dropped=report.dropped if report else 0,
+            paired=paired.at if paired else 0.0,
+            drivers=[
+                {"driver": d.driver, "config": d.config, "ok": d.ok, "text": d.text, "watches": d.watches}
+                for d in (report.drivers if report and link else [])
+            ],
+            available=hello.available if hello else {},
+        )
+
+    # --- commands -------------------------------------------------------------------------------
+
+    def call(self, call: Call) -> None:
+        """Ask for a command to be carried out. Raises ``ChannelClosed``."""
+        self.calls[call.message.id] = call
+        if self.link is not None:
+            self.link.send(call.message)
+
+    def done(self, message: messages.Done) -> None:
+        """A command was answered."""
+        call = self.calls.pop(message.id, None)
+        if call is None:
+            return
+        if message.error:
+            call.pending.complete(error=NodeError(message.error, retryable=message.retryable))
+        else:
+            call.pending.complete(message.value)
+
+    def expire(self, now: float) -> float | None:
+        """Give up what has waited for too long; when the next one has."""
+        for number, call in list(self.calls.items()):
+            if now >= call.deadline:
+                del self.calls[number]
+                text = f"{self.title} has not answered within {call.timeout:g} s"
+                call.pending.complete(error=TimedOut(text, retryable=True))
+            elif self.link is None and now >= call.grace:
+                del self.calls[number]
+                call.pending.complete(error=NodeError(f"{self.title} is away ({self.text})"))
+        due = [call.deadline if self.link else min(call.deadline, call.grace) for call in self.calls.values()]
+        return min(due, default=None)
+
+
+def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as JSON has it, so that equal ones are equal."""
+    value: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(config))
+    return value
