@@ -532,6 +532,9 @@ class World(Protocol):
 
     def flow_exists(self, flow: str) -> bool: ...
 
+    def device_fault(self, agent: str, driver: str, config: Mapping[str, Any]) -> str:
+        """What is wrong with a driver's config (as saved) on an agent, in words; empty if nothing is known to be."""
+
 
 class Node(Generic[C]):
     """One kind of step. Subclass it in a file of its own; one instance serves all runs (keep no state)."""

@@ -158,7 +158,7 @@ def _flows(data: Path, store: Store, running: bool) -> Iterator[Finding]:
     live = store.flows.live()
     for flow, version in live:
         here = {other.id for other, _ in live if other.workspace == flow.workspace}
-        for problem in validate(version.body, registry, Machine(here.__contains__)):
+        for problem in validate(version.body, registry, Machine(here.__contains__, data)):
             text = f"flow {flow.id}, version {version.number}: {problem.path}: {problem.message}"
             yield Finding("flow", "warning", text, "mend the flow and deploy it again, or install it", flow.workspace)
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -74,7 +75,7 @@ class Entry(Protocol):
 
 
 class FlowBook:
-    """Changes flows. Safe from any thread. ``world`` makes what checks may ask, for a flow id and workspace."""
+    """Changes flows. Safe from any thread. ``world`` makes what checks may ask."""
 
     def __init__(
         self,
@@ -82,7 +83,7 @@ class FlowBook:
         catalog: Registry,
         audit: AuditLog,
         kernel: KernelClient,
-        world: Callable[[Callable[[str], bool]], World] = Machine,
+        world: Callable[[Callable[[str], bool], Path], World] = Machine,
     ) -> None:
         self._store = store
         self._catalog = catalog
@@ -99,7 +100,7 @@ class FlowBook:
         def exists(name: str) -> bool:
             return name == flow_id or self._workspace_of(name) == workspace
 
-        found = validate(body, self._catalog, self._world(exists))
+        found = validate(body, self._catalog, self._world(exists, self._kernel.data))
         return found or [clash.problem for clash in self._clashes(body, flow_id)]
 
     def traits(self, body: Any) -> dict[str, NodeTraits]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
+from appliance.fleet import check
 from appliance.sandbox.confine import bubblewrap
 from appliance.sandbox.languages import PATH, usable
 
@@ -13,11 +16,13 @@ from appliance.sandbox.languages import PATH, usable
 class Machine:
     """Implements :class:`appliance.contracts.World` for the machine that this process runs on.
 
-    ``flow_exists`` knows the flows of the workspace that is being saved to.
+    ``flow_exists`` knows the flows of the workspace that is being saved to; ``data`` is the engine's folder, without
+    which nobody knows its agents.
     """
 
-    def __init__(self, flow_exists: Callable[[str], bool]) -> None:
+    def __init__(self, flow_exists: Callable[[str], bool], data: Path | None = None) -> None:
         self._flow_exists = flow_exists
+        self._data = data
         self._languages: Mapping[str, str] | None = None
 
     def languages(self) -> Mapping[str, str]:
@@ -40,3 +45,6 @@ class Machine:
 
     def flow_exists(self, flow: str) -> bool:
         return self._flow_exists(flow)
+
+    def device_fault(self, agent: str, driver: str, config: Mapping[str, Any]) -> str:
+        return check.fault(self._data, agent, driver, config)

@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.supervisor": set(),
     "appliance.fleet": BASE | {"appliance.security", "edge_agent.protocol", "drivers"},
     "appliance.kernel": BASE | SERVICES | {"appliance.fleet"},
-    "appliance.world": BASE | {"appliance.sandbox"},
+    "appliance.world": BASE | {"appliance.sandbox", "appliance.fleet"},
     "appliance.webpaths": BASE | {"appliance.engine"},
     "appliance.flowbook": BASE | SERVICES - {"appliance.queue"} | {"appliance.fleet", "appliance.kernel"} | FLOWS,
     "appliance.findings": set(),

@@ -41,7 +41,7 @@ class KernelClient:
     """One connection per thread, opened when needed, opened again after the kernel was away."""
 
     def __init__(self, data: Path) -> None:
-        self._data = data
+        self.data = data
         self._local = threading.local()
         self._numbers = itertools.count(1)
         self._links: set[socket.socket] = set()
@@ -89,7 +89,7 @@ class KernelClient:
     def stream(self, method: str, **params: Any) -> Stream:
         """Call a method that answers with items, on a connection of its own."""
         try:
-            link = wire.connect(self._data, CONNECT_TIMEOUT)
+            link = wire.connect(self.data, CONNECT_TIMEOUT)
         except OSError:
             raise KernelAway("the kernel is not running") from None
         try:
@@ -109,7 +109,7 @@ class KernelClient:
         if link is not None:
             self._drop(link)
         try:
-            link = wire.connect(self._data, CONNECT_TIMEOUT)
+            link = wire.connect(self.data, CONNECT_TIMEOUT)
         except OSError:
             raise KernelAway("the kernel is not running") from None
         self._local.link, self._local.buffer = link, bytearray()

@@ -23,6 +23,7 @@ _CATEGORIES = {
     "time": "Time and waiting",
     "people": "People",
     "network": "Network",
+    "devices": "Pins, ports and devices",
     "files": "Files",
     "code": "Scripts and programs",
 }

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,9 @@ class AnyWorld:
 
     def flow_exists(self, flow: str) -> bool:
         return True
+
+    def device_fault(self, agent: str, driver: str, config: Mapping[str, Any]) -> str:
+        return ""
 
 
 class Clock:

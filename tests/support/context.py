@@ -40,6 +40,7 @@ from appliance.contracts import (
     Wake,
     decode,
 )
+from appliance.fleet import check
 
 #: Saturday 2026-11-21 12:00:00 UTC: where the fake clock stands until a test moves it.
 NOON = 1795262400.0
@@ -196,6 +197,7 @@ class FakeWorld:
     modules: frozenset[str] = frozenset()
     flows: frozenset[str] = frozenset()
     confining: bool = True
+    data: Path | None = None
 
     def languages(self) -> Mapping[str, str]:
         return self.installed
@@ -211,6 +213,9 @@ class FakeWorld:
 
     def flow_exists(self, flow: str) -> bool:
         return flow in self.flows
+
+    def device_fault(self, agent: str, driver: str, config: Mapping[str, Any]) -> str:
+        return check.fault(self.data, agent, driver, config)
 
 
 def run_node(node: Node[Any], config: Mapping[str, Any], payload: Any = None, ctx: Any = None) -> Any:
