@@ -3,7 +3,7 @@ import { ActivityLog, FLOWS_FOR, MARKED_FOR } from './activity'
 import { aligned, distributed, freePlace } from './arrange'
 import { Grid } from './grid'
 import { dropTarget, hit } from './hit'
-import { layout } from './layout'
+import { layout, type Placed } from './layout'
 import { first, neighbour } from './navigate'
 import { boundsOf, curveOf, distanceTo, pointAt } from './routing'
 import { Scene } from './scene'
@@ -171,7 +171,7 @@ describe('arranging', () => {
 
 describe('layout', () => {
   const size = { w: 220, h: 60 }
-  const placedBy = (ids: string, links: [number, number][]) =>
+  const placedBy = (ids: string, links: [number, number][]): Map<string, Placed> =>
     new Map(layout({ nodes: [...ids].map((id) => ({ id, ...size })), links }).map((one) => [one.id, one]))
 
   it('leads from left to right', () => {

@@ -27,11 +27,17 @@ const CATEGORY_VARIABLES = ['logic', 'data', 'code', 'network', 'people', 'time'
 
 /** The theme as `element` sees it now. Ask again when the colour scheme changes. */
 export function readTheme(element: Element): Theme {
-  const style = getComputedStyle(element)
-  const read = (name: string, otherwise: string): string => style.getPropertyValue(name).trim() || otherwise
+  // A colour may be `light-dark(…)` or `color-mix(…)`, which a canvas does not know: the browser works it out.
+  const probe = document.createElement('span')
+  probe.style.display = 'none'
+  element.append(probe)
+  const read = (name: string, otherwise: string): string => {
+    probe.style.color = `var(${name}, ${otherwise})`
+    return getComputedStyle(probe).color || otherwise
+  }
   const accent = read('--canvas-selected', '#3b6fe0')
   const categories = new Map(CATEGORY_VARIABLES.map((name) => [name, read(`--canvas-cat-${name}`, accent)]))
-  return {
+  const theme: Theme = {
     background: read('--canvas-background', '#f5f6f8'),
     dots: read('--canvas-dots', '#d5d9e0'),
     edge: read('--canvas-edge', '#8b95a5'),
@@ -49,7 +55,9 @@ export function readTheme(element: Element): Theme {
     added: read('--canvas-added', '#0f8a5f'),
     removed: read('--canvas-removed', '#c9473d'),
     changed: read('--canvas-changed', '#b97708'),
-    font: read('--canvas-font', 'system-ui, sans-serif'),
+    font: getComputedStyle(element).fontFamily || 'sans-serif',
     category: (name) => categories.get(name) ?? accent,
   }
+  probe.remove()
+  return theme
 }

@@ -5,6 +5,7 @@
  * pasting from outside goes through the browser's own `paste` event or a field.
  */
 
+import { copyText } from '@/lib/clipboard'
 import { freeId, TRIGGER, type FlowDoc, type FlowEdge, type FlowNode, type FlowTrigger, type Graph } from './flowdoc'
 
 export interface Clip {
@@ -93,34 +94,7 @@ let kept = ''
 /** Put a text on the system's clipboard where the page may, and keep it for this page in any case. */
 export async function putText(text: string): Promise<'system' | 'page'> {
   kept = text
-  if (navigator.clipboard) {
-    try {
-      await navigator.clipboard.writeText(text)
-      return 'system'
-    } catch {
-      // Denied: the old way below may still work.
-    }
-  }
-  return copyByCommand(text) ? 'system' : 'page'
-}
-
-/** The only way on plain http: a hidden field and the browser's own copy command. */
-function copyByCommand(text: string): boolean {
-  const field = document.createElement('textarea')
-  field.value = text
-  field.setAttribute('readonly', '')
-  field.style.cssText = 'position:fixed;left:-9999px;top:0'
-  const focused = document.activeElement
-  document.body.append(field)
-  field.select()
-  try {
-    return document.execCommand('copy')
-  } catch {
-    return false
-  } finally {
-    field.remove()
-    if (focused instanceof HTMLElement) focused.focus({ preventScroll: true })
-  }
+  return (await copyText(text)) ? 'system' : 'page'
 }
 
 /** What was copied last in this page, for where the system's clipboard cannot be read. */

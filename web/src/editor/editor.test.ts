@@ -171,7 +171,7 @@ describe('clips', () => {
 
 describe('completion', () => {
   const known = { ...NOTHING_KNOWN, payload: { temp: 21, 'a-b': { c: [1] } }, steps: { ask: { body: { ok: true } } }, secrets: ['door'] }
-  const texts = (text: string, expression = true) => complete(text, expression, known)?.suggestions.map((one) => one.text) ?? null
+  const texts = (text: string, expression = true): string[] | null => complete(text, expression, known)?.suggestions.map((one) => one.text) ?? null
 
   it('follows the data of the last run', () => {
     expect(texts('payload.')).toEqual(['temp', 'a-b'])
@@ -311,7 +311,7 @@ describe('comparisons', () => {
     const newer: FlowDoc = { name: '', nodes: [{ id: 'a', type: 'log' }, { id: 'new', type: 'log' }], edges: [{ from: 'a', to: 'new' }], triggers: [{ id: 't', type: 'manual' }] }
     const both = overlaid(newer, older, diff)
     const { nodes, edges } = shapesOf(both, [], KINDS, undefined, marksOf(diff))
-    const mark = (id: string) => nodes.find((node) => node.id === id)?.diff
+    const mark = (id: string): string | undefined => nodes.find((node) => node.id === id)?.diff
     expect([mark('a'), mark('new'), mark('old'), mark('trigger:t')]).toEqual(['moved', 'added', 'removed', 'changed'])
     expect(edges.filter((edge) => edge.index >= 0).map((edge) => edge.diff)).toEqual(['added', 'removed'])
   })

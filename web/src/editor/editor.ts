@@ -5,7 +5,7 @@ import { ActivityLog } from '@/canvas/activity'
 import { aligned, distributed, freePlace, type Alignment } from '@/canvas/arrange'
 import { Layouter } from '@/canvas/layouter'
 import { Scene } from '@/canvas/scene'
-import { GRID, NODE_WIDTH, nodeHeight, snap, type Point, type PortRef } from '@/canvas/shapes'
+import { GRID, NODE_WIDTH, nodeHeight, snap, type GroupShape, type NodeShape, type Point, type PortRef } from '@/canvas/shapes'
 import type { Backend, Collision, FlowState, RunData, VersionInfo } from './backend'
 import { clipText, pasted, readClip, withClip } from './clipboard'
 import * as flowdoc from './flowdoc'
@@ -363,6 +363,24 @@ export class Editor {
     return fault
   }
 
+  /** Put a node that was just added between the ends of an edge. */
+  insertInto(index: number, id: string): void {
+    const edge = this.graph.edges?.[index]
+    if (!edge) return
+    const ports = this.kinds.value.nodes.get(this.graph.nodes.find((node) => node.id === id)?.type ?? '')?.ports ?? ['out']
+    const source = this.scene.value.byId.get(edge.from)
+    const target = this.scene.value.byId.get(edge.to)
+    this.changeGraph(`Put ${id} in between`, (graph) => {
+      const led = flowdoc.setEdge(graph, index, { to: id })
+      return flowdoc.connect(led, id, ports[0] ?? 'out', edge.to)
+    })
+    if (source && target) {
+      const at = { x: (source.x + target.x) / 2, y: (source.y + target.y) / 2 }
+      const others = this.scene.value.nodes.filter((node) => node.id !== id)
+      this.move(new Map([[id, freePlace(others, at, NODE_WIDTH, nodeHeight(ports))]]))
+    }
+  }
+
   removePicked(heal = false): void {
     const count = this.picked.value.size + this.pickedEdges.value.size
     if (!count) return
@@ -417,7 +435,7 @@ export class Editor {
     }
   }
 
-  private pickedShapes() {
+  private pickedShapes(): NodeShape[] {
     return this.scene.value.nodes.filter((node) => this.picked.value.has(node.id))
   }
 
@@ -640,7 +658,7 @@ function only<T>(set: ReadonlySet<T>): T | null {
   return set.size === 1 && one !== undefined ? one : null
 }
 
-function groupShape(group: flowdoc.FlowGroup) {
+function groupShape(group: flowdoc.FlowGroup): GroupShape {
   return { id: group.id, name: group.name, color: group.color ?? 'logic', nodes: group.nodes }
 }
 
