@@ -1,0 +1,52 @@
+/** Drafts: what an editor asks about a flow that is not saved. Nothing of it is kept. */
+
+import { post, seg } from './client'
+import type { FlowBody } from './flows'
+import type { FlowDiff } from './versions'
+
+/** What a text gives on a run's data, or why it fails. */
+export interface Given {
+  value?: unknown
+  error?: string
+}
+
+export interface TryOut {
+  node: Record<string, unknown>
+  payload?: unknown
+  event?: Record<string, unknown>
+  steps?: Record<string, unknown>
+  /** It may really do what it does. */
+  effects?: boolean
+}
+
+export interface Tried {
+  outcome: 'done' | 'failed' | 'waits' | 'starts'
+  port?: string
+  output?: unknown
+  error?: unknown
+  took?: number
+  config?: unknown
+  saw?: unknown
+  logs?: unknown[]
+  state?: Record<string, unknown>
+  until?: number | null
+  ask?: unknown
+  items?: number | null
+}
+
+/** How a flow that is not saved differs from a version (without one: from an empty flow). */
+export const compareDraft = (flow: string, body: FlowBody, version?: number | null): Promise<FlowDiff> =>
+  post(`/flows/${seg(flow)}/compare`, { flow: body, version })
+
+export const evaluate = (
+  run: string,
+  node: string,
+  source: string,
+  expression = false,
+  behind = false,
+  signal?: AbortSignal,
+): Promise<Given> =>
+  post(`/runs/${seg(run)}/steps/${seg(node)}/evaluate`, { source, expression, behind }, { signal })
+
+export const tryNode = (flow: string, what: TryOut, signal?: AbortSignal): Promise<Tried> =>
+  post(`/flows/${seg(flow)}/try`, what, { signal })

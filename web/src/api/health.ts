@@ -1,0 +1,51 @@
+/** Health: is everything well, and what to do where it is not. */
+
+import { get, post } from './client'
+
+export type Level = 'ok' | 'warning' | 'critical'
+
+export interface Finding {
+  id: string
+  level: 'warning' | 'critical'
+  text: string
+  /** What to do. */
+  mend: string
+  workspace?: string
+}
+
+/** What the kernel says of itself; null while there is none. */
+export interface KernelHealth {
+  pid: number
+  uptime: number
+  runs: number
+  waiting: number
+  queue: number
+  queue_bound: number
+  timers: number
+  commits: number
+  ended: Partial<Record<string, number>>
+  degraded: string
+  lost_history: number
+  damaged: string[]
+  clock: { ok: boolean; text: string }
+  free_bytes: number
+  mqtt: Record<string, unknown>[]
+  broken: unknown[]
+  languages: string[]
+  [key: string]: unknown
+}
+
+/** All but `status` is for those who may read it. */
+export interface Health {
+  status: Level
+  version?: string
+  findings?: Finding[]
+  kernel?: KernelHealth | null
+  gateway?: { uptime: number; sockets: number; [key: string]: unknown }
+  history?: { last_day?: Partial<Record<string, number>>; open_letters?: number; bytes?: number; [key: string]: unknown }
+}
+
+export const showHealth = (signal?: AbortSignal): Promise<Health> => get('/health', {}, signal)
+
+/** The report of a repaired database was read. */
+export const acknowledgeRepair = (): Promise<void> => post('/health/repair', undefined)

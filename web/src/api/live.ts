@@ -1,0 +1,153 @@
+/**
+ * The one WebSocket over which everything live comes.
+ *
+ * After a cut it goes on behind the last event that was seen, so that nothing is lost or doubled. Where the engine
+ * cannot do that it says `reset`, and what is shown must be loaded anew.
+ */
+
+import { currentEngine } from './client'
+
+/** One step in a run's event. */
+export interface LiveStep {
+  node: string
+  state: string
+  [key: string]: unknown
+}
+
+/** A run has moved; `steps` is what is new. */
+export interface LiveRun {
+  type: 'run'
+  id: string
+  run: string
+  flow: string
+  version: number | null
+  /** Empty, or the node whose body this is a run of. */
+  place: string
+  trigger: string
+  state: string
+  accepted: number
+  finished: number | null
+  parent: string | null
+  origin: string | null
+  error: unknown
+  letter: string
+  steps: LiveStep[]
+  [key: string]: unknown
+}
+
+export type LiveEvent =
+  | { type: 'hello'; id: string }
+  | { type: 'reset'; id: string }
+  | { type: 'kernel'; up: boolean }
+  | LiveRun
+
+/** `connecting`: not yet; `live`: all is well; `cut`: it was and is tried again. */
+export type LiveState = 'off' | 'connecting' | 'live' | 'cut'
+
+export interface LiveListener {
+  events: (events: readonly LiveEvent[]) => void
+  state: (state: LiveState) => void
+  /** A try to connect was refused or did not reach anybody; a browser does not say which. */
+  refused: () => void
+}
+
+/** Milliseconds between tries, doubled each time; a spread keeps many panels from coming at once. */
+const FIRST_RETRY = 300
+const LONGEST_RETRY = 10_000
+/** A page that slept this long (ms) may hold a socket whose other end is long gone. */
+const NAP = 30_000
+
+function parted(id: string): { epoch: string; number: number } {
+  const at = id.lastIndexOf('-')
+  return { epoch: id.slice(0, at), number: Number(id.slice(at + 1)) }
+}
+
+export class Live {
+  private socket: WebSocket | null = null
+  private timer: ReturnType<typeof setTimeout> | undefined
+  private pulse: ReturnType<typeof setInterval> | undefined
+  private last = ''
+  private retry = FIRST_RETRY
+  private reached = false
+  private awake = 0
+
+  constructor(private readonly listener: LiveListener) {}
+
+  /** Connect and stay connected until the returned function is called. */
+  start(): () => void {
+    this.awake = Date.now()
+    this.pulse = setInterval(this.notice, NAP / 3)
+    window.addEventListener('online', this.again)
+    document.addEventListener('visibilitychange', this.notice)
+    this.connect()
+    return () => {
+      clearInterval(this.pulse)
+      clearTimeout(this.timer)
+      window.removeEventListener('online', this.again)
+      document.removeEventListener('visibilitychange', this.notice)
+      this.drop()
+      this.listener.state('off')
+    }
+  }
+
+  /** Try at once. */
+  readonly again = (): void => {
+    this.retry = FIRST_RETRY
+    clearTimeout(this.timer)
+    this.drop()
+    this.connect()
+  }
+
+  private readonly notice = (): void => {
+    const slept = Date.now() - this.awake > NAP
+    this.awake = Date.now()
+    if (slept && document.visibilityState === 'visible') this.again()
+  }
+
+  private drop(): void {
+    const socket = this.socket
+    this.socket = null
+    if (socket === null) return
+    socket.onopen = socket.onmessage = socket.onclose = null
+    socket.close()
+  }
+
+  private connect(): void {
+    const { base, token } = currentEngine()
+    const url = new URL(`${base || location.origin}/api/v1/live`)
+    url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:'
+    if (this.last) url.searchParams.set('after', this.last)
+    if (!this.reached) this.listener.state('connecting')
+    const protocols = token ? ['flowork', `flowork.bearer.${token}`] : ['flowork']
+    const socket = new WebSocket(url, protocols)
+    let opened = false
+    this.socket = socket
+    socket.onopen = () => {
+      opened = true
+      this.reached = true
+      this.retry = FIRST_RETRY
+      this.listener.state('live')
+    }
+    socket.onmessage = (message: MessageEvent<string>) => this.take(JSON.parse(message.data) as LiveEvent[])
+    socket.onclose = () => {
+      this.socket = null
+      this.listener.state(this.reached ? 'cut' : 'connecting')
+      if (!opened) this.listener.refused()
+      this.timer = setTimeout(() => this.connect(), this.retry * (0.75 + Math.random() / 2))
+      this.retry = Math.min(this.retry * 2, LONGEST_RETRY)
+    }
+  }
+
+  /** Hand on what was not seen yet. */
+  private take(events: readonly LiveEvent[]): void {
+    const news = events.filter((event) => {
+      if (event.type === 'kernel') return true
+      const now = parted(event.id)
+      const before = parted(this.last)
+      const seen = event.type === 'run' && now.epoch === before.epoch && now.number <= before.number
+      if (!seen) this.last = event.id
+      return !seen
+    })
+    if (news.length > 0) this.listener.events(news)
+  }
+}

@@ -1,0 +1,33 @@
+/** Routes are the files in `src/pages/`. */
+
+import { createRouter, createWebHistory, type Router } from 'vue-router'
+import { routes } from 'virtual:pages'
+import { useLive } from '@/stores/live'
+import { useSession } from '@/stores/session'
+
+export function makeRouter(): Router {
+  const router = createRouter({
+    history: createWebHistory(),
+    routes,
+    scrollBehavior: (to, from, saved) => saved ?? (to.path === from.path ? false : { top: 0 }),
+  })
+
+  router.beforeEach(async (to) => {
+    const session = useSession()
+    if (session.view === null && !session.ended) await session.load()
+    if (session.signedIn) {
+      useLive().start()
+      return to.path === '/sign-in' ? String(to.query.to ?? '/') : true
+    }
+    if (to.meta.public) return true
+    // An engine that does not answer is not one that refuses: the shell says so and goes on trying.
+    if (session.error !== null) return true
+    return { path: '/sign-in', query: to.fullPath === '/' ? {} : { to: to.fullPath } }
+  })
+
+  router.afterEach((to) => {
+    document.title = to.meta.title ? `${to.meta.title} · Flowork` : 'Flowork'
+  })
+
+  return router
+}

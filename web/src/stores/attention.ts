@@ -1,0 +1,77 @@
+/** What needs a person: counts for the menu, lists for Home. Loaded at the beginning, and again when runs moved. */
+
+import { defineStore } from 'pinia'
+import { computed } from 'vue'
+import { listApprovals, type Asked } from '@/api/approvals'
+import { listLetters } from '@/api/deadLetters'
+import { showHealth } from '@/api/health'
+import { listTriggers } from '@/api/triggers'
+import type { RunView } from '@/api/runs'
+import type { TriggerView } from '@/api/triggers'
+import { useLoaded } from '@/lib/loaded'
+import { useLive } from './live'
+import { useSession } from './session'
+
+/** Milliseconds in which what moved is gathered before anything is asked anew; between two rounds of health. */
+const GATHER = 400
+const ROUND = 15_000
+/** Letters that Home lists. */
+const LETTERS = 20
+
+export const useAttention = defineStore('attention', () => {
+  const session = useSession()
+  const live = useLive()
+  const approvals = useLoaded<Asked[]>(async (signal) => (await listApprovals(session.workspace, signal)).items)
+  const letters = useLoaded<{ items: RunView[]; more: boolean }>(async (signal) => {
+    const page = await listLetters({ workspace: session.workspace, letter: 'open', limit: LETTERS }, signal)
+    return { items: page.items, more: page.next !== '' }
+  })
+  const triggers = useLoaded<TriggerView[]>(async (signal) => (await listTriggers({ workspace: session.workspace }, signal)).items)
+  const health = useLoaded(showHealth)
+
+  const badTriggers = computed(() => (triggers.value.value ?? []).filter((trigger) => trigger.enabled && trigger.ok === false))
+  const findings = computed(() => health.value.value?.findings ?? [])
+  const openLetters = computed(() => health.value.value?.history?.open_letters ?? letters.value.value?.items.length ?? 0)
+  const counts = computed<Record<string, number>>(() => ({
+    approvals: approvals.value.value?.length ?? 0,
+    letters: openLetters.value,
+    triggers: badTriggers.value.length,
+    health: findings.value.length,
+  }))
+
+  const load = (): Promise<unknown> => Promise.all([approvals.load(), letters.load(), triggers.load(), health.load()])
+
+  let gathering: ReturnType<typeof setTimeout> | undefined
+  function soon(): void {
+    gathering ??= setTimeout(() => {
+      gathering = undefined
+      void approvals.load()
+      void letters.load()
+      void health.load()
+    }, GATHER)
+  }
+
+  let users = 0
+  let round: ReturnType<typeof setInterval> | undefined
+  /** Keep it up to date until the returned function is called. */
+  function watch(): () => void {
+    if (users++ === 0) {
+      void load()
+      round = setInterval(() => {
+        if (document.visibilityState === 'visible') void Promise.all([health.load(), triggers.load()])
+      }, ROUND)
+    }
+    return () => {
+      if (--users === 0) clearInterval(round)
+    }
+  }
+
+  // Only what changes one of the lists: a run that waits, ends badly, or goes on from where it waited.
+  live.watchRuns((runs) => {
+    const counted = approvals.value.value?.some((asked) => runs.some((run) => run.run === asked.run)) ?? false
+    if (users > 0 && (counted || runs.some((run) => run.state === 'waiting' || run.letter !== 'none'))) soon()
+  })
+  live.watchReset(() => users > 0 && void load())
+
+  return { approvals, letters, triggers, health, badTriggers, findings, openLetters, counts, load, soon, watch }
+})

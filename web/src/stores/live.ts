@@ -1,0 +1,61 @@
+/** What is live: whether the engine is connected, and everything that comes over the one WebSocket. */
+
+import { defineStore } from 'pinia'
+import { onScopeDispose, ref } from 'vue'
+import { Live, type LiveEvent, type LiveRun, type LiveState } from '@/api/live'
+import { useSession } from './session'
+
+export const useLive = defineStore('live', () => {
+  const state = ref<LiveState>('off')
+  /** Null: not known yet. */
+  const kernelUp = ref<boolean | null>(null)
+  /** When it was cut; Unix seconds. */
+  const since = ref<number | null>(null)
+  const onRun = new Set<(runs: readonly LiveRun[]) => void>()
+  const onReset = new Set<() => void>()
+  let stop: (() => void) | null = null
+
+  const live = new Live({ events: take, state: said, refused: () => void useSession().load() })
+
+  function take(events: readonly LiveEvent[]): void {
+    const runs: LiveRun[] = []
+    let reset = false
+    for (const event of events) {
+      if (event.type === 'run') runs.push(event)
+      else if (event.type === 'kernel') kernelUp.value = event.up
+      else if (event.type === 'reset') reset = true
+    }
+    if (reset) onReset.forEach((listener) => listener())
+    if (runs.length > 0) onRun.forEach((listener) => listener(runs))
+  }
+
+  function said(now: LiveState): void {
+    if (now === 'cut' && state.value !== 'cut') since.value = Date.now() / 1000
+    if (now !== 'cut') since.value = null
+    state.value = now
+  }
+
+  function start(): void {
+    stop ??= live.start()
+  }
+
+  function end(): void {
+    stop?.()
+    stop = null
+    kernelUp.value = null
+  }
+
+  /** Runs that moved, as they do, until the caller's scope ends. */
+  function watchRuns(listener: (runs: readonly LiveRun[]) => void): void {
+    onRun.add(listener)
+    onScopeDispose(() => onRun.delete(listener))
+  }
+
+  /** Something was missed: load anew what is shown. Until the caller's scope ends. */
+  function watchReset(listener: () => void): void {
+    onReset.add(listener)
+    onScopeDispose(() => onReset.delete(listener))
+  }
+
+  return { state, kernelUp, since, start, end, again: () => live.again(), watchRuns, watchReset }
+})
