@@ -46,14 +46,14 @@ def programs(folder: Path, sock: socket.socket, prepared: Prepared, began: float
     """The children in the order of their start. Imported here, before the fork, so that they share it."""
     from appliance.gateway import process as gateway
     from appliance.kernel import process
-    from edge_agent import main as agent
+    from edge_agent import local as agent
 
     assert process  # the kernel imports it only when it does not rest
     host, port = sock.getsockname()[:2]
     return [
         Program("kernel", _explained(partial(run_kernel, folder)), grace=30.0, saw_end=SafeMode(folder).saw),
         Program("gateway", _explained(partial(gateway.main, folder, host, port, sock.fileno()))),
-        Program("agent", partial(agent.local, folder)),
+        Program("agent", partial(agent.main, folder)),
         Program("herald", partial(herald.main, folder, sock, prepared, began, say), restart=False),
     ]
 

@@ -21,7 +21,6 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from drivers.base import DriverError, find, names
 from edge_agent import __version__
 from edge_agent.blobs import BlobFolder, references
 from edge_agent.config import write_atomic
@@ -32,6 +31,7 @@ from edge_agent.outbox import Clocks, Outbox, system_clocks
 from edge_agent.protocol import messages
 from edge_agent.protocol.channel import Channel, ChannelClosed
 from edge_agent.protocol.messages import Body, Configure, Done, Events, Hello, Watch, encode
+from edge_agent.survey import Survey
 from edge_agent.units import Claims, Machine, Unit, key_of
 
 logger = logging.getLogger(__name__)
@@ -109,6 +109,7 @@ class Agent:
         self._report_at = 0.0
         self._tick_at = 0.0
         self._look_at = 0.0
+        self._survey = Survey(lambda: self.post(self._report))
         self._systemd = Systemd()
         self._beat_at = 0.0
         self._stopping = False
@@ -225,6 +226,7 @@ class Agent:
         self._tick_at = time.monotonic()
 
     def _close(self) -> None:
+        self._survey.stop()
         if self._dialer is not None:
             self._dialer.stop()
         for unit in self._units.values():
@@ -262,7 +264,6 @@ class Agent:
             software=__version__,
             outbox=self._outbox.name,
             boot=self._clocks.boot,
-            available=available(),
         )
         self._channel.send(encode(hello))
 
@@ -333,6 +334,7 @@ class Agent:
         self._systemd.tell(f"STATUS=connected over {self._way}")
         self._outbox.linked(True)
         self._report()
+        self._survey.begin()
         self._soon()
 
     def _send_events(self) -> None:
@@ -412,12 +414,14 @@ class Agent:
     def _send_report(self) -> None:
         if self._welcome is None:
             return
-        drivers = [unit.report() for unit in self._units.values()]
-        self._send(
-            messages.Report(
-                drivers=drivers, revision=self._revision, waiting=self._outbox.waiting, dropped=self._outbox.dropped
-            )
+        report = messages.Report(
+            drivers=[unit.report() for unit in self._units.values()],
+            revision=self._revision,
+            waiting=self._outbox.waiting,
+            dropped=self._outbox.dropped,
+            available=self._survey.found,
         )
+        self._send(report)
 
     # --- commands -------------------------------------------------------------------------------
 
@@ -499,19 +503,6 @@ class Agent:
             if unit.watches:
                 body = Body("agent", "safe_state", why)
                 self._outbox.put(unit.watches, body, self._clocks.wall(), 100)
-
-
-def available() -> dict[str, str]:
-    """Every driver there is, and why it cannot run on this machine, or nothing."""
-    found: dict[str, str] = {}
-    for name in names():
-        try:
-            found[name] = find(name).unavailable()
-        except DriverError as exc:
-            found[name] = exc.message
-        except Exception as exc:
-            found[name] = f"{type(exc).__name__}: {exc}"
-    return found
 
 
 def machine_id() -> str:

@@ -12,10 +12,10 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge_agent import __version__, config, network
+from edge_agent import __version__, config
 from edge_agent.agent import Agent, machine_id
 from edge_agent.config import Settings, SettingsError
-from edge_agent.dialer import Local
+from edge_agent.local import serve
 from edge_agent.notify import Systemd
 from edge_agent.protocol.pairing import PairingError
 
@@ -23,8 +23,6 @@ logger = logging.getLogger("flowork-agent")
 
 #: Seconds between two tries to pair with the code from the settings.
 PAIR_AGAIN = 10.0
-SOCKET = "agent.sock"
-STACK = 262_144
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,13 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def local(data: Path) -> int:
-    """The agent of an appliance's own machine, as a child of ``flowork up``."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(levelname)s: %(message)s")
-    return _serve(Agent(data / "agent", Local(data, SOCKET)))
-
-
 def _run(folder: Path, settings: Settings) -> int:
+    from edge_agent import network
+
     appliance = network.paired(folder)
     if appliance is None:
         if not settings.code:
@@ -84,15 +78,7 @@ def _run(folder: Path, settings: Settings) -> int:
         max_bytes=int(settings.outbox_mb * 1_000_000),
         max_age=settings.outbox_days * 86400.0,
     )
-    return _serve(agent)
-
-
-def _serve(agent: Agent) -> int:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: agent.stop())
-    # Each driver has a thread or two; they need little.
-    threading.stack_size(STACK)
-    return agent.run()
+    return serve(agent)
 
 
 def _wait_for_pairing(folder: Path, settings: Settings) -> None:
@@ -114,6 +100,8 @@ def _wait_for_pairing(folder: Path, settings: Settings) -> None:
 
 
 def _pair(folder: Path, code: str, given: Sequence[str], settings: Settings) -> int:
+    from edge_agent import network
+
     if (known := network.paired(folder)) is not None:
         sys.stderr.write(f"flowork-agent: it was the agent {known.name} of {known.engine}; now it is paired anew\n")
     made = network.pair(folder, code, given, machine_id(), search=settings.discovery)
@@ -122,6 +110,8 @@ def _pair(folder: Path, code: str, given: Sequence[str], settings: Settings) -> 
 
 
 def _find() -> int:
+    from edge_agent import network
+
     found = False
     for each in network.browse(network.BROWSE):
         found = True

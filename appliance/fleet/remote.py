@@ -134,7 +134,7 @@ class Remote:
                 {"driver": d.driver, "config": d.config, "ok": d.ok, "text": d.text, "watches": d.watches}
                 for d in (report.drivers if report and link else [])
             ],
-            available=hello.available if hello else {},
+            available=report.available if report else {},
         )
 
     # --- commands -------------------------------------------------------------------------------

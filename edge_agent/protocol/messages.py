@@ -39,7 +39,6 @@ class Message(Struct, tag_field="t", kw_only=True):
 class Hello(Message, tag="hello", kw_only=True):
     """Who is there. ``agent`` is the id from its pairing ("" for the appliance's own), ``instance`` is new with each
     start of the process, ``machine`` tells hardware apart, ``outbox`` names the file that the sequence numbers are of.
-    ``available`` says of each driver why it cannot run here, or nothing.
     """
 
     versions: list[int]
@@ -50,7 +49,6 @@ class Hello(Message, tag="hello", kw_only=True):
     software: str = ""
     outbox: str
     boot: str = ""
-    available: dict[str, str] = {}
 
 
 class Row(Struct, array_like=True):
@@ -99,12 +97,16 @@ class DriverReport(Struct):
 
 
 class Report(Message, tag="report"):
-    """What runs, sent whole whenever it changed. ``waiting`` events are in the outbox, ``dropped`` it had to lose."""
+    """What runs, sent whole whenever it changed. ``waiting`` events are in the outbox, ``dropped`` it had to lose.
+
+    ``available`` says of each driver why it cannot run on that machine, or nothing; empty until that is known.
+    """
 
     drivers: list[DriverReport]
     revision: int
     waiting: int = 0
     dropped: int = 0
+    available: dict[str, str] = {}
 
 
 class Done(Message, tag="done"):

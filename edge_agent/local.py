@@ -1,0 +1,30 @@
+"""Running an agent as a process; and the one of an appliance's own machine, a child of ``flowork up``."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from edge_agent.agent import Agent
+from edge_agent.dialer import Local
+
+SOCKET = "agent.sock"
+#: Bytes of a thread's stack: each driver has a thread or two, and they need little.
+STACK = 262_144
+
+
+def main(data: Path) -> int:
+    """The agent of an appliance's own machine, as a child of ``flowork up``."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(levelname)s: %(message)s")
+    return serve(Agent(data / "agent", Local(data, SOCKET)))
+
+
+def serve(agent: Agent) -> int:
+    """Run until SIGTERM or SIGINT; the exit code. For the main thread."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: agent.stop())
+    threading.stack_size(STACK)
+    return agent.run()
