@@ -18,14 +18,20 @@ class Bound:
 
     def take(self) -> bool:
         """Whether one more may go out now; if not, it is counted as left out."""
-        now = self._clock()
-        self._tokens = min(max(1.0, self._rate), self._tokens + (now - self._at) * self._rate)
-        self._at = now
-        if self._tokens >= 1:
-            self._tokens -= 1
+        if self.afford():
             return True
         self.leave_out()
         return False
+
+    def afford(self) -> bool:
+        """The same without counting, for what waits for its turn."""
+        now = self._clock()
+        self._tokens = min(max(1.0, self._rate), self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
 
     def leave_out(self, count: int = 1) -> None:
         """Count what never came this far."""
