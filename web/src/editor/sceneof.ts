@@ -163,12 +163,25 @@ function placed(nodes: NodeShape[], edges: readonly EdgeShape[], homes: Map<stri
     const settled = nodes.filter((node) => !unplaced.has(node)).map((node) => ({ ...node, ...homes.get(node.id) }))
     const left = settled.length ? Math.min(...settled.map((node) => node.x)) : 0
     const top = settled.length ? Math.max(...settled.map((node) => node.y + node.h)) + 2 * GRID : 0
-    for (const place of layout(layoutInput(strangers, edges))) {
+    const beside = settled.length ? strangers.filter((node) => node.kind === 'trigger') : []
+    besides(beside, settled, homes)
+    for (const place of layout(layoutInput(strangers.filter((node) => !beside.includes(node)), edges))) {
       homes.set(place.id, { x: snap(left + place.x), y: snap(top + place.y) })
     }
   }
   for (const node of homeless) Object.assign(node, homes.get(node.id))
   return nodes
+}
+
+/** Triggers stand before what they start, one below the other. */
+function besides(triggers: readonly NodeShape[], settled: readonly NodeShape[], homes: Map<string, Point>): void {
+  let left = Infinity
+  let top = Infinity
+  for (const node of settled) if (node.x < left || (node.x === left && node.y < top)) [left, top] = [node.x, node.y]
+  for (const node of triggers) {
+    homes.set(node.id, { x: snap(left - node.w - 100), y: snap(top) })
+    top += node.h + 2 * GRID
+  }
 }
 
 export function layoutInput(nodes: readonly NodeShape[], edges: readonly EdgeShape[]): LayoutInput {

@@ -24,7 +24,7 @@ export const SHORTCUTS: readonly Shortcut[] = [
   { id: 'find', keys: ['Ctrl+f', '/'], what: 'Find a node', section: MOVE },
   { id: 'close', keys: ['Escape'], what: 'Stop, close, let go', section: MOVE },
 
-  { id: 'add', keys: ['Insert', 'Ctrl+k'], what: 'Add a node behind this one. Typing its name does it too', section: EDIT },
+  { id: 'add', keys: ['Insert'], what: 'Add a node behind this one. Typing its name does it too', section: EDIT },
   { id: 'link', keys: ['>', 'Ctrl+.'], what: 'Link this node to another', section: EDIT },
   { id: 'remove', keys: ['Delete', 'Backspace'], what: 'Remove', section: EDIT },
   { id: 'heal', keys: ['Shift+Delete', 'Shift+Backspace'], what: 'Remove, and close the gap', section: EDIT },

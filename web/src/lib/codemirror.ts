@@ -4,9 +4,9 @@ import { autocompletion, closeBrackets, closeBracketsKeymap, completionKeymap, t
 import { defaultKeymap, history, historyKeymap, indentWithTab } from '@codemirror/commands'
 import { json, jsonParseLinter } from '@codemirror/lang-json'
 import { bracketMatching, defineLanguageFacet, foldGutter, foldKeymap, HighlightStyle, indentOnInput, Language, syntaxHighlighting } from '@codemirror/language'
-import { linter, lintKeymap } from '@codemirror/lint'
+import { linter, lintGutter, lintKeymap, type Diagnostic } from '@codemirror/lint'
 import { highlightSelectionMatches, search, searchKeymap } from '@codemirror/search'
-import { Compartment, EditorState, type Extension } from '@codemirror/state'
+import { Compartment, EditorState, StateEffect, StateField, type Extension } from '@codemirror/state'
 import {
   Decoration, drawSelection, EditorView, highlightActiveLine, keymap, lineNumbers, MatchDecorator, placeholder,
   ViewPlugin, type DecorationSet, type ViewUpdate,
@@ -25,7 +25,14 @@ export interface EditorOptions {
   changed: (text: string) => void
 }
 
+/** Something that is wrong on a line; the first is 1. */
+export interface LineMark {
+  line: number
+  message: string
+}
+
 export interface EditorHandle {
+  setMarks: (marks: readonly LineMark[]) => void
   setText: (text: string) => void
   setReadonly: (readonly: boolean) => void
   setLanguage: (language: EditorOptions['language']) => void
@@ -82,8 +89,29 @@ const templateMarks = ViewPlugin.fromClass(
   { decorations: (plugin) => plugin.decorations },
 )
 
+const setMarks = StateEffect.define<readonly LineMark[]>()
+
+/** What somebody else found wrong with the text. */
+const marksField = StateField.define<readonly LineMark[]>({
+  create: () => [],
+  update: (marks, transaction) => transaction.effects.reduce((now, effect) => (effect.is(setMarks) ? effect.value : now), marks),
+})
+
+const marksLinter = linter(
+  (view) =>
+    view.state.field(marksField).map(({ line, message }): Diagnostic => {
+      const { from, to } = view.state.doc.line(Math.min(Math.max(1, line), view.state.doc.lines))
+      return { from, to, severity: 'error', message }
+    }),
+  { needsRefresh: (update) => update.state.field(marksField) !== update.startState.field(marksField) },
+)
+
+/** A field that is empty is no JSON, and no fault either. */
+const jsonFaults = jsonParseLinter()
+const jsonLinter = linter((view) => (view.state.doc.length ? jsonFaults(view) : []))
+
 function languageOf(name: EditorOptions['language']): Extension {
-  if (name === 'json') return [json(), linter(jsonParseLinter())]
+  if (name === 'json') return [json(), jsonLinter]
   if (name === 'markdown') return new Language(defineLanguageFacet(), markdownParser.configure(GFM), [], 'markdown')
   return name === 'template' ? templateMarks : []
 }
@@ -95,7 +123,7 @@ export function openEditor(parent: HTMLElement, options: EditorOptions): EditorH
   const locked = (on: boolean): Extension => [EditorState.readOnly.of(on), EditorView.editable.of(!on)]
   const whole: Extension = options.field
     ? []
-    : [lineNumbers(), foldGutter(), highlightActiveLine(), search({ top: true }), highlightSelectionMatches()]
+    : [marksField, marksLinter, lintGutter(), lineNumbers(), foldGutter(), highlightActiveLine(), search({ top: true }), highlightSelectionMatches()]
   const view = new EditorView({
     parent,
     state: EditorState.create({
@@ -128,6 +156,9 @@ export function openEditor(parent: HTMLElement, options: EditorOptions): EditorH
     }),
   })
   return {
+    setMarks: (marks) => {
+      if (!options.field) view.dispatch({ effects: setMarks.of(marks) })
+    },
     setText: (text) => {
       const now = view.state.doc.toString()
       if (now !== text) view.dispatch({ changes: { from: 0, to: now.length, insert: text } })
