@@ -9,11 +9,14 @@ import msgspec
 from msgspec import Struct
 
 from appliance.contracts import WebTrigger
+from appliance.engine.states import RunState
 from appliance.gateway.routing import Call
 from appliance.gateway.services import Gateway
 from appliance.security.roles import Identity, allowed
 from appliance.security.secret import MASK
+from appliance.store.history import RunHead
 from appliance.store.records import Flow, Version, VersionHead
+from appliance.store.runids import to_text
 
 if TYPE_CHECKING:
     from appliance.flowbook import Saved
@@ -25,6 +28,11 @@ class RecentRun(Struct, frozen=True):
     id: str
     state: str
     accepted: float
+
+
+def recent_run(head: RunHead) -> RecentRun:
+    """A run of the history for a strip."""
+    return RecentRun(to_text(head.id), RunState(head.state).label, head.accepted / 1e6)
 
 
 class FlowView(Struct, frozen=True, kw_only=True):

@@ -97,6 +97,14 @@ def _operation(endpoint: Endpoint, schemas: _Schemas) -> dict[str, Any]:
         }
     if endpoint.public:
         operation["security"] = []
+    else:
+        rule = PERMISSIONS[endpoint.permission]
+        operation["x-flowork-needs"] = {
+            "permission": endpoint.permission,
+            "role": rule.role.value,
+            "scope": rule.scope,
+            "engine": rule.engine,
+        }
     return {name: value for name, value in operation.items() if value or name == "security"}
 
 

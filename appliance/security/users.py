@@ -76,7 +76,7 @@ class Users:
         """
         require(by, "users:write", workspace)
         who = self._touchable(by, address, workspace)
-        if role is not None and not self._reach(by, workspace).covers(role):
+        if role is not None and not self.may_give(by, workspace, role):
             raise Forbidden(f"you cannot give the role {role}: it is above your own")
         if not workspace.strip():
             raise ConfigError("workspace: must have a name, or * for all")
@@ -99,6 +99,10 @@ class Users:
             require(by, "users:write", workspace)
             self._touchable(by, who, workspace)
         return self._repo.remove(who)
+
+    def may_give(self, by: Identity, workspace: str, role: Role) -> bool:
+        """Whether ``by``, who may change people here, can give this role."""
+        return self._reach(by, workspace).covers(role)
 
     def _touchable(self, by: Identity, address: str, workspace: str) -> str:
         who = parse_address(address)

@@ -59,8 +59,7 @@ def test_every_permission_that_is_named_exists_and_is_used_somewhere() -> None:
     named = {endpoint.permission for noun in all_nouns() for endpoint in noun.endpoints if endpoint.permission}
     assert named <= PERMISSIONS.keys()
     later = {"backups:read", "backups:write", "devices:read", "devices:command", "devices:manage", "runs:delete"}
-    # Health is open to all, and tells those more who may read it.
-    assert PERMISSIONS.keys() - named == later | {"health:read"}
+    assert PERMISSIONS.keys() - named == later
 
 
 def test_a_token_without_the_scope_is_refused_everywhere(home: Home) -> None:

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from appliance.contracts import Problem
-from appliance.engine.states import RunState
 from appliance.engine.validate import NodeTraits
 from appliance.gateway.common import (
     Body,
@@ -21,13 +20,13 @@ from appliance.gateway.common import (
 from appliance.gateway.flow_views import (
     FlowDetail,
     FlowView,
-    RecentRun,
     SavedFlow,
     VersionView,
     flow_detail,
     flow_fields,
     flow_tag,
     flow_view,
+    recent_run,
     saved_flow,
     version_view,
 )
@@ -36,7 +35,6 @@ from appliance.gateway.routing import OWN, Call, Nothing, Noun
 from appliance.store.errors import Conflict, NotFound
 from appliance.store.history import RunFilter
 from appliance.store.records import Flow, Page, Version
-from appliance.store.runids import to_text
 
 noun = Noun("flows", "A flow is a graph of nodes with its triggers. Every save is a version; one of them is live.")
 
@@ -120,8 +118,7 @@ def list_flows(call: Call[ListFlows, Nothing]) -> Page[FlowView]:
 
 def _with_strip(call: Call[ListFlows, Nothing], flow: Flow) -> FlowView:
     found = call.gateway.history.page(RunFilter(flows=[flow.num]), limit=STRIP)
-    recent = [RecentRun(to_text(run.id), RunState(run.state).label, run.accepted / 1e6) for run in found.items]
-    return FlowView(**flow_fields(flow), recent=recent)
+    return FlowView(**flow_fields(flow), recent=[recent_run(run) for run in found.items])
 
 
 @noun.post("/flows", permission="flows:write", status=201, errors=(409,), audit=OWN, once=True)

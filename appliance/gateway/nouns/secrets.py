@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from appliance.gateway.common import Body, InWorkspace, Name, one_workspace
+from appliance.gateway.mentions import mentions_for
 from appliance.gateway.routing import Call, Nothing, Noun
 from appliance.security.secret import Secret
 from appliance.security.vault import MAX_LENGTH
@@ -16,11 +17,18 @@ from appliance.store.records import Page
 noun = Noun("secrets", "Values that flows use as `secrets.<name>`. They can be set and used, and never read.")
 
 
+class ListSecrets(InWorkspace, frozen=True):
+    """Which of them, and with what."""
+
+    uses: Annotated[bool, Meta(description="With the flows that mention each")] = False
+
+
 class SecretView(Struct, frozen=True):
-    """All that can be known of a secret."""
+    """All that can be known of a secret; ``used_by`` is as with variables."""
 
     name: str
     updated: float
+    used_by: list[str] | None = None
 
 
 class NewSecret(Body, frozen=True):
@@ -30,11 +38,12 @@ class NewSecret(Body, frozen=True):
 
 
 @noun.get("/secrets", permission="secrets:list")
-def list_secrets(call: Call[InWorkspace, Nothing]) -> Page[SecretView]:
+def list_secrets(call: Call[ListSecrets, Nothing]) -> Page[SecretView]:
     """The names of a workspace's secrets."""
     workspace = one_workspace(call.workspace)
     rows = [row for row in call.gateway.store.values.secrets.all() if row.workspace == workspace]
-    return Page([SecretView(row.name, row.updated) for row in rows])
+    uses = mentions_for(call, workspace, "secrets") if call.query.uses else None
+    return Page([SecretView(row.name, row.updated, None if uses is None else uses.get(row.name, [])) for row in rows])
 
 
 @noun.put("/secrets/{name}", permission="secrets:write", errors=(404,), audit="secret.set")

@@ -36,7 +36,7 @@ def show(call: Call[Nothing, Nothing]) -> AllSettings:
 
 @noun.patch("/settings", permission="settings:write", errors=(404,), audit="settings.set", atomic=True)
 def change(call: Call[Nothing, NewSettings]) -> AllSettings:
-    """Change settings. Some hold from the next start on: `queue_bound`, `max_snapshot_bytes`, `durability`, `clock`."""
+    """Change settings. Those with `x-flowork-restart` in the schema hold from the next start on."""
     call.note(", ".join(sorted(call.body.values)), values=call.body.values)
     call.gateway.store.settings.set(call.body.values)
     call.after.append(call.gateway.reload)

@@ -9,10 +9,12 @@ from msgspec import Meta, Struct
 
 from appliance.contracts import Event, WebTrigger
 from appliance.gateway.common import Body, InWorkspace, VersionNumber
+from appliance.gateway.flow_views import RecentRun, recent_run
 from appliance.gateway.routing import Call, Nothing, Noun
 from appliance.gateway.starting import Started, accepted, find_trigger, start, version_for
 from appliance.kernel.client import KernelAway
 from appliance.security.roles import EVERYWHERE, allowed
+from appliance.store.history import RunFilter
 from appliance.store.records import Flow, Page, Version
 
 noun = Noun("triggers", "A trigger starts runs of the version that is live.")
@@ -20,10 +22,15 @@ noun = Noun("triggers", "A trigger starts runs of the version that is live.")
 TriggerId = Annotated[str, Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$", description="A trigger's id")]
 
 
+#: Runs of a flow among which each trigger's last one is looked for.
+_LOOKED_THROUGH = 500
+
+
 class InFlow(InWorkspace, frozen=True):
     """Which of them."""
 
     flow: Annotated[list[str], Meta(max_length=100, description="Only of these flows (ids)")] = []
+    last: Annotated[bool, Meta(description="With the run that each has started last")] = False
 
 
 class TriggerView(Struct, frozen=True, kw_only=True):
@@ -31,7 +38,7 @@ class TriggerView(Struct, frozen=True, kw_only=True):
 
     ``ok`` is null while the kernel is away; ``status`` says in words how it is, or why it cannot start. ``next``
     are the next moments it fires, if they can be known. ``path`` is a webhook's address under this host, for those
-    who may start runs.
+    who may start runs. ``last`` is there when it was asked for, and if it is among the flow's newest 500 runs.
     """
 
     flow: str
@@ -46,6 +53,7 @@ class TriggerView(Struct, frozen=True, kw_only=True):
     status: str
     next: list[float]
     path: str = ""
+    last: RecentRun | None = None
 
 
 class FiredEvent(Body, frozen=True):
@@ -60,12 +68,11 @@ class FiredEvent(Body, frozen=True):
 def list_triggers(call: Call[InFlow, Nothing]) -> Page[TriggerView]:
     """The triggers of all live versions."""
     states = _states(call)
-    found = [
-        _view(call, flow, version, spec, states)
-        for flow, version in call.gateway.store.flows.live()
-        if call.workspace in (EVERYWHERE, flow.workspace) and (not call.query.flow or flow.id in call.query.flow)
-        for spec in _specs(version)
-    ]
+    found = []
+    for flow, version in call.gateway.store.flows.live():
+        if call.workspace in (EVERYWHERE, flow.workspace) and (not call.query.flow or flow.id in call.query.flow):
+            last = _last_runs(call, flow) if call.query.last else {}
+            found += [_view(call, flow, version, spec, states, last) for spec in _specs(version)]
     return Page(found)
 
 
@@ -96,6 +103,12 @@ def _states(call: Call[Any, Any]) -> dict[tuple[str, str], Mapping[str, Any]] | 
     return {(view["flow"], view["id"]): view for view in status["triggers"]}
 
 
+def _last_runs(call: Call[Any, Any], flow: Flow) -> dict[str, RecentRun]:
+    """The newest run of each trigger. Only so many are looked through: one may never have fired in a million runs."""
+    heads = call.gateway.history.page(RunFilter(flows=[flow.num]), limit=_LOOKED_THROUGH).items
+    return {head.trigger: recent_run(head) for head in reversed(heads)}
+
+
 def _specs(version: Version) -> list[dict[str, Any]]:
     return [spec for spec in version.body.get("triggers", []) if isinstance(spec, dict)]
 
@@ -106,6 +119,7 @@ def _view(
     version: Version,
     spec: dict[str, Any],
     states: Mapping[tuple[str, str], Mapping[str, Any]] | None,
+    last: Mapping[str, RecentRun],
 ) -> TriggerView:
     kind = str(spec.get("type"))
     on = flow.enabled and not spec.get("disabled", False)
@@ -126,6 +140,7 @@ def _view(
         status="listening" if web and state.get("ok") else status,
         next=list(state.get("next", [])) if on else [],
         path=f"/hooks/{secret}" if secret and allowed(call.identity, "runs:start", flow.workspace) else "",
+        last=last.get(str(spec.get("id"))),
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
 from appliance.gateway.common import Body, InWorkspace, Name, one_workspace
+from appliance.gateway.mentions import mentions_for
 from appliance.gateway.routing import Call, Nothing, Noun
 from appliance.store.errors import NotFound
 from appliance.store.records import Page
@@ -15,12 +17,23 @@ from appliance.store.values import Variable
 noun = Noun("variables", "Values that every flow of a workspace sees as `vars.<name>`.")
 
 
+class ListVariables(InWorkspace, frozen=True):
+    """Which of them, and with what."""
+
+    uses: Annotated[bool, Meta(description="With the flows that mention each")] = False
+
+
 class VariableView(Struct, frozen=True):
-    """A variable; ``updated`` is when it was last set."""
+    """A variable; ``updated`` is when it was last set.
+
+    ``used_by`` are the ids of the flows whose newest or live version mentions it, if that was asked for and the
+    caller may see flows.
+    """
 
     name: str
     value: Any
     updated: float
+    used_by: list[str] | None = None
 
 
 class NewValue(Body, frozen=True):
@@ -30,10 +43,12 @@ class NewValue(Body, frozen=True):
 
 
 @noun.get("/variables", permission="variables:read")
-def list_variables(call: Call[InWorkspace, Nothing]) -> Page[VariableView]:
+def list_variables(call: Call[ListVariables, Nothing]) -> Page[VariableView]:
     """The variables of a workspace by name."""
-    found = call.gateway.store.values.variables(one_workspace(call.workspace))
-    return Page([_view(variable) for variable in found])
+    workspace = one_workspace(call.workspace)
+    uses = mentions_for(call, workspace, "vars") if call.query.uses else None
+    found = call.gateway.store.values.variables(workspace)
+    return Page([_view(variable, uses) for variable in found])
 
 
 @noun.get("/variables/{name}", permission="variables:read", errors=(404,), etag=True)
@@ -66,5 +81,6 @@ def _find(call: Call[Any, Any], name: str) -> VariableView:
     raise NotFound(f"there is no variable {name!r}")
 
 
-def _view(variable: Variable) -> VariableView:
-    return VariableView(variable.name, variable.value, variable.updated)
+def _view(variable: Variable, uses: Mapping[str, list[str]] | None = None) -> VariableView:
+    used_by = None if uses is None else uses.get(variable.name, [])
+    return VariableView(variable.name, variable.value, variable.updated, used_by)
