@@ -2,7 +2,8 @@
 
 At rest no trigger is attached and no run goes on. The gateway serves the panel, flows can be looked at and mended, and
 what comes in by webhook is kept on disk for later. The state is one small file in the data folder, written when a
-kernel begins and ends. A power cut is no crash: crashes count within one boot.
+kernel begins and ends. A power cut is no crash (crashes count within one boot), and neither is a kernel that somebody
+kills.
 
 It ends when somebody says so (``flowork safe-mode off``, the panel), at the next boot, and by itself after a pause that
 grows from an hour to a day: a box on a roof is to try again.
@@ -29,6 +30,8 @@ CRASHES, WINDOW = 4, 600.0
 VARIABLE = "FLOWORK_SAFE_MODE_CRASHES"
 FIRST_PAUSE, LONGEST_PAUSE = 3600.0, 86400.0
 _CLEAN = ("success", "exit code 0")
+#: Somebody ended it (or its supervisor too, and nobody saw it): no crash, unless the system did so for lack of memory.
+_FROM_OUTSIDE = ("", "SIGKILL")
 
 
 class Rest(Struct, frozen=True, kw_only=True):
@@ -58,11 +61,22 @@ class State(Struct, kw_only=True):
     rest: Rest | None = None
     wakes: float | None = None
     tries: int = 0
+    #: Processes that the system had ended for lack of memory when the kernel began.
+    oom_kills: int = 0
 
 
 def uptime() -> float:
     """Seconds since the boot, those asleep too."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def oom_kills() -> int:
+    """How many processes the system has ended for lack of memory since the boot (proc(5), vmstat)."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
 class SafeMode:
@@ -75,6 +89,7 @@ class SafeMode:
         now: Callable[[], float] = time.time,
         since_boot: Callable[[], float] = uptime,
         boot: Callable[[], str] = boot_id,
+        oom_kills: Callable[[], int] = oom_kills,
         crashes: int | None = None,
     ) -> None:
         self._path = data / STATE
@@ -82,6 +97,7 @@ class SafeMode:
         self._now = now
         self._since_boot = since_boot
         self._boot = boot
+        self._oom_kills = oom_kills
         self._limit = crashes
 
     def state(self) -> State:
@@ -111,12 +127,15 @@ class SafeMode:
         if state.running is not None:
             if now - state.running > WINDOW:
                 state.tries = 0
-            if how not in _CLEAN:
-                state.crashes.append(Crash(now, how or "ended without a word"))
+            if how in _FROM_OUTSIDE and self._oom_kills() > state.oom_kills:
+                how = in_words("oom-kill")
+            if how not in (*_CLEAN, *_FROM_OUTSIDE):
+                state.crashes.append(Crash(now, how))
         state.crashes = [crash for crash in state.crashes if now - crash.at <= WINDOW]
         if state.rest is None and self._too_many(state):
             self._rest_after(state, now)
         state.running = now if state.rest is None else None
+        state.oom_kills = self._oom_kills()
         self._write(state)
         return state.rest
 
@@ -136,7 +155,7 @@ class SafeMode:
             self._end.write_text(how)
 
     def enter(self, reason: str) -> Rest:
-        """Turn it on by hand, until it is turned off. A running kernel looks when it is told to (:func:`poke`)."""
+        """Turn it on by hand, until it is turned off. A running kernel looks when it is called (its method ``rest``)."""
         state = self.state()
         state.rest = Rest(since=self._now(), until=None, reason=reason)
         state.wakes = None

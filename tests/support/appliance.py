@@ -77,11 +77,11 @@ class Appliance:
                 found[Path(f"/proc/{child.pid}/comm").read_text().strip().removeprefix("flowork-")] = child.pid
         return found
 
-    def kill(self, *names: str, wait: bool = True) -> None:
+    def kill(self, *names: str, wait: bool = True, number: int = signal.SIGKILL) -> None:
         """kill -9, and unless told otherwise wait until the supervisor has put others in their place."""
         before = eventually(lambda: (found := self.pids()) and set(names) <= set(found) and found, "processes to kill")
         for name in names:
-            os.kill(before[name], signal.SIGKILL)
+            os.kill(before[name], number)
         if wait:
             eventually(
                 lambda: all(self.pids().get(name, before[name]) != before[name] for name in names), "new processes"
