@@ -59,9 +59,7 @@ class Engine:
         command = [sys.executable, "-m", "appliance.cli", "up", "--host", "127.0.0.1", "--port", str(self.port)]
         log = (self.data.parent / "engine.log").open("ab")
         with log:
-            # Killing it again and again is what a benchmark may do; that is no reason for safe mode.
-            environ = {**os.environ, "FLOWORK_SAFE_MODE_CRASHES": "0"}
-            self._process = subprocess.Popen([*command, "--data", str(self.data)], stdout=log, stderr=log, env=environ)
+            self._process = subprocess.Popen([*command, "--data", str(self.data)], stdout=log, stderr=log)
         deadline = time.perf_counter() + 60
         while time.perf_counter() < deadline:
             with contextlib.suppress(OSError, http.client.HTTPException):

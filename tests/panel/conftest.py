@@ -30,7 +30,7 @@ def chromium() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def appliance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
     """A fresh engine with its example flow."""
-    environ = {"FLOWORK_SIGN_INS_PER_MINUTE": "1000", "FLOWORK_SAFE_MODE_CRASHES": "0"}
+    environ = {"FLOWORK_SIGN_INS_PER_MINUTE": "1000"}
     with Appliance(tmp_path_factory.mktemp("panel") / "FloworkData", environ=environ) as made:
         yield made
 
