@@ -9,7 +9,7 @@ The fleet lives in the kernel. The gateway is another process; it asks over ``ke
     A list of :class:`appliance.contracts.DeviceState`: the entities of the drivers that run, with their last values.
 ``device_history {agent, driver, config, source}``
     ``[[time, value], …]`` of a number, the last hour.
-``device_command {agent, driver, config, command, key?, timeout?}``
+``device_command {agent, driver, config, command, key?, within?}``
     Answered with the driver's acknowledgement.
 ``drivers {agent}``
     What an agent could run: ``{type: "" or why not}``.

@@ -29,6 +29,8 @@ RETRY = 0.5
 _PAUSE = 1.0
 _SAME = 0.25
 
+#: Stands for the flow of events that are about devices and agents; no flow's id is like it.
+DEVICES = "*devices"
 #: An event: its number (0: not one of the kernel's), the flow it is about, and its JSON.
 Item = tuple[int, str, bytes]
 
@@ -230,7 +232,8 @@ class Hub:
             self._say_up(True)
             return
         shaped = {**self._shape(event), "id": f"{self._epoch}-{number}"}
-        item = _item(number, shaped, str(event.get("flow", "")))
+        about = DEVICES if kind in {"devices", "agent"} else str(event.get("flow", ""))
+        item = _item(number, shaped, about)
         with self._lock:
             self._newest = number
             self._kept.append(item)

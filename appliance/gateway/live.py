@@ -22,8 +22,9 @@ from msgspec import Meta
 from appliance.contracts import FlowError
 from appliance.gateway import bodies
 from appliance.gateway.common import Query
+from appliance.gateway.device_views import news
 from appliance.gateway.guard import allowed_somewhere
-from appliance.gateway.hub import Hub, Watcher
+from appliance.gateway.hub import DEVICES, Hub, Watcher
 from appliance.gateway.identity import SUBPROTOCOL, headers_of, remote_of
 from appliance.gateway.naming import NOWHERE
 from appliance.gateway.problems import BadRequest, Unavailable
@@ -124,6 +125,8 @@ class LiveSocket:
 
     def _shape(self, event: dict[str, Any]) -> dict[str, Any]:
         """An event with the API's units (seconds) and the version's number."""
+        if event.get("type") in {"devices", "agent"}:
+            return news(event)
         if event.get("type") != "run":
             return event
         accepted, finished = event["accepted"], event["finished"]
@@ -174,13 +177,15 @@ class LiveSocket:
             _end(ws)
 
     def _filter(self, identity: Identity, flows: frozenset[str]) -> Callable[[str], bool]:
-        """Which events this caller gets: those of flows in workspaces it may read."""
-        names = self._gateway.names
+        """Which events this caller gets: those of flows in workspaces it may read, of devices if it may see them."""
+        names, devices = self._gateway.names, allowed_somewhere(identity, "devices:read")
         everywhere = allowed(identity, "runs:read", EVERYWHERE)
 
         def wants(flow: str) -> bool:
             if not flow:
                 return True
+            if flow == DEVICES:
+                return devices
             if flows and flow not in flows:
                 return False
             workspace = EVERYWHERE if everywhere else names.workspace_of(flow)

@@ -35,14 +35,14 @@ class History(Struct, kw_only=True):
 
 
 class Command(Struct, kw_only=True):
-    """The parameters of ``device_command``; ``timeout`` in seconds."""
+    """The parameters of ``device_command``, which has to be acknowledged ``within`` so many seconds."""
 
     agent: Name
     driver: str
     config: dict[str, Any]
     command: dict[str, Any]
     key: str = ""
-    timeout: Annotated[float, Meta(gt=0, le=600)] = 10.0
+    within: Annotated[float, Meta(gt=0, le=600)] = 10.0
 
 
 class Pair(Struct, kw_only=True):
@@ -97,7 +97,7 @@ class FleetApi:
                 reply.ok(value)
 
         self._fleet.command(
-            asked.agent, asked.driver, asked.config, asked.command, asked.key, asked.timeout, repeatable=not asked.key
+            asked.agent, asked.driver, asked.config, asked.command, asked.key, asked.within, repeatable=not asked.key
         ).then(done)
 
     def _drivers(self, params: Params, reply: Reply) -> None:
