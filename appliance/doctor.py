@@ -14,12 +14,13 @@ from typing import Any
 
 from appliance.contracts import FlowError
 from appliance.engine.validate import validate
-from appliance.findings import Finding, of_clock, of_disk, of_plugins, of_status
+from appliance.findings import Finding, of_clock, of_disk, of_plugins, of_safe_mode, of_status, of_strain
 from appliance.kernel.clock import Clock
 from appliance.kernel.maintenance import check_shards
 from appliance.listener import ANY, ListenError, bind
 from appliance.registry import Registry
 from appliance.running import answers, holder, listening
+from appliance.safemode import SafeMode
 from appliance.security.audit import AuditLog
 from appliance.security.keycheck import check_keys
 from appliance.security.vault import Secrets
@@ -27,6 +28,7 @@ from appliance.store.metadata import Store, open_store
 from appliance.store.migrations import pending
 from appliance.store.opening import DATABASE, RESTORING
 from appliance.store.sqlite_file import check_database
+from appliance.strain import look
 from appliance.world import Machine
 
 #: Where a gateway listens if nothing else is said.
@@ -53,6 +55,7 @@ def examine(
         ("the versions", of_versions),
         ("the data folder", lambda: _folder(data)),
         ("the disk", lambda: of_disk(data)),
+        ("the machine", lambda: of_strain(look(data))),
         ("the keys", lambda: _keys(data)),
         ("the database", lambda: _database(data)),
         ("the history", lambda: _history(data)),
@@ -164,7 +167,10 @@ def _flows(data: Path, store: Store, running: bool) -> Iterator[Finding]:
 
 
 def _away(data: Path) -> Iterator[Finding]:
-    if holder(data, "kernel") is None:
+    rest = SafeMode(data).on()
+    if rest is not None:
+        yield of_safe_mode(rest)
+    elif holder(data, "kernel") is None:
         yield Finding("stopped", "warning", "the engine is not running: nothing fires", "start it: `flowork up`")
     else:
         text = "the kernel does not answer: webhooks are accepted and kept, nothing runs"

@@ -9,12 +9,20 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from appliance.safemode import Rest
+from appliance.strain import Strain
+
 Level = Literal["warning", "critical"]
 #: Bytes left on the disk.
 _LOW, _EMPTY = 300_000_000, 60_000_000
 _FEW_FILES = 2_000
-#: Share of the queue's bound.
+#: Share of the queue's bound, and seconds that a run may wait for its turn.
 _FULL = 0.8
+_LAG = 600.0
+#: Shares of the last minute that were spent waiting for memory, and what must be free.
+_STALLED, _FROZEN, _MEMORY = 0.2, 0.1, 0.04
+#: °C: most boards slow down from 80 on; tenths of a card's life.
+_WARM, _HOT, _WORN = 78.0, 88.0, 9
 
 
 class Finding(Struct, frozen=True):
@@ -48,6 +56,10 @@ def _journal(status: Mapping[str, Any]) -> Iterator[Finding]:
     for shard in status["damaged"]:
         mend = "it was moved into corrupt/; runs of that day are lost unless a backup has them"
         yield Finding("damaged-day", "critical", f"a day of history was damaged: {shard}", mend)
+    if status["wear"]["thrifty"]:
+        text = "the hour's share of the write budget is spent: runs without effects come into the history once a minute"
+        mend = "have fewer events, or raise write_budget_mb if the disk can bear it"
+        yield Finding("write-budget", "warning", text, mend)
     yield from of_clock(bool(status["clock"]["ok"]), str(status["clock"]["text"]))
 
 
@@ -62,6 +74,55 @@ def _load(status: Mapping[str, Any]) -> Iterator[Finding]:
     if status["queue"] >= status["queue_bound"] * _FULL:
         text = f"{status['queue']:,} of at most {status['queue_bound']:,} runs wait for their turn"
         yield Finding("queue", "warning", text, "more comes in than can be done; past the bound senders are refused")
+    lag = float(status.get("lag") or 0.0)
+    if lag > _LAG:
+        text = f"a run waits for its turn since {lag / 60:.0f} minutes"
+        mend = "its flow's mode lets only so many run at once: look at its runs under way, or raise max_runs"
+        yield Finding("queue-lag", "warning", text, mend)
+
+
+def of_safe_mode(rest: Rest) -> Finding:
+    """The kernel rests."""
+    text = f"safe mode: no trigger fires and no run goes on, webhooks are kept; {rest.reason}"
+    mend = "mend the cause (see the log of the kernel), then end it here or with `flowork safe-mode off`"
+    return Finding("safe-mode", "critical", text, mend)
+
+
+def of_strain(strain: Strain) -> Iterator[Finding]:
+    """The machine under the engine."""
+    if strain.read_only:
+        text = "the disk of the data folder is read-only: the system has found it damaged, or it is worn out"
+        yield Finding("read-only", "critical", text, "back up what can be read, then check or replace the card or disk")
+    if (strain.frozen or 0.0) >= _FROZEN:
+        text = f"everything stood still for {strain.frozen:.0%} of the last minute, for lack of memory"
+        yield Finding("memory", "critical", text, "end other programs, run fewer things at once, or add memory (zram)")
+    elif (strain.stalled or 0.0) >= _STALLED:
+        text = f"programs waited for memory for {strain.stalled:.0%} of the last minute"
+        yield Finding("memory", "warning", text, "end other programs, run fewer things at once, or add memory (zram)")
+    elif strain.memory_free is not None and strain.memory_free < _MEMORY:
+        text = f"only {strain.memory_free:.0%} of the memory are free"
+        yield Finding("memory", "warning", text, "end other programs, or lower the memory bounds of scripts and models")
+    yield from _warmth(strain)
+    if strain.under_voltage:
+        text = "the power supply gives too little voltage at this moment: the machine may crash and damage its card"
+        yield Finding("power", "critical", text, "use the board's own power supply and a short, thick cable")
+    elif strain.under_voltage_before:
+        text = "the power supply has given too little voltage since the boot"
+        yield Finding("power", "warning", text, "use the board's own power supply and a short, thick cable")
+    if strain.worn is not None and strain.worn >= _WORN:
+        text = f"{min(strain.worn, 10) * 10} % of the memory card's life are used up, by its own account"
+        level: Level = "critical" if strain.worn > _WORN + 1 else "warning"
+        yield Finding("wear", level, text, "make a backup now, and replace it soon")
+
+
+def _warmth(strain: Strain) -> Iterator[Finding]:
+    mend = "give it air or a heat sink, or move it to a cooler place"
+    warm = strain.temperature
+    if warm is not None and warm >= _WARM:
+        level: Level = "critical" if warm >= _HOT else "warning"
+        yield Finding("temperature", level, f"the machine is at {warm:.0f} °C", mend)
+    elif strain.throttled:
+        yield Finding("throttled", "warning", "the machine has slowed itself down (heat or power)", mend)
 
 
 def of_plugins(status: Mapping[str, Any]) -> Iterator[Finding]:

@@ -155,7 +155,7 @@ class SafeMode:
             self._end.write_text(how)
 
     def enter(self, reason: str) -> Rest:
-        """Turn it on by hand, until it is turned off. A running kernel looks when it is called (its method ``rest``)."""
+        """Turn it on by hand, until it is turned off. A running kernel looks when its method ``rest`` is called."""
         state = self.state()
         state.rest = Rest(since=self._now(), until=None, reason=reason)
         state.wakes = None

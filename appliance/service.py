@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -69,34 +69,24 @@ def run_kernel(folder: Path) -> int:
 
 
 class Orders:
-    """Signals: SIGTERM and SIGINT end the process, SIGUSR1 only makes it look whether it is to rest."""
+    """SIGTERM and SIGINT end the process; ``stop`` alone makes it look whether it is to rest."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
         self.end = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ended)
-        signal.signal(signal.SIGUSR1, self._poked)
 
     def _ended(self, number: int, frame: FrameType | None) -> None:
         self.end = True
         self.stop.set()
-
-    def _poked(self, number: int, frame: FrameType | None) -> None:
-        self.stop.set()
-
-
-def poke(pid: int) -> None:
-    """Have a running kernel look whether it is to rest."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, signal.SIGUSR1)
 
 
 def _work(folder: Path, safe: SafeMode, orders: Orders) -> int:
     from appliance.kernel import process
 
     try:
-        code = process.main(folder, orders.stop, _watched)
+        code = process.main(folder, orders.stop, partial(_watched, orders))
     except FlowError as exc:
         safe.ended(exc.message)
         raise
@@ -107,8 +97,9 @@ def _work(folder: Path, safe: SafeMode, orders: Orders) -> int:
     return code
 
 
-def _watched(kernel: Kernel) -> Callable[[], None]:
+def _watched(orders: Orders, kernel: Kernel) -> Callable[[], None]:
     """The kernel is up: from now on its engine thread has to turn."""
+    kernel.on_rest = orders.stop.set
 
     def alive(patience: float) -> bool:
         turned = threading.Event()

@@ -26,7 +26,7 @@ SERVICES = {
 }
 #: What the gateway and the command line share: changing and checking flows, looking at the engine's health.
 FLOWS = {"appliance.flowbook", "appliance.webpaths", "appliance.world"}
-HEALTH = {"appliance.findings", "appliance.running", "appliance.listener", "appliance.safemode"}
+HEALTH = {"appliance.findings", "appliance.running", "appliance.listener", "appliance.safemode", "appliance.strain"}
 MAY_IMPORT: dict[str, set[str]] = {
     "appliance.contracts": set(),
     "appliance.paths": BASE,
@@ -45,7 +45,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.world": BASE | {"appliance.sandbox", "appliance.fleet"},
     "appliance.webpaths": BASE | {"appliance.engine"},
     "appliance.flowbook": BASE | SERVICES - {"appliance.queue"} | {"appliance.fleet", "appliance.kernel"} | FLOWS,
-    "appliance.findings": set(),
+    "appliance.findings": {"appliance.safemode", "appliance.strain"},
+    "appliance.strain": set(),
     "appliance.running": set(),
     "appliance.sdnotify": set(),
     "appliance.safemode": {"appliance.kernel"},

@@ -32,13 +32,15 @@ def show(session: Session) -> None:
 @click.option("--reason", default="turned on by hand", show_default=True, help="Shown on the health page.")
 def on(session: Session, reason: str) -> None:
     """Let the kernel rest until `flowork safe-mode off`: runs under way stop where they are and go on then."""
+    from appliance.kernel.client import KernelAway
     from appliance.safemode import SafeMode
-    from appliance.service import poke
 
-    rest = SafeMode(session.need_engine()).enter(reason)
-    status = session.status()
-    if status is not None:
-        poke(int(status["pid"]))
+    safe = SafeMode(session.need_engine())
+    rest = safe.enter(reason)
+    try:
+        session.client.call("rest")
+    except KernelAway:
+        pass  # it rests as soon as it begins
     session.audit("safe_mode.on", "", {"reason": reason})
     session.done(_view(rest), "safe mode is on: no trigger fires and no run goes on")
 

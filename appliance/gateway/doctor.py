@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from appliance.findings import Finding, of_disk, of_status, overall
+from appliance.findings import Finding, of_disk, of_safe_mode, of_status, of_strain, overall
 from appliance.gateway.services import Gateway
+from appliance.safemode import SafeMode
 
 __all__ = ["Finding", "findings_of", "overall"]
 
 
 def findings_of(gateway: Gateway, status: Mapping[str, Any] | None) -> list[Finding]:
     """Everything that is not well; ``status`` is the kernel's own word, None if it is away."""
-    found = [*_store(gateway), *of_disk(gateway.data)]
+    found = [*_store(gateway), *of_disk(gateway.data), *of_strain(gateway.strain())]
     if status is None:
+        rest = SafeMode(gateway.data).on()
+        if rest is not None:
+            return [*found, of_safe_mode(rest)]
         text = "the kernel does not answer: webhooks are accepted and kept, nothing runs"
         return [*found, Finding("kernel-away", "critical", text, "it is started again by itself; if not, see its log")]
     return [*found, *of_status(status)]

@@ -42,6 +42,7 @@ from appliance.security.vault import Secrets
 from appliance.store.history import History
 from appliance.store.metadata import Store, open_store
 from appliance.store.settings import Settings
+from appliance.strain import look as look_for_strain
 
 if TYPE_CHECKING:
     from appliance.flowbook import FlowBook
@@ -52,6 +53,7 @@ HOUR = 3600.0
 #: Seconds for which the kernel's word on itself, and counts over the history, are believed.
 STATUS_AGE = 1.0
 HISTORY_AGE = 10.0
+STRAIN_AGE = 10.0
 
 
 class Gateway:
@@ -98,6 +100,8 @@ class Gateway:
         self._standing_in = False
         #: The kernel's word on itself; None while it is away.
         self.kernel_status = Kept(self._ask_kernel, STATUS_AGE, monotonic)
+        #: What the machine suffers from.
+        self.strain = Kept(lambda: look_for_strain(data), STRAIN_AGE, monotonic)
         #: Runs of the last day by state, open dead letters, bytes on disk.
         self.history_view = Kept(self._look_at_history, HISTORY_AGE, monotonic)
         #: How many panels watch live.

@@ -85,6 +85,7 @@ class Api:
             "status": self._status,
             "live": self._live.subscribe,
             "sweep": self._sweep,
+            "rest": self._rest,
             **fleet_methods(self._kernel.fleet),
             "try": self._on_engine(self._try),
         }
@@ -256,6 +257,11 @@ class Api:
 
     def _status(self, params: Params, reply: Reply) -> None:
         reply.ok(self._kernel.status())
+
+    def _rest(self, params: Params, reply: Reply) -> None:
+        """Safe mode was turned on: whoever runs this kernel stops it, if it can."""
+        self._kernel.on_rest()
+        reply.ok()
 
     def _sweep(self, params: Params, reply: Reply) -> None:
         self._kernel.maintenance.nudge_sweep()

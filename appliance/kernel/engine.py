@@ -188,6 +188,7 @@ class Engine:
         while self.steps.precious() and (left := deadline - time.monotonic()) > 0:
             self._turned.clear()
             self._turned.wait(min(left, 0.5))
+        self.post(self.keeper.catch_up)
         self.pump()
         with self._turn:
             self.closed = True
@@ -206,6 +207,7 @@ class Engine:
     def watch(self) -> None:
         """The watchdog: steps that take for ever are ended, runs that nothing moves any more get another push."""
         self.keeper.try_again()
+        self.keeper.catch_up()
         oldest = time.monotonic_ns() - int(DEFAULT_TIMEOUT * 1e9)
         queued = {(run.id, index) for run, index in self.ready}
         queued |= {(run.id, index) for _, _, run, index in self.ranked}
@@ -363,6 +365,7 @@ class Engine:
         for run in flow.active.values():
             if run.trigger == trigger and run.event.get("id") == event_id:
                 return run.id
+        self.keeper.catch_up()
         self.commit()
         for number, data in self.journal.recent_events(flow.num, trigger, RECENT_EVENTS):
             if trace.unpack(data)[0] == event_id:

@@ -14,6 +14,7 @@ from typing import Any
 
 from appliance.contracts import Event, NodeError
 from appliance.engine import trace
+from appliance.engine.states import RunState
 from appliance.engine.trace import Record
 from appliance.kernel.context import Services
 from appliance.kernel.runs import LiveRun
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 _BLOB = re.compile(rb"\$blob\xd9\x40([0-9a-f]{64})")
 RETRY_DISK = 5.0
 MAX_HELD = 5_000
+#: Ended runs that may be put off while the write budget is spent.
+MAX_LATER = 256
 
 
 class Keeper:
@@ -55,6 +58,10 @@ class Keeper:
         self.urgent = False
         #: Set while an outcome is taken in that may come a little later to the disk.
         self.relaxed = False
+        #: The write budget is spent: what only history needs waits for :meth:`catch_up`, or for company.
+        self.thrifty = False
+        self._later: list[LiveRun] = []
+        self._catching_up = False
 
     @property
     def pending(self) -> bool:
@@ -185,14 +192,35 @@ class Keeper:
         self._fresh = self.urgent = False
         touched, self._touched = self._touched, []
         callbacks, self._callbacks = self._callbacks, []
-        if touched or self._ops:
-            batch = self._batch(touched)
+        written = self._due(touched) if self.thrifty or self._later else touched
+        if written or self._ops:
+            batch = self._batch(written)
             if self._write(batch):
-                self._kept(touched)
+                self._kept(written)
                 self.committed()
             else:
-                self._hold(touched)
+                self._hold(written)
         return touched, callbacks
+
+    def catch_up(self) -> None:
+        """Have the next commit write what was put off."""
+        if self._later:
+            self._catching_up = self._fresh = self.urgent = True
+
+    def _due(self, touched: list[LiveRun]) -> list[LiveRun]:
+        """What is to be written now, while the write budget is spent.
+
+        A run that succeeded before anything of it was written has done nothing to the world: after a power cut it
+        would only be missing from the history. It goes to the disk with the next one that must, or once a minute.
+        """
+        needed = {run for run, _ in self._ops} | set(self._keys.values()) | {run for _, run in self._blobs}
+        putting_off = self.thrifty and not self._catching_up and len(self._later) < MAX_LATER
+        self._catching_up = False
+        if putting_off and not self._ops and all(_history_only(run) and run.id not in needed for run in touched):
+            self._later += touched
+            return []
+        later, self._later = self._later, []
+        return later + touched
 
     def try_again(self) -> None:
         """If the journal was given up, see whether it can be written again."""
@@ -296,6 +324,10 @@ class Keeper:
         self._blobs = [(digest, run) for digest, run in self._blobs if run in held]
         for key in list(self._keys)[: -MAX_HELD * 2]:
             del self._keys[key]
+
+
+def _history_only(run: LiveRun) -> bool:
+    return run.state is RunState.SUCCEEDED and not run.row_written and run.parent is None and run.origin is None
 
 
 class Nowhere(list[bytes]):

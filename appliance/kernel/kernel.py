@@ -30,6 +30,7 @@ from appliance.kernel.recovery import Recovery
 from appliance.kernel.runs import FlowSlot
 from appliance.kernel.server import Server
 from appliance.kernel.standin import adopt_task
+from appliance.kernel.wear import Wear
 from appliance.queue.app import make_huey
 from appliance.queue.consumer import start_consumer
 from appliance.registry import Registry
@@ -81,6 +82,9 @@ class Kernel:
         #: For binary data, in which a few bytes are soon found that only look like a short secret.
         self._long_scrubber = Scrubber()
         self._began = time.monotonic()
+        self.wear = Wear(data)
+        #: Called when safe mode was turned on.
+        self.on_rest: Callable[[], None] = lambda: None
         self._stopped = False
         self._looked_at: object = None
 
@@ -267,6 +271,17 @@ class Kernel:
     def _tick(self) -> None:
         """The watchdog, once a minute: lost wake-ups, stray runs, a disk that may be back."""
         self.engine.post(self._watch)
+        self._mind_budget()
+
+    def _mind_budget(self) -> None:
+        """Once the hour's share of the write budget is spent, history waits; on a card by default."""
+        self.wear.look()
+        found = {setting.name: setting for setting in self.store.settings.describe()}["write_budget_mb"]
+        bound = found.value if found.source != "default" or self.wear.on_card() else 0
+        thrifty = self.wear.over(bound * 1e6)
+        if thrifty != self.engine.keeper.thrifty:
+            logger.info("the write budget is %s", "spent: history is written once a minute" if thrifty else "kept")
+            self.engine.keeper.thrifty = thrifty
 
     def _watch(self) -> None:
         if (mark := self.journal.mark()) != self._looked_at:
@@ -346,6 +361,11 @@ class Kernel:
 
         self.engine.post(work)
 
+    def _lag(self) -> float:
+        """Seconds that the oldest run has waited for its turn."""
+        queued = [run.accepted for slot in list(self.engine.flows.values()) for run in list(slot.queue)[:1]]
+        return max(0.0, time.time() - min(queued) / 1e6) if queued else 0.0
+
     def status(self) -> dict[str, Any]:
         """For the health page."""
         engine, keeper = self.engine, self.engine.keeper
@@ -357,6 +377,7 @@ class Kernel:
             "waiting": keeper.waiting,
             "queue": engine.load(),
             "queue_bound": engine.queue_bound,
+            "lag": self._lag(),
             "timers": len(engine.timers),
             "commits": keeper.commits,
             "ended": dict(engine.counts),
@@ -365,6 +386,7 @@ class Kernel:
             "damaged": list(self.journal.damaged),
             "clock": {"ok": ok, "text": why},
             "free_bytes": free_bytes(self.data),
+            "wear": {**self.wear.view(), "thrifty": keeper.thrifty},
             "triggers": self.hosting.views(),
             "mqtt": [status_view(status) for status in self._mqtt.status()],
             "broken": [{"kind": b.kind, "type": b.type, "error": b.error} for b in self.registry.broken],

@@ -83,6 +83,18 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             extra_json_schema=_about("Running", unit="runs", restart=True),
         ),
     ] = 10_000
+    write_budget_mb: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            title="Writing to the disk",
+            description="MB that may be written to the disk in a day. Beyond, runs without effects come into the "
+            "history once a minute instead of at once. 0: no bound. By default it counts on SD cards and eMMC only; "
+            "a value that you set counts on any disk",
+            extra_json_schema=_about("History", unit="MB a day"),
+        ),
+    ] = 100.0
     durability: Annotated[
         Literal["power", "process"],
         Meta(

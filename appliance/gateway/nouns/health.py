@@ -13,6 +13,7 @@ from appliance.gateway.guard import allowed_somewhere
 from appliance.gateway.routing import Call, Nothing, Noun
 from appliance.gateway.version import VERSION
 from appliance.security.roles import EVERYWHERE, allowed
+from appliance.strain import view
 
 noun = Noun("health", "Is everything well? What is not comes with what to do about it.")
 
@@ -26,6 +27,7 @@ class Health(Struct, frozen=True, kw_only=True):
     kernel: Any | UnsetType = UNSET
     gateway: Mapping[str, Any] | UnsetType = UNSET
     history: Mapping[str, Any] | UnsetType = UNSET
+    strain: Mapping[str, Any] | UnsetType = UNSET
 
 
 @noun.get("/health", public="it says in a word whether the engine is well")
@@ -49,6 +51,7 @@ def show(call: Call[Nothing, Nothing]) -> Health:
         kernel=plain(kernel),
         gateway={"uptime": round(gateway.monotonic() - gateway.began, 1), "sockets": gateway.sockets()},
         history=gateway.history_view(),
+        strain=view(gateway.strain()),
     )
 
 
