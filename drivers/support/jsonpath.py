@@ -27,11 +27,13 @@ def steps(path: str) -> list[str | int]:
 
 def pick(value: Any, path: list[str | int]) -> Any:
     """Raises ``LookupError`` saying which step is not there."""
+    here: Any = value
     for step in path:
-        if (isinstance(step, int) and isinstance(value, list) and -len(value) <= step < len(value)) or (
-            isinstance(step, str) and isinstance(value, dict) and step in value
-        ):
-            value = value[step]
-        else:
-            raise LookupError(f"there is no {step!r}")
-    return value
+        kind: type[Any] = list if isinstance(step, int) else dict
+        try:
+            if not isinstance(here, kind):
+                raise LookupError
+            here = here[step]
+        except LookupError:
+            raise LookupError(f"there is no {step!r}") from None
+    return here
