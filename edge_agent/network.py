@@ -77,6 +77,8 @@ def pair(folder: Path, code: str, given: Sequence[str], machine: str, *, search:
         except OSError as exc:
             why = f"{where}: {(exc.strerror or str(exc)).lower()}"
             continue
+        except pairing.WrongCode as exc:
+            raise pairing.PairingError(f"{where}: {exc}") from None
         except pairing.PairingError as exc:
             why = f"{where}: {exc}"
             continue

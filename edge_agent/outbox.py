@@ -38,6 +38,8 @@ LINGER = 0.05
 FORGET = 1.0
 #: Events that may wait to be written while the disk does not take them.
 UNWRITTEN = 20_000
+#: A wall clock before this (in 2023) has not been set since the machine was switched on.
+CLOCK_SET = 1_700_000_000.0
 #: Bytes that an event takes on disk beside its body.
 OVERHEAD = 60
 
@@ -72,14 +74,18 @@ class Item(Struct, eq=False):
 
 
 class Lane:
-    """The events of one watch: ``window`` in memory, its first ``sent`` under way; more on disk if ``spilled``."""
+    """The events of one watch: ``window`` in memory, its first ``sent`` under way; more on disk if ``spilled``.
 
-    __slots__ = ("durable", "filling", "name", "sent", "sent_bytes", "spilled", "window")
+    ``newest`` is the highest number that memory has held; what is behind it on disk was never read.
+    """
+
+    __slots__ = ("durable", "filling", "name", "newest", "sent", "sent_bytes", "spilled", "window")
 
     def __init__(self, name: str, durable: bool) -> None:
         self.name = name
         self.durable = durable
         self.window: deque[Item] = deque()
+        self.newest = -1
         self.sent = 0
         self.sent_bytes = 0
         self.spilled = False
@@ -232,6 +238,7 @@ class Outbox:
         self._next += 1
         if not lane.spilled and len(lane.window) < HELD:
             lane.window.append(item)
+            lane.newest = item.seq
         elif not lane.durable:
             self._count_lost(lane.name, 1)
             return
@@ -365,15 +372,19 @@ class Outbox:
                 forget, self._forget = self._forget, {}
                 discard, self._discard = self._discard, set()
                 lost = dict(self._lost)
+                last = self._stopping
             try:
                 self._commit(items, forget, discard, lost)
                 self._healthy = True
             except sqlite3.Error as exc:
                 self._failed(exc, items, forget, discard)
+                if last:
+                    return
                 continue
-            for lane in self._filling():
+            filling = self._filling()
+            for lane in filling:
                 self._refill(lane)
-            if any(not lane.spilled for lane in self._lanes.values()):
+            if filling or self._lost:
                 self._wake()
 
     def _hurry(self) -> bool:
@@ -425,8 +436,13 @@ class Outbox:
         now = self._clocks.up()
         if now >= self._sweep_at:
             self._sweep_at = now + 60.0
-            old = (self._clocks.wall() - self._max_age,)
-            self._drop(db.execute("SELECT seq, watch, length(body) FROM event WHERE at < ?", old).fetchall(), db, lost)
+            # By the clock that nobody sets, where it can be; a wall clock that was not set yet says nothing.
+            query = (
+                "SELECT seq, watch, length(body) FROM event WHERE "
+                "(boot = :boot AND up < :up) OR (boot <> :boot AND at < :at AND at > :set)"
+            )
+            bounds = {"boot": self._clocks.boot, "up": now - self._max_age, "at": self._clocks.wall() - self._max_age}
+            self._drop(db.execute(query, {**bounds, "set": CLOCK_SET}).fetchall(), db, lost)
         while self._bytes > self._max_bytes:
             query = "SELECT seq, watch, length(body) FROM event ORDER BY priority, seq LIMIT 500"
             rows = db.execute(query).fetchall()
@@ -470,17 +486,12 @@ class Outbox:
             self._forget = {**forget, **self._forget}
             self._discard |= discard
             self._lock.wait_for(lambda: self._stopping, 2.0)
-            if self._stopping:
-                self._unwritten.clear()
-                self._forget, self._discard = {}, set()
-                for lane in self._lanes.values():
-                    lane.filling = False
 
     def _refill(self, lane: Lane) -> None:
         """Read the next events of a lane that memory had no room for."""
         with self._lock:
             room = HELD - len(lane.window)
-            behind = lane.window[-1].seq if lane.window else -1
+            behind = lane.newest
             upto = self._next
         if room <= 0:
             lane.filling = False
@@ -497,7 +508,8 @@ class Outbox:
         ]
         with self._lock:
             lane.window.extend(found)
+            lane.newest = found[-1].seq if found else behind
             # Caught up, unless more came meanwhile that lies in the writer's queue only.
-            late = any(item.watch == lane.name and not item.gone and item.seq > behind for item in self._unwritten)
+            late = any(item.watch == lane.name and not item.gone and item.seq > lane.newest for item in self._unwritten)
             lane.spilled = len(found) >= room or late
             lane.filling = lane.spilled and len(lane.window) < HELD

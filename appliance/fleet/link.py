@@ -28,6 +28,8 @@ LOCAL_HEARTBEAT, HEARTBEAT, MISSED = 60.0, 10.0, 2.5
 PATIENCE = 10.0
 #: Comparisons of clocks among which the best one counts.
 SAMPLES = 8
+#: A wall clock before this (in 2023) has not been set since the machine was switched on.
+CLOCK_SET = 1_700_000_000.0
 
 
 class Sample(Struct, frozen=True):
@@ -114,7 +116,10 @@ class Link:
         if not self.identity or not self._samples:
             return row.at
         best = self.best
-        return row.up + best.booted if row.up else min(row.at - best.ahead, self._wall())
+        if row.up:
+            return row.up + best.booted
+        # Before its last boot: by its wall clock, if that had been set then.
+        return min(row.at, self._wall()) if row.at > CLOCK_SET else self._wall()
 
     def blob(self, part: messages.BlobPart) -> None:
         """A piece of a large value; the whole is kept when the last has come. Raises ``ChannelClosed``."""

@@ -36,6 +36,10 @@ class PairingError(Exception):
     """It did not come to a pairing; the text is for people."""
 
 
+class WrongCode(PairingError):
+    """Somebody who has such a pairing open has another code: asking again would only use up what it allows."""
+
+
 class Request(Struct):
     """What the agent has to say of itself."""
 
@@ -75,7 +79,7 @@ class Sealed:
         try:
             return msgspec.msgpack.decode(self._in.decrypt(bytes(12), data, None), type=kind)
         except (InvalidTag, ValueError, msgspec.DecodeError):
-            raise PairingError("the code is not right") from None
+            raise WrongCode("the code is not right") from None
 
 
 def new_code(number: int) -> str:
@@ -108,7 +112,7 @@ def request(link: socket.socket, code: str, mine: Request) -> Answer:
     _send(link, sealed.seal(mine))
     answer = _receive(link)
     if not answer:
-        raise PairingError("the code is not right")
+        raise WrongCode("the code is not right")
     return sealed.open(answer, Answer)
 
 
