@@ -8,7 +8,7 @@ import { first, neighbour } from './navigate'
 import { boundsOf, curveOf, distanceTo, pointAt } from './routing'
 import { Scene } from './scene'
 import { contains, inPoint, nodeHeight, outPoint, portOffset, type EdgeShape, type NodeShape } from './shapes'
-import { fitted, MAX_ZOOM, panned, revealing, seen, toScreen, toWorld, zoomed } from './viewport'
+import { fitted, kept, MAX_ZOOM, panned, revealing, seen, toScreen, toWorld, zoomed } from './viewport'
 
 function shape(id: string, x = 0, y = 0, ports: readonly string[] = ['out', 'error']): NodeShape {
   const look = { title: id, subtitle: '', icon: '', category: 'logic', type: 'log', kind: 'node' as const }
@@ -52,6 +52,18 @@ describe('viewport', () => {
     expect(contains(window, { x: part.x, y: part.y })).toBe(true)
     expect(contains(window, { x: part.x + part.w, y: part.y + part.h })).toBe(true)
     expect(fitted({ x: 0, y: 0, w: 10, h: 10 }, size).zoom).toBe(1)
+  })
+
+  it('keeps some of what there is in sight', () => {
+    const size = { w: 800, h: 600 }
+    const all = { x: 0, y: 0, w: 1000, h: 400 }
+    expect(kept({ x: 100, y: 50, zoom: 1 }, all, size)).toEqual({ x: 100, y: 50, zoom: 1 })
+    for (const lost of [{ x: 9000, y: 0, zoom: 1 }, { x: -9000, y: 9000, zoom: 0.5 }]) {
+      const window = seen(kept(lost, all, size), size)
+      expect(window.x).toBeLessThan(all.x + all.w)
+      expect(window.x + window.w).toBeGreaterThan(all.x)
+      expect(window.y).toBeLessThan(all.y + all.h)
+    }
   })
 
   it('moves no more than is needed to reveal something', () => {

@@ -27,6 +27,7 @@ export class Scene {
   private readonly grid: Grid<NodeShape>
   private readonly touching = new Map<string, PlacedEdge[]>()
   private readonly groupShapes: readonly GroupShape[]
+  private whole: Rect | null = null
 
   constructor(nodes: readonly NodeShape[], edges: readonly EdgeShape[], groups: readonly GroupShape[] = []) {
     this.nodes = nodes
@@ -85,6 +86,7 @@ export class Scene {
       edge.bounds = boundsOf(edge.curve)
     }
     if (this.groupShapes.length) this.placeGroups()
+    this.whole = null
   }
 
   nodesWithin(part: Rect): NodeShape[] {
@@ -97,6 +99,6 @@ export class Scene {
 
   /** All that there is, or null for an empty flow. */
   bounds(): Rect | null {
-    return around([...this.nodes, ...this.groups])
+    return (this.whole ??= around([...this.nodes, ...this.groups]))
   }
 }

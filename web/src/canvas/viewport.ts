@@ -72,3 +72,15 @@ export function revealing(view: View, part: Rect, size: Size, margin = 40): View
     y: view.y + shift(part.y, part.h, window.y, window.h),
   }
 }
+
+/** Moved back as far as is needed for some of what there is to stay in sight. */
+export function kept(view: View, all: Rect | null, size: Size, least = 120): View {
+  if (!all || !size.w) return view
+  const edge = least / view.zoom
+  const clamp = (value: number, low: number, high: number): number => Math.min(Math.max(value, low), Math.max(low, high))
+  return {
+    ...view,
+    x: clamp(view.x, all.x + Math.min(edge, all.w) - size.w / view.zoom, all.x + all.w - Math.min(edge, all.w)),
+    y: clamp(view.y, all.y + Math.min(edge, all.h) - size.h / view.zoom, all.y + all.h - Math.min(edge, all.h)),
+  }
+}

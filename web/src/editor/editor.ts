@@ -54,6 +54,9 @@ export class Editor {
   /** Tells those who cannot see the canvas what has happened. */
   readonly said: ShallowRef<string> = shallowRef('')
 
+  /** What still waits for a pause in somebody's typing; done before the flow is saved or compared. */
+  readonly pending = new Set<() => void>()
+
   readonly scene: ComputedRef<Scene>
   readonly dirty: ComputedRef<boolean>
   readonly readonly: ComputedRef<boolean>
@@ -534,8 +537,14 @@ export class Editor {
 
   // --- saving --------------------------------------------------------------------------------------
 
+  /** Take over what was typed and not taken over yet. */
+  settle(): void {
+    for (const work of this.pending) work()
+  }
+
   /** Save as a new version, with faults as a draft. True if it was saved. */
   async save(message = '', deploy = false): Promise<boolean> {
+    this.settle()
     const flow = this.flow.value
     if (!flow || this.busy.value) return false
     this.busy.value = deploy ? 'Deploying …' : 'Saving …'

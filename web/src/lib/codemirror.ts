@@ -139,7 +139,7 @@ export function openEditor(parent: HTMLElement, options: EditorOptions): EditorH
         syntaxHighlighting(COLOURS),
         LOOK,
         EditorView.lineWrapping,
-        EditorView.contentAttributes.of({ 'aria-label': options.label }),
+        EditorView.contentAttributes.of({ 'aria-label': options.label, tabindex: '0' }),
         placeholder(options.placeholder),
         keymap.of([
           ...closeBracketsKeymap, ...defaultKeymap, ...(options.field ? [] : searchKeymap), ...historyKeymap, ...foldKeymap,
