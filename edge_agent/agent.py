@@ -102,6 +102,7 @@ class Agent:
         self._way = ""
         self._welcome: messages.Welcome | None = None
         self._welcomed_at = 0.0
+        self._values_due = False
         self._dialer: Dialer | None = None
         self._heard_at = 0.0
         self._gone_since = 0.0
@@ -333,6 +334,7 @@ class Agent:
         self._route.worked(self._way)
         self._systemd.tell(f"STATUS=connected over {self._way}")
         self._outbox.linked(True)
+        self._values_due = True
         self._report()
         self._survey.begin()
         self._soon()
@@ -415,12 +417,13 @@ class Agent:
         if self._welcome is None:
             return
         report = messages.Report(
-            drivers=[unit.report() for unit in self._units.values()],
+            drivers=[unit.report(values=self._values_due) for unit in self._units.values()],
             revision=self._revision,
             waiting=self._outbox.waiting,
             dropped=self._outbox.dropped,
             available=self._survey.found,
         )
+        self._values_due = False
         self._send(report)
 
     # --- commands -------------------------------------------------------------------------------

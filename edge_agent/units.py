@@ -28,6 +28,8 @@ FIRST_RETRY, LONGEST_RETRY = 0.5, 5.0
 HOPELESS_RETRY = 60.0
 #: Commands that may wait for one driver.
 QUEUE = 100
+#: Sources of a driver whose last value is remembered, and the bytes of one that is.
+MOST_VALUES, LARGEST_VALUE = 2_000, 2_000
 #: Seconds that stopping waits for a driver that hangs.
 PATIENCE = 5.0
 
@@ -109,6 +111,8 @@ class Unit:
         self._stop: Stop | None = None
         self._failures = 0
         self._entities: list[Entity] = []
+        #: What each source last said, as it went out: the newest last.
+        self._last: dict[str, tuple[Any, str, float]] = {}
         self._lock = threading.Lock()
         #: Held while the driver is opened, commanded or closed.
         self._busy = threading.RLock()
@@ -161,10 +165,15 @@ class Unit:
             thread.join(seconds)
         return thread is None or not thread.is_alive()
 
-    def report(self) -> DriverReport:
-        """As it is now."""
+    def report(self, *, values: bool) -> DriverReport:
+        """As it is now; with ``values`` also what the entities last said, for an appliance that has just come up."""
         entities = [msgspec.to_builtins(entity) for entity in self._entities]
-        return DriverReport(self.type, self.config, self.ok, self.text, list(self._watches), entities)
+        found = DriverReport(self.type, self.config, self.ok, self.text, list(self._watches), entities)
+        if values:
+            with self._lock:
+                last = dict(self._last)
+            found.values = {entity.id: last[entity.id] for entity in self._entities if entity.id in last}
+        return found
 
     def look_again(self) -> None:
         """Some drivers learn of their entities as they go."""
@@ -303,9 +312,16 @@ class Unit:
 
     def _emit(self, seen: Observation) -> None:
         body = Body(seen.source, seen.kind, seen.value, seen.attrs)
-        if len(encode(body)) > LARGEST_EVENT:
+        size = len(encode(body))
+        if size > LARGEST_EVENT:
             body = Body(seen.source, seen.kind, None, {"error": f"left out: larger than {LARGEST_EVENT:,} bytes"})
         self.heard = True
+        if size <= LARGEST_VALUE:
+            with self._lock:
+                self._last.pop(seen.source, None)
+                self._last[seen.source] = (seen.value, seen.kind, seen.at)
+                while len(self._last) > MOST_VALUES:
+                    del self._last[next(iter(self._last))]
         self._put(self._watches, body, seen.at, seen.priority)
 
 

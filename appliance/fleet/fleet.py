@@ -456,12 +456,21 @@ class Fleet:
             self._events(link, link.remote, message)
         elif isinstance(message, messages.Report):
             link.remote.report = message
+            self._learn(link, link.remote.name, message)
             link.remote.tell()
             self._news.agent(link.remote.state())
         elif isinstance(message, messages.Done):
             link.remote.done(message)
         else:
             link.blob(message)
+
+    def _learn(self, link: Link, agent: str, report: messages.Report) -> None:
+        """What an agent's entities said before we came up."""
+        ahead = link.best.ahead if link.identity else 0.0
+        for driver in report.drivers:
+            key = source_key(driver.driver, driver.config)
+            for source, (value, kind, at) in driver.values.items():
+                self._values.note((agent, key, source), value, kind, at - ahead)
 
     def _events(self, link: Link, remote: Remote, message: messages.Events) -> None:
         delivery, wanted = remote.deliveries.get(message.watch), remote.wanted.get(message.watch)

@@ -86,7 +86,10 @@ class BlobPart(Message, tag="blob"):
 
 
 class DriverReport(Struct):
-    """One running driver: whether it works, and who wants it. ``entities`` as ``drivers.base.Entity``."""
+    """One running driver: whether it works, and who wants it. ``entities`` as ``drivers.base.Entity``.
+
+    ``values``, in the first report of a connection, are what entities last said: value, kind, time (this machine's).
+    """
 
     driver: str
     config: dict[str, Any]
@@ -94,6 +97,7 @@ class DriverReport(Struct):
     text: str
     watches: list[str]
     entities: list[dict[str, Any]] = []
+    values: dict[str, tuple[Any, str, float]] = {}
 
 
 class Report(Message, tag="report"):
