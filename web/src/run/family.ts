@@ -1,6 +1,6 @@
 /** The runs that a run started, put together by the step and the item that each was for. */
 
-import type { ChildView } from '@/api/runs'
+import type { ChildView, RecordView } from '@/api/runs'
 
 export interface Item {
   index: number
@@ -15,6 +15,13 @@ export interface Brood {
   items: readonly Item[]
   /** How many items are in each state. */
   states: Readonly<Record<string, number>>
+}
+
+/** How many runs each step has started, as the journal says. */
+export function itemsOf(records: readonly RecordView[]): Map<string, number> {
+  return new Map(
+    records.flatMap(({ kind, node, value }) => (kind === 'spawned' && Array.isArray(value) ? [[node, value.length] as const] : [])),
+  )
 }
 
 /** Children by step, in the order of the first one's start; a page of them at a time is enough. */

@@ -57,7 +57,7 @@ export function useRun(id: Readonly<Ref<string>>): OpenRun {
       story.value = found
       error.value = null
       if (flow.value === null && !flowFault.value) await loadFlow(wanted, mine.signal)
-      if (found.steps.some((step) => step.items) || children.value.length) await firstChildren(wanted, mine.signal)
+      if (found.records.some((record) => record.kind === 'spawned')) await firstChildren(wanted, mine.signal)
     } catch (problem) {
       if (mine.signal.aborted) return
       if (!(problem instanceof ApiError)) throw problem

@@ -31,13 +31,14 @@ export function said(moment: Moment, nameOf: (node: string) => string): string {
   return `${who} ${SAID[moment.phase]}${attempt}`
 }
 
-/** Times inside of a run: `+1.204 s`, as precise as its length makes sense. */
-export function offset(seconds: number, length: number): string {
-  if (length < 0.01) return `+${(seconds * 1000).toFixed(2)} ms`
-  if (length < 1) return `+${(seconds * 1000).toFixed(0)} ms`
-  if (length < 100) return `+${seconds.toFixed(2)} s`
+/** Times inside of a run: `+1.204 s`, so precise that what lies `apart` seconds from it reads otherwise. */
+export function offset(seconds: number, apart: number): string {
+  const digits = Math.max(0, Math.min(seconds < 1 ? 6 : 3, Math.ceil(-Math.log10(Math.max(apart, 1e-6)) - 1e-9)))
+  if (seconds < 1 && digits > 0) return `+${(seconds * 1000).toFixed(Math.max(0, digits - 3))} ms`
+  if (seconds < 100) return `+${seconds.toFixed(digits)} s`
   const whole = Math.floor(seconds)
   const pad = (value: number): string => String(value).padStart(2, '0')
   const [hours, minutes, rest] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60]
-  return hours ? `+${hours}:${pad(minutes)}:${pad(rest)}` : `+${minutes}:${pad(rest)}`
+  const part = digits ? (seconds - whole).toFixed(digits).slice(1) : ''
+  return hours ? `+${hours}:${pad(minutes)}:${pad(rest)}${part}` : `+${minutes}:${pad(rest)}${part}`
 }
