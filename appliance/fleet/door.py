@@ -223,7 +223,9 @@ class Door:
             if not self._seats.acquire(blocking=False):
                 link.close()
                 continue
-            thread = threading.Thread(target=self._hear, args=(link, str(address[0]).removeprefix("::ffff:")), name="visitor", daemon=True)
+            thread = threading.Thread(
+                target=self._hear, args=(link, str(address[0]).removeprefix("::ffff:")), name="visitor", daemon=True
+            )
             with self._lock:
                 self._visitors.add(link)
                 self._hearing.add(thread)

@@ -566,6 +566,10 @@ class Fleet:
         self._later.append((time.monotonic() + PROOF, waited))
 
     def _refuse(self, link: Link, why: str, text: str) -> None:
+        remote = self._remote_of(link)
+        if remote is not None and remote.link is None:
+            remote.text, remote.since = f"refused: {text}", self._wall()
+            self._news.agent(remote.state())
         logger.warning("an agent from %s was refused: %s", link.address, text)
         with suppress(ChannelClosed):
             link.send(messages.Refused(id=why, message=text))
@@ -589,16 +593,8 @@ class Fleet:
     def _paired(self, agent: Paired) -> None:
         """A pairing was completed (called from the door's threads)."""
 
-        def add() -> None:
-            remote = self._remotes.get(agent.name)
-            if remote is None:
-                remote = self._remotes[agent.name] = Remote(agent.name, agent, self._wall())
-            elif remote.link is not None:
-                self._drop(remote.link, "it was paired anew")
-            remote.paired = agent
-            self._news.agent(remote.state())
-
-        self.post(add)
+        remote = self._remotes[agent.name] = Remote(agent.name, agent, self._wall())
+        self.post(lambda: self._news.agent(remote.state()))
 
     def revoke(self, name: str) -> None:
         """Take an agent's access away, at once. Raises ``ConfigError``."""
