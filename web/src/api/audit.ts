@@ -22,8 +22,8 @@ export interface Verified {
 }
 
 export const listAudit = (
-  filter: { cursor?: string; limit?: number; [name: string]: string | number | undefined } = {},
+  filter: { actor?: string; action?: string; workspace?: string; cursor?: string; limit?: number } = {},
   signal?: AbortSignal,
-): Promise<Page<AuditEntry>> => get('/audit', filter, signal)
+): Promise<Page<AuditEntry>> => get('/audit', { ...filter }, signal)
 
 export const verifyAudit = (signal?: AbortSignal): Promise<Verified> => get('/audit/verify', {}, signal)

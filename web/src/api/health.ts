@@ -29,10 +29,24 @@ export interface KernelHealth {
   damaged: string[]
   clock: { ok: boolean; text: string }
   free_bytes: number
+  /** Bytes that the engine wrote. */
+  wear?: { last_day?: number; last_hour?: number; card?: boolean; thrifty?: boolean; [key: string]: unknown }
   mqtt: Record<string, unknown>[]
   broken: unknown[]
   languages: string[]
   [key: string]: unknown
+}
+
+/** What the machine suffers from; shares from 0 to 1, °C. What it does not tell is left out. */
+export interface Strain {
+  memory_free?: number
+  stalled?: number
+  frozen?: number
+  temperature?: number
+  under_voltage?: boolean
+  throttled?: boolean
+  read_only?: boolean
+  worn?: number
 }
 
 /** All but `status` is for those who may read it. */
@@ -43,6 +57,7 @@ export interface Health {
   kernel?: KernelHealth | null
   gateway?: { uptime: number; sockets: number; [key: string]: unknown }
   history?: { last_day?: Partial<Record<string, number>>; open_letters?: number; bytes?: number; [key: string]: unknown }
+  strain?: Strain
 }
 
 export const showHealth = (signal?: AbortSignal): Promise<Health> => get('/health', {}, signal)

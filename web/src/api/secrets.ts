@@ -5,10 +5,12 @@ import { get, put, remove, seg, type Page } from './client'
 export interface SecretView {
   name: string
   updated: number
+  /** The flows that mention it, if that was asked for. */
+  used_by: string[] | null
 }
 
 export const listSecrets = (
-  filter: { workspace?: string; cursor?: string; limit?: number } = {},
+  filter: { workspace?: string; uses?: boolean } = {},
   signal?: AbortSignal,
 ): Promise<Page<SecretView>> => get('/secrets', { ...filter }, signal)
 

@@ -1,6 +1,7 @@
 /** Triggers of live versions. */
 
 import { get, post, seg, type Page } from './client'
+import type { RecentRun } from './flows'
 import type { Started } from './runs'
 
 export interface TriggerView {
@@ -19,10 +20,12 @@ export interface TriggerView {
   next: number[]
   /** A webhook's address under the engine's host, for those who may start runs. */
   path?: string
+  /** The run that it has started last, if that was asked for and not too long ago. */
+  last?: RecentRun | null
 }
 
 export const listTriggers = (
-  filter: { workspace?: string; flow?: readonly string[] } = {},
+  filter: { workspace?: string; flow?: readonly string[]; last?: boolean } = {},
   signal?: AbortSignal,
 ): Promise<Page<TriggerView>> => get('/triggers', { ...filter }, signal)
 

@@ -6,10 +6,12 @@ export interface VariableView {
   name: string
   value: unknown
   updated: number
+  /** The flows that mention it, if that was asked for. */
+  used_by: string[] | null
 }
 
 export const listVariables = (
-  filter: { workspace?: string; cursor?: string; limit?: number } = {},
+  filter: { workspace?: string; uses?: boolean } = {},
   signal?: AbortSignal,
 ): Promise<Page<VariableView>> => get('/variables', { ...filter }, signal)
 
