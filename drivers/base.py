@@ -21,6 +21,8 @@ Beside its own kinds of observation, every driver may emit these:
     The source went away or stopped answering; ``value`` says why.
 ``gap``
     It is back; ``value`` is the number of seconds for which nothing could be seen.
+``found``, ``gone``
+    The source has appeared among the driver's entities, or left them; ``value`` is its name.
 ``overflow``
     More happened than the config's bound lets through; ``value`` is how many observations were left out.
 """

@@ -40,7 +40,10 @@ _REPLUG_PAUSE = 1.0
 
 
 class GpioConfig(DriverConfig, frozen=True):
-    line: Annotated[int, Meta(ge=0)] | Annotated[str, Meta(min_length=1)]
+    line: Annotated[
+        Annotated[int, Meta(ge=0)] | Annotated[str, Meta(min_length=1)],
+        Meta(title="Line", description="Its number on the chip, or its name"),
+    ]
     chip: Annotated[str, Meta(title="Chip", description="Name, label or path; empty: found by the line")] = ""
     direction: Annotated[Literal["input", "output"], Meta(title="Direction")] = "input"
     active_low: Annotated[bool, Meta(title="Active low", description="0 V counts as true")] = False

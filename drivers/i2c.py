@@ -29,8 +29,8 @@ Format = Literal["u8", "s8", "u16", "s16", "u16-little", "s16-little", "u24", "s
 
 
 class SafeWrite(Struct, frozen=True, forbid_unknown_fields=True):
-    register: _Byte | None
-    write: str
+    register: Annotated[_Byte | None, Meta(title="Register", description="null: none")]
+    write: Annotated[str, Meta(title="Bytes in hex")]
 
 
 class I2cConfig(DriverConfig, frozen=True):

@@ -46,10 +46,10 @@ _UNITS = {"temperature": "°C", "network_in": "kB/s", "network_out": "kB/s", "lo
 
 
 class Limit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    metric: Number
-    above: float | None = None
-    below: float | None = None
-    hysteresis: Annotated[float, Meta(ge=0)] = 0.0
+    metric: Annotated[Number, Meta(title="Of what")]
+    above: Annotated[float | None, Meta(title="High above")] = None
+    below: Annotated[float | None, Meta(title="Low below")] = None
+    hysteresis: Annotated[float, Meta(title="As far inside it is normal again", ge=0)] = 0.0
     hold: Annotated[float, Meta(title="Seconds past the limit", ge=0)] = 0.0
 
 

@@ -95,7 +95,7 @@ class Chip:
         )
 
     def _refusal(self, exc: OSError) -> DriverError:
-        if exc.errno in (errno.EREMOTEIO, errno.ENXIO, errno.EIO, errno.ETIMEDOUT):
+        if exc.errno in (errno.EREMOTEIO, errno.ENXIO, errno.ENODEV, errno.EIO, errno.ETIMEDOUT):
             return DriverError(f"{self._name} does not answer: check its wires, address and power")
         if exc.errno == errno.EBUSY:
             return DriverError(f"{self._name} is driven by the kernel itself: read it from /sys instead")

@@ -12,7 +12,7 @@ from typing import Any
 from appliance.contracts import Effect, Node, Trigger, WebTrigger
 from appliance.registry import Registry, help_of
 from appliance.store.settings import Settings
-from scripts.docsgen import api, commands
+from scripts.docsgen import api, commands, drivers
 from scripts.docsgen.tables import Table, markdown, tables
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,6 +72,7 @@ def pages() -> dict[str, str]:
         "docs/cli.md": commands.page(),
         "docs/settings.md": _settings(),
         "examples/README.md": _example_index(ROOT / "examples"),
+        **drivers.pages(_MADE),
     }
     for name, node in registry.nodes.items():
         found[f"docs/nodes/{name}.md"] = _node(name, node)
