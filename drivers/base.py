@@ -64,7 +64,7 @@ class Observation(Struct, frozen=True):
 
     ``source`` is what within the driver (``gpiochip0/17``, ``cpu``, a path, an entity's id), ``value`` and ``attrs``
     are JSON, ``at`` is Unix seconds (UTC) by this machine's clock. When an outbox is full, the lowest ``priority``
-    goes first.
+    goes first: readings that come again and again have -1.
     """
 
     source: str

@@ -7,7 +7,8 @@ switch, text and valve. An entity's id is its kind and its unique id: `sensor.0x
 
 Events: `changed` (the new value; `attrs` has what else the entity tells, such as brightness or position), `state` (the
 value that the broker had kept, told once at the start), `event` (a button's press: `value` is which), `lost` and
-`back` (the device went off line and came back). Commands name the entity and set its value or what else it has:
+`back` (the device went off line and came back), `found` and `gone` (it was announced, or taken back; `value` is its
+name). Commands name the entity and set its value or what else it has:
 
     {"entity": "switch.plug", "value": true}
     {"entity": "light.desk", "value": true, "brightness": 128}
@@ -283,8 +284,12 @@ class MqttDevice(Driver[MqttDeviceConfig]):
                 thing = old  # told again: what it is known to be stays known
             else:
                 fresh |= thing.topics()
+                if old is None:
+                    self._say(Observation(thing.id, "found", thing.name, self.host.now(), {"device": thing.device}))
             self._keep(thing)
             self._announced.setdefault(topic, []).append(thing.id)
+        for name in before.keys() - self._things.keys():
+            self._say(Observation(name, "gone", before[name].name, self.host.now(), {"device": before[name].device}))
         if gone := sorted(topics_before - self._readers.keys()):
             client.unsubscribe(gone)
         # A topic that is subscribed to again sends once more what it keeps: that is wanted for a new reader.

@@ -44,6 +44,8 @@ TICK = 0.5
 SETTLE = 0.05
 #: Heartbeats that may be missed before the appliance counts as away.
 MISSED = 2.5
+#: Bytes of a report; beyond, it leaves out what can be done without.
+MAX_REPORT = 2_000_000
 #: Seconds to wait after having been refused.
 REFUSED_PAUSE = 15.0
 #: Seconds until the next try when a connection ended as soon as it was made.
@@ -103,6 +105,8 @@ class Agent:
         self._welcome: messages.Welcome | None = None
         self._welcomed_at = 0.0
         self._values_due = False
+        #: The appliance has said on this connection what it wants.
+        self._told_wants = False
         self._dialer: Dialer | None = None
         self._heard_at = 0.0
         self._gone_since = 0.0
@@ -279,6 +283,7 @@ class Agent:
         if self._welcome is not None:
             self._welcome, self._gone_since = None, time.monotonic()
         self._outbox.linked(False)
+        self._told_wants = False
         self._soon()
         self._dial(max(wait, 0.0 if stood else UNWELCOME_PAUSE))
 
@@ -333,7 +338,6 @@ class Agent:
         self._safe = False
         self._route.worked(self._way)
         self._systemd.tell(f"STATUS=connected over {self._way}")
-        self._outbox.linked(True)
         self._values_due = True
         self._report()
         self._survey.begin()
@@ -382,6 +386,10 @@ class Agent:
             except OSError as exc:
                 logger.error("the configuration cannot be kept for the next start: %s", exc.strerror)
         self._apply(message.watches)
+        if not self._told_wants:
+            # Not before: what nobody wants yet is not taken, and would not be offered again on this connection.
+            self._told_wants = True
+            self._outbox.linked(True)
         self._report()
 
     def _apply(self, watches: list[Watch]) -> None:
@@ -424,6 +432,11 @@ class Agent:
             available=self._survey.found,
         )
         self._values_due = False
+        for strip in ("values", "entities"):
+            if len(encode(report)) > MAX_REPORT:
+                for driver in report.drivers:
+                    setattr(driver, strip, type(getattr(driver, strip))())
+                logger.warning("the report is too large: it goes without %s", strip)
         self._send(report)
 
     # --- commands -------------------------------------------------------------------------------

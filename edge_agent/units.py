@@ -19,7 +19,7 @@ import msgspec
 
 from drivers.base import Driver, DriverError, Entity, Observation, Stop, decode, find
 from edge_agent.memory import Outcome
-from edge_agent.protocol.messages import LARGEST_EVENT, Body, DriverReport, encode
+from edge_agent.protocol.messages import LARGEST_EVENT, NO_VALUES, Body, DriverReport, encode
 
 logger = logging.getLogger(__name__)
 
@@ -316,7 +316,7 @@ class Unit:
         if size > LARGEST_EVENT:
             body = Body(seen.source, seen.kind, None, {"error": f"left out: larger than {LARGEST_EVENT:,} bytes"})
         self.heard = True
-        if size <= LARGEST_VALUE:
+        if size <= LARGEST_VALUE and seen.kind not in NO_VALUES:
             with self._lock:
                 self._last.pop(seen.source, None)
                 self._last[seen.source] = (seen.value, seen.kind, seen.at)

@@ -495,9 +495,10 @@ class Fleet:
                 ack=delivery.ack_for(row.seq),
             )
             delivery.take(event)
-            if wanted is not None and self._values.note(
-                (remote.name, wanted.key, body.source), body.value, body.kind, when
-            ):
+            if wanted is None:
+                continue
+            key = (remote.name, wanted.key, body.source)
+            if body.kind in messages.NO_VALUES or self._values.note(key, body.value, body.kind, when):
                 self._news.value(remote.name, wanted.driver, wanted.config, event)
         delivery.offer(time.monotonic())
 

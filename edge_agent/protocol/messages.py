@@ -22,6 +22,8 @@ VERSIONS = (1,)
 #: Unacknowledged events of one watch.
 WINDOW = 256
 WINDOW_BYTES = 2_000_000
+#: Kinds of observation that say something of a source other than its value (``drivers.base``).
+NO_VALUES = frozenset({"lost", "gap", "back", "found", "gone", "overflow", "garbage"})
 #: Bytes of one event; what is larger is cut by the agent, and belongs into a blob.
 LARGEST_EVENT = 1_000_000
 #: Bytes of one piece of a blob, and of a whole blob.

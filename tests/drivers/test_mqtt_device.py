@@ -129,7 +129,7 @@ def test_every_press_of_a_remote_is_told_but_none_that_the_broker_kept(
     driver.open()
     driver.events(later := Heard())
     ready(driver, peer, later, REMOTE)
-    assert REMOTE not in {each.source for each in later.all}
+    assert (REMOTE, "event") not in {(each.source, each.kind) for each in later.all}
 
 
 class Plug:
@@ -198,7 +198,9 @@ def test_what_is_taken_back_is_gone(driver: MqttDevice, peer: Peer, heard: Heard
     driver.open()
     driver.events(heard)
     known(driver, PLUG, "fan.fan01", "sensor.temp01ae_t")
+    assert heard.until(of(PLUG, "found"))[0].value == "plug"
     announce(peer, (said.Z2M_PLUG[0], ""), said.DEVICE_WITHOUT_FAN)
+    assert heard.until(of(PLUG, "gone"))[0].value == "plug"
     eventually(lambda: {entity.id for entity in driver.entities()} == {"sensor.temp01ae_t"})
     ready(driver, peer, heard)
     tell(peer, "bla/kitchen/state", {"temperature": 3})
