@@ -43,7 +43,14 @@ def overall(findings: Iterable[Finding]) -> str:
 
 def of_status(status: Mapping[str, Any]) -> list[Finding]:
     """The faults in the kernel's own word (its method ``status``)."""
-    return [*_journal(status), *_load(status), *of_plugins(status), *_triggers(status), *_brokers(status)]
+    return [
+        *_journal(status),
+        *_load(status),
+        *_backups(status),
+        *of_plugins(status),
+        *_triggers(status),
+        *_brokers(status),
+    ]
 
 
 def _journal(status: Mapping[str, Any]) -> Iterator[Finding]:
@@ -61,6 +68,13 @@ def _journal(status: Mapping[str, Any]) -> Iterator[Finding]:
         mend = "have fewer events, or raise write_budget_mb if the disk can bear it"
         yield Finding("write-budget", "warning", text, mend)
     yield from of_clock(bool(status["clock"]["ok"]), str(status["clock"]["text"]))
+
+
+def _backups(status: Mapping[str, Any]) -> Iterator[Finding]:
+    backups = status["backups"]
+    if backups["error"]:
+        mend = "it is tried again every hour; see the settings of the group Backups"
+        yield Finding("backup", "warning", f"the last backup failed: {backups['error']}", mend)
 
 
 def of_clock(ok: bool, why: str) -> Iterator[Finding]:

@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.world": BASE | {"appliance.sandbox", "appliance.fleet"},
     "appliance.webpaths": BASE | {"appliance.engine"},
     "appliance.flowbook": BASE | SERVICES - {"appliance.queue"} | {"appliance.fleet", "appliance.kernel"} | FLOWS,
+    "appliance.backups": BASE | {"appliance.store"},
     "appliance.findings": {"appliance.safemode", "appliance.strain"},
     "appliance.strain": set(),
     "appliance.running": set(),
@@ -55,7 +56,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | SERVICES - {"appliance.queue", "appliance.sandbox"}
     | {"appliance.kernel"}
     | FLOWS
-    | HEALTH,
+    | HEALTH
+    | {"appliance.backups"},
     "edge_agent.protocol": set(),
     "edge_agent": {"drivers", "edge_agent.protocol"},
     "drivers": set(),

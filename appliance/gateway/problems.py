@@ -49,6 +49,7 @@ STATUSES: Mapping[str, int] = {
     "timed-out": 504,
     "kernel-away": 503,
     "store-busy": 503,
+    "backup-place": 502,
     "store-failed": 503,
     "disk-full": 507,
 }

@@ -86,6 +86,7 @@ class Api:
             "live": self._live.subscribe,
             "sweep": self._sweep,
             "rest": self._rest,
+            "backup": self._backup,
             **fleet_methods(self._kernel.fleet),
             "try": self._on_engine(self._try),
         }
@@ -261,6 +262,10 @@ class Api:
     def _rest(self, params: Params, reply: Reply) -> None:
         """Safe mode was turned on: whoever runs this kernel stops it, if it can."""
         self._kernel.on_rest()
+        reply.ok()
+
+    def _backup(self, params: Params, reply: Reply) -> None:
+        self._kernel.backups.begin()
         reply.ok()
 
     def _sweep(self, params: Params, reply: Reply) -> None:

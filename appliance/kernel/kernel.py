@@ -17,6 +17,7 @@ from appliance.engine.plan import FlowPlan, plan_flow
 from appliance.fleet.away import NoDevices
 from appliance.fleet.fleet import Fleet
 from appliance.kernel.api import Api
+from appliance.kernel.backups import Backups
 from appliance.kernel.blobs import BlobStore
 from appliance.kernel.clock import Clock
 from appliance.kernel.context import Services
@@ -129,6 +130,7 @@ class Kernel:
         keeper.make_room = self.maintenance.make_room
         keeper.committed = self.maintenance.after_commit
         self.maintenance.on_tick = self._tick
+        self.backups = Backups(self._home, self.store.settings.load, time.time)
         self.hosting = TriggerHost(self.engine, self.registry, time.monotonic)
         self.fleet: Fleet | None = None if self._alone else self._make_fleet()
         if self.fleet is not None:
@@ -203,6 +205,7 @@ class Kernel:
         self._stops.append(self.engine.timers.stop)
         self.maintenance.start()
         self._stops.append(self.maintenance.stop)
+        self._stops.append(self.backups.stop)
         self.api = Api(self)
         server = Server(self.data, self.api.methods(), self._clean)
         # Answers to what is under way are sent until the engine has stopped.
@@ -272,6 +275,8 @@ class Kernel:
         """The watchdog, once a minute: lost wake-ups, stray runs, a disk that may be back."""
         self.engine.post(self._watch)
         self._mind_budget()
+        if not self._alone:
+            self.backups.look()
 
     def _mind_budget(self) -> None:
         """Once the hour's share of the write budget is spent, history waits; on a card by default."""
@@ -386,6 +391,7 @@ class Kernel:
             "damaged": list(self.journal.damaged),
             "clock": {"ok": ok, "text": why},
             "free_bytes": free_bytes(self.data),
+            "backups": self.backups.view(),
             "wear": {**self.wear.view(), "thrifty": keeper.thrifty},
             "triggers": self.hosting.views(),
             "mqtt": [status_view(status) for status in self._mqtt.status()],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import os
@@ -16,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from appliance.store.errors import StoreError, explain
+from appliance.store.seal import Keys, opened
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -92,20 +94,26 @@ class _Hashing(io.RawIOBase):
 
 
 @contextmanager
-def writing(path: Path, on_bytes: Callable[[int], None]) -> Iterator[ArchiveWriter]:
-    """Write an archive into an existing file."""
-    with tarfile.open(path, "w:gz", compresslevel=_LEVEL, format=tarfile.PAX_FORMAT) as tar:
+def writing(out: IO[bytes], on_bytes: Callable[[int], None]) -> Iterator[ArchiveWriter]:
+    """Write an archive."""
+    with (
+        gzip.GzipFile(fileobj=out, filename="", mode="wb", compresslevel=_LEVEL) as packed,
+        tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT) as tar,
+    ):
         yield ArchiveWriter(tar, on_bytes)
 
 
-def read_archive(path: Path, target: Path | None = None, on_bytes: Callable[[int], None] = lambda _: None) -> Manifest:
+def read_archive(
+    path: Path, target: Path | None = None, on_bytes: Callable[[int], None] = lambda _: None, keys: Keys | None = None
+) -> Manifest:
     """Read an archive to its end, comparing every file with the manifest; with ``target``, extract it there.
 
     Names are checked, so nothing is ever written outside ``target``; owners and special files are not taken
     from the archive. Raises ``StoreError`` if the archive is damaged, cut off or not one of Flowork's.
     """
     try:
-        return _read(path, target, on_bytes)
+        with opened(path, keys or Keys(), on_bytes) as source:
+            return _read(path, source, target)
     except (tarfile.TarError, zlib.error, EOFError, msgspec.MsgspecError, UnicodeError) as exc:
         raise _not_whole(path, str(exc)) from None
     except OSError as exc:
@@ -114,10 +122,10 @@ def read_archive(path: Path, target: Path | None = None, on_bytes: Callable[[int
         raise explain(exc, path) from exc
 
 
-def _read(path: Path, target: Path | None, on_bytes: Callable[[int], None]) -> Manifest:
+def _read(path: Path, source: IO[bytes], target: Path | None) -> Manifest:
     found: dict[str, Entry] = {}
     manifest: Manifest | None = None
-    with tarfile.open(path, "r|gz") as tar:
+    with gzip.GzipFile(fileobj=source, mode="rb") as packed, tarfile.open(fileobj=packed, mode="r|") as tar:
         for info in tar:
             content = tar.extractfile(info) if info.isreg() else None
             if content is None or manifest is not None:
@@ -127,7 +135,9 @@ def _read(path: Path, target: Path | None, on_bytes: Callable[[int], None]) -> M
             elif info.name in found or not _is_ours(info.name):
                 raise _not_whole(path, f"it must not hold {info.name!r}")
             else:
-                found[info.name] = _take(info, content, target, on_bytes)
+                found[info.name] = _take(info, content, target)
+        while packed.read(_BLOCK):  # to the end: what was cut off there is found by the checksum
+            pass
     if manifest is None:
         raise _not_whole(path, "its end is missing")
     if manifest.format > FORMAT:
@@ -138,8 +148,8 @@ def _read(path: Path, target: Path | None, on_bytes: Callable[[int], None]) -> M
     return manifest
 
 
-def _take(info: tarfile.TarInfo, content: IO[bytes], target: Path | None, on_bytes: Callable[[int], None]) -> Entry:
-    reader = _Hashing(content, on_bytes)
+def _take(info: tarfile.TarInfo, content: IO[bytes], target: Path | None) -> Entry:
+    reader = _Hashing(content)
     if target is None:
         size = sum(len(block) for block in iter(lambda: reader.read(_BLOCK), b""))
         return Entry(size, reader.digest())

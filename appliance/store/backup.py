@@ -3,8 +3,8 @@
 Taken along are ``flowork.db`` and the run shards as consistent copies, then ``keys/``, ``blobs/``, ``files/`` and
 ``packages/``. ``queue.db`` is not (the journal is the truth), nor are models (large, can be fetched again).
 
-WARNING: ``keys/`` is in the archive, unencrypted. Whoever has the archive has the engine's identity and can open
-its secrets. It is written with mode 0600; keep it where only the owner gets at it.
+WARNING: ``keys/`` is in the archive. Whoever can open it has the engine's identity and its secrets: encrypt it
+(``seal.py``), or keep it where only the owner gets at it; it is written with mode 0600.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from appliance.store.good_copy import GOOD_COPY
 from appliance.store.metadata import open_store
 from appliance.store.migrations import pending
 from appliance.store.opening import DATABASE, RESTORING
+from appliance.store.seal import Keys, Lock, check_lock, sealed
 from appliance.store.sqlite_file import backup_database, check_database, connect, folder_lock, sync_file, sync_folder
 
 _FOLDERS = ("keys", "blobs", "files", "packages")
 _NEVER_CHANGED = "blobs/"  # read in place; other files may be rewritten while they are read, so a copy is
 _COPY_PATIENCE = 30.0  # seconds; making a good copy takes far less than one
 _GONE = "deleted meanwhile"
+#: What makes an engine this engine (``security/keys.py``).
+_IDENTITY = ("keys/engine.json", "keys/engine.key")
 
 #: Bring what was saved since the copy into it: runs in the shards may name those versions.
 _CARRY = (
@@ -43,9 +46,15 @@ _CARRY = (
 
 
 def make_backup(
-    data: Path, target: Path, progress: Progress | None = None, now: Callable[[], float] = time.time
+    data: Path,
+    target: Path,
+    progress: Progress | None = None,
+    now: Callable[[], float] = time.time,
+    lock: Lock | None = None,
 ) -> Manifest:
     """Write a backup of the engine in ``data`` to the new file ``target``, then read it back to prove it.
+
+    With a ``lock`` it is encrypted, and nothing of it is written in the clear outside of the data folder.
 
     The engine may run meanwhile; what flows do after the call began may be missing. A damaged run shard, a
     link or a file that goes away is left out and named in ``Manifest.left_out``. Raises ``StoreError``; then
@@ -55,12 +64,15 @@ def make_backup(
         raise StoreError(f"there is no engine in {data}: {DATABASE} is missing", retryable=False)
     if target.exists():
         raise StoreError(f"{target} exists already; choose another name", retryable=False)
+    lock = lock or Lock()
+    check_lock(lock)
     part = target.with_name(target.name + ".part")
     with explained(target), closing(open_store(data, now=now)), _only_backup(data):
-        stage = Path(tempfile.mkdtemp(prefix=".flowork-backup-", dir=target.parent))
+        place = (data / GOOD_COPY).parent if lock else target.parent
+        stage = Path(tempfile.mkdtemp(prefix=".flowork-backup-", dir=place))
         try:
-            manifest = _Backup(data, stage, progress).write(part, now())
-            if read_archive(part) != manifest:
+            manifest, keys = _Backup(data, stage, progress).write(part, now(), lock)
+            if read_archive(part, keys=keys) != manifest:
                 raise StoreError(f"{part} cannot be read back as it was written; try another disk")
             part.rename(target)
             sync_folder(target.parent)
@@ -93,13 +105,13 @@ class _Backup:
         self._total = 0
         self._name = ""
 
-    def write(self, part: Path, created: float) -> Manifest:
+    def write(self, part: Path, created: float, lock: Lock) -> tuple[Manifest, Keys]:
         part.unlink(missing_ok=True)
         os.close(os.open(part, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600))
         shards = sorted((self._data / "runs").glob("*.db"))
         plain = [path for folder in _FOLDERS for path in self._files(self._data / folder)]
         self._total = sum(_size(path) for path in [self._data / DATABASE, *shards, *plain])
-        with writing(part, self._count) as archive:
+        with sealed(part, lock) as (out, keys), writing(out, self._count) as archive:
             # The database's copy comes first: the shards, copied later, then have every change of state that
             # it lacks (see Values.droppable).
             copy = self._stage / DATABASE
@@ -111,7 +123,7 @@ class _Backup:
                 self._plain(archive, path)
             manifest = archive.finish(created, self._left_out)
         sync_file(part)
-        return manifest
+        return manifest, keys
 
     def _files(self, folder: Path) -> Iterator[Path]:
         for root, folders, names in os.walk(folder, onerror=_fail) if folder.exists() else ():
@@ -205,11 +217,19 @@ def _size(path: Path) -> int:
         return 0
 
 
-def restore_backup(archive: Path, data: Path, progress: Progress | None = None) -> Manifest:
+def restore_backup(
+    archive: Path,
+    data: Path,
+    progress: Progress | None = None,
+    *,
+    keys: Keys | None = None,
+    as_another: bool = False,
+) -> Manifest:
     """Put a backup into the empty folder ``data``, verified; raises ``StoreError`` and then leaves it empty.
 
     Runs that were under way when the backup was made go on at the engine's next start. Do not run the original
-    engine beside the restored one: both have the same identity.
+    engine beside the restored one: both have the same identity, unless ``as_another`` leaves it out, so that the
+    next start makes a new one (owner, secrets and tokens stay).
     """
     with explained(data):
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -222,7 +242,9 @@ def restore_backup(archive: Path, data: Path, progress: Progress | None = None) 
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir(mode=0o700)
         try:
-            manifest = _extract(archive, stage, progress)
+            manifest = _extract(archive, stage, progress, keys)
+            for name in _IDENTITY if as_another else ():
+                (stage / name).unlink(missing_ok=True)
         except BaseException:
             shutil.rmtree(stage, ignore_errors=True)
             raise
@@ -230,7 +252,16 @@ def restore_backup(archive: Path, data: Path, progress: Progress | None = None) 
     return manifest
 
 
-def _extract(archive: Path, stage: Path, progress: Progress | None) -> Manifest:
+def check_backup(archive: Path, room: Path, keys: Keys | None = None, progress: Progress | None = None) -> Manifest:
+    """Open a backup and check everything in it as a restore would, in a folder within ``room`` that is gone after.
+
+    Raises ``StoreError``.
+    """
+    with explained(room), tempfile.TemporaryDirectory(prefix=".flowork-check-", dir=room) as stage:
+        return _extract(archive, Path(stage), progress, keys)
+
+
+def _extract(archive: Path, stage: Path, progress: Progress | None, keys: Keys | None) -> Manifest:
     total, done = archive.stat().st_size, 0
 
     def count(size: int) -> None:
@@ -239,7 +270,7 @@ def _extract(archive: Path, stage: Path, progress: Progress | None) -> Manifest:
         if progress is not None:
             progress(done, max(done, total), "restore")
 
-    manifest = read_archive(archive, stage, count)
+    manifest = read_archive(archive, stage, count, keys)
     database = stage / DATABASE
     for path in [database, *sorted((stage / "runs").glob("*.db"))]:
         damage = check_database(path)

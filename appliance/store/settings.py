@@ -217,6 +217,54 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             extra_json_schema=_about("Devices", unit="seconds", restart=True),
         ),
     ] = 60.0
+    backup_days: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=365,
+            title="Back up every",
+            description="Days between backups that are made by themselves; 0: none",
+            extra_json_schema=_about("Backups", unit="days"),
+        ),
+    ] = 0.0
+    backup_at: Annotated[
+        str,
+        Meta(
+            pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$",
+            title="Back up at",
+            description="Time of day from which a backup that is due is made, as 03:30",
+            extra_json_schema=_about("Backups"),
+        ),
+    ] = "03:30"
+    backup_to: Annotated[
+        str,
+        Meta(
+            max_length=1000,
+            title="Back up to",
+            description="A folder that is there (a USB stick), or `rclone:REMOTE:FOLDER` for S3, WebDAV, SSH and "
+            "others; empty: `backups/` in the data folder, on the same disk",
+            extra_json_schema=_about("Backups"),
+        ),
+    ] = ""
+    backup_keep: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1000,
+            title="Backups to keep",
+            description="How many backups that were made by themselves are kept; older ones are deleted",
+            extra_json_schema=_about("Backups"),
+        ),
+    ] = 7
+    backup_keys: Annotated[
+        tuple[str, ...],
+        Meta(
+            title="Encrypt backups to",
+            description="Public keys (`age1…`, `ssh-ed25519 …`) that backups are encrypted to; `flowork backup-key` "
+            "makes one. Needed for what leaves this machine",
+            extra_json_schema=_about("Backups"),
+        ),
+    ] = ()
 
     def __post_init__(self) -> None:
         if self.timezone and not _is_zone(self.timezone):

@@ -68,10 +68,8 @@ build() {
     if ((edge)); then
       pip install --no-deps "$wheel" && edge_packages >"$1/edge.txt" &&
         pip install -c "$1/source/constraints.txt" -r "$1/edge.txt"
-    elif grep -q '^edge =' "$1/source/setup.cfg"; then
-      pip install -c "$1/source/constraints.txt" "${wheel}[edge]"
     else
-      pip install -c "$1/source/constraints.txt" "$wheel"
+      pip install -c "$1/source/constraints.txt" "${wheel}[edge,backup]"
     fi &&
     chmod -R go=rX -- "$release"
 }
@@ -82,10 +80,12 @@ pip() { "$release/bin/python3" -m pip --disable-pip-version-check --no-input "$@
 edge_packages() {
   "$release/bin/python3" - <<'PY'
 from importlib.metadata import requires
+from pip._vendor.packaging.requirements import Requirement
 for line in requires("flowork") or []:
-    need, _, marker = line.partition(";")
-    if marker.replace("'", '"').strip() == 'extra == "edge"':
-        print(need.strip())
+    need = Requirement(line)
+    if need.marker and need.marker.evaluate({"extra": "edge"}) and not need.marker.evaluate({"extra": ""}):
+        need.marker = None
+        print(need)
 PY
 }
 

@@ -190,6 +190,8 @@ def test_the_kernels_word_becomes_findings() -> None:
         "lost_history": 3,
         "damaged": ["2026-11-20.db"],
         "clock": {"ok": False, "text": "no network time"},
+        "wear": {"thrifty": True},
+        "backups": {"error": "no stick"},
         "queue": 9,
         "queue_bound": 10,
         "broken": [{"kind": "node", "type": "x", "error": "no"}],
@@ -198,7 +200,8 @@ def test_the_kernels_word_becomes_findings() -> None:
     }
     found = findings.of_status(status)
     assert [one.id for one in found] == [
-        "no-history", "lost-history", "damaged-day", "clock", "queue", "broken-plugin", "trigger", "mqtt",
+        "no-history", "lost-history", "damaged-day", "write-budget", "clock", "queue", "backup", "broken-plugin",
+        "trigger", "mqtt",
     ]  # fmt: skip
     assert findings.overall(found) == "critical"
     assert [one.workspace for one in found if one.id == "trigger"] == ["w"]

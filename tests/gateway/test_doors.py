@@ -72,7 +72,7 @@ def test_every_address_needs_an_identity_but_a_known_few(home: Home) -> None:
 def test_every_permission_that_is_named_exists_and_is_used_somewhere() -> None:
     named = {endpoint.permission for noun in all_nouns() for endpoint in noun.endpoints if endpoint.permission}
     assert named <= PERMISSIONS.keys()
-    later = {"backups:read", "backups:write", "runs:delete"}
+    later = {"runs:delete"}
     assert PERMISSIONS.keys() - named == later
 
 
