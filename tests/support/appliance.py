@@ -116,6 +116,7 @@ class Appliance:
 
     def owner_key(self) -> str:
         """The private key that was printed."""
-        keys = re.findall(r"PRIVATE KEY (\S+)", self.log)
+        # It is printed behind the address that `start` waits for.
+        keys = eventually(lambda: re.findall(r"PRIVATE KEY (\S+)\n", self.log), "the owner key")
         assert len(keys) == 1, "the owner key must be printed exactly once"
         return str(keys[0])
