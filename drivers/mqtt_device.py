@@ -125,6 +125,7 @@ class MqttDevice(Driver[MqttDeviceConfig]):
                 raise DriverError(f"the broker at {self._address} is watched already", retryable=False)
             self._watch, self._emit = watch, emit
             for thing in self._things.values():
+                self._say_of(thing, "found")
                 if thing.known:
                     self._tell(thing, thing.state(), "state")
 
@@ -285,11 +286,11 @@ class MqttDevice(Driver[MqttDeviceConfig]):
             else:
                 fresh |= thing.topics()
                 if old is None:
-                    self._say(Observation(thing.id, "found", thing.name, self.host.now(), {"device": thing.device}))
+                    self._say_of(thing, "found")
             self._keep(thing)
             self._announced.setdefault(topic, []).append(thing.id)
         for name in before.keys() - self._things.keys():
-            self._say(Observation(name, "gone", before[name].name, self.host.now(), {"device": before[name].device}))
+            self._say_of(before[name], "gone")
         if gone := sorted(topics_before - self._readers.keys()):
             client.unsubscribe(gone)
         # A topic that is subscribed to again sends once more what it keeps: that is wanted for a new reader.
@@ -331,6 +332,9 @@ class MqttDevice(Driver[MqttDeviceConfig]):
             attrs["unit"] = thing.unit
         attrs |= change.attrs
         self._say(Observation(thing.id, kind, change.value, self.host.now(), attrs))
+
+    def _say_of(self, thing: Thing, kind: str) -> None:
+        self._say(Observation(thing.id, kind, thing.name, self.host.now(), {"device": thing.device}))
 
     def _say(self, observation: Observation) -> None:
         if self._emit is not None:

@@ -102,6 +102,7 @@ class Unit:
         self.commanded = False
         self.retry_at = 0.0
         self.heard = False
+        self._nudged = False
         self._host = host
         self._claims = claims
         self._put = put
@@ -178,7 +179,7 @@ class Unit:
     def look_again(self) -> None:
         """Some drivers learn of their entities as they go."""
         if self.heard:
-            self.heard = False
+            self.heard = self._nudged = False
             self._post(self._learn)
 
     def users(self) -> str:
@@ -316,6 +317,9 @@ class Unit:
         if size > LARGEST_EVENT:
             body = Body(seen.source, seen.kind, None, {"error": f"left out: larger than {LARGEST_EVENT:,} bytes"})
         self.heard = True
+        if seen.kind in ("found", "gone") and not self._nudged:
+            self._nudged = True
+            self._changed()  # so that somebody looks soon
         if size <= LARGEST_VALUE and seen.kind not in NO_VALUES:
             with self._lock:
                 self._last.pop(seen.source, None)

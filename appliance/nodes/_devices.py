@@ -26,7 +26,7 @@ def settings(config: Any, *names: str) -> dict[str, Any]:
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not UNSET}
     if twice := sorted(given.keys() & config.options.keys()):
         raise ConfigError(f"options: {twice[0]} has a field of its own; leave it out here")
-    found: dict[str, Any] = msgspec.to_builtins(given | config.options)
+    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(given | config.options))
     return found
 
 

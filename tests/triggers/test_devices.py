@@ -36,6 +36,22 @@ KINDS: dict[str, tuple[dict[str, Any], str, dict[str, Any], str]] = {
         {"name": "backup.sh", "cpu": 90.0, "hold": 60.0},
         "exited",
     ),
+    "file": (
+        {"folder": "/srv/in", "patterns": ["*.pdf"], "settle": "1s", "options": {"poll": 5}},
+        "files",
+        {"folder": "/srv/in", "patterns": ["*.pdf"], "settle": 1.0, "poll": 5, "changes": ["created", "changed"]},
+        "created",
+    ),
+    "system": (
+        {"metric": "temperature", "above": 75, "hysteresis": 5, "hold": "30s", "interval": "1m"},
+        "system",
+        {
+            "metrics": ["temperature"],
+            "limits": [{"metric": "temperature", "above": 75.0, "below": None, "hysteresis": 5.0, "hold": 30.0}],
+            "interval": 60.0,
+        },
+        "high",
+    ),
     "device": (
         {"driver": "sim", "config": {"name": "board"}, "entity": "a *"},
         "sim",
@@ -124,9 +140,10 @@ def test_a_full_queue_takes_nothing_of_a_batch(kind: str, ctx: FakeTriggerContex
 
 
 def test_what_starts_runs_can_be_chosen(kind: str, ctx: FakeTriggerContext, devices: FakeDevices) -> None:
-    listen(kind, ctx, events=["overflow"])
-    devices.happen(devices.event(1, "overflow"), devices.event(2, KINDS[kind][3]))
-    assert [event.meta["kind"] for event in ctx.runs] == ["overflow"]
+    other = {"system": "normal", "file": "lost"}.get(kind, "overflow")
+    listen(kind, ctx, events=[other])
+    devices.happen(devices.event(1, other), devices.event(2, KINDS[kind][3]))
+    assert [event.meta["kind"] for event in ctx.runs] == [other]
 
 
 def test_a_good_config_is_found_good_and_an_agent_must_be_paired(kind: str, tmp_path: Path) -> None:
@@ -156,6 +173,10 @@ def test_an_unknown_field_is_refused(kind: str) -> None:
         ("gpio", {"line": 17, "options": {"max_rate": 0}}, "", "max_rate"),
         ("serial", {"port": "/dev/x", "options": {"longest": "x"}}, "", "longest"),
         ("process", {}, "name", "which programs"),
+        ("file", {"folder": "in"}, "folder", "absolute"),
+        ("file", {"folder": "/in", "patterns": []}, "", "patterns"),
+        ("system", {"metric": "cpu"}, "above", "say when"),
+        ("system", {"metric": "cpu", "every": 5, "options": {"pth": "/"}}, "", "pth"),
         ("device", {"driver": "teleporter"}, "driver", "teleporter"),
         ("device", {"driver": "sim", "config": {"interval": -1}}, "config", "interval"),
     ],
@@ -179,6 +200,15 @@ def test_a_setting_that_has_a_field_is_not_given_twice(ctx: FakeTriggerContext) 
 def test_a_program_has_to_be_named_also_by_a_template(ctx: FakeTriggerContext) -> None:
     with pytest.raises(ConfigError, match="which programs"):
         attach(TRIGGERS["process"], {"name": ""}, ctx)
+
+
+def test_health_needs_a_limit_unless_it_is_true_or_false(ctx: FakeTriggerContext, devices: FakeDevices) -> None:
+    with pytest.raises(ConfigError, match="say when"):
+        attach(TRIGGERS["system"], {"metric": "cpu"}, ctx)
+    attach(TRIGGERS["system"], {"metric": "undervoltage"}, ctx)
+    assert devices.watched.config == {"metrics": ["undervoltage"]}
+    attach(TRIGGERS["system"], {"metric": "cpu", "every": "1m"}, ctx)
+    assert devices.watched.config == {"metrics": ["cpu"], "readings": 60.0}
 
 
 @pytest.mark.parametrize(
