@@ -91,10 +91,13 @@ def command_(
     session: Session, device: str, value: str | None, also: str | None, timeout: float, agent: str | None
 ) -> None:
     """Tell a device what to do. The value is JSON, or text where it is none."""
+    from appliance.gateway.device_views import command_to
+
     _, state = _find(session, device, agent)
-    wanted: dict[str, Any] = {"entity": state.id, **(given.json_argument(also, "--set") or {})}
-    if value is not None:
-        wanted["value"] = _value(value)
+    more = given.json_argument(also, "--set") or {}
+    if not isinstance(more, dict):
+        raise given.BadInput('--set: a JSON object, such as {"brightness": 128}')
+    wanted = command_to(state, more) if value is None else command_to(state, more, _value(value))
     answer = session.call(
         "device_command",
         timeout + 5.0,

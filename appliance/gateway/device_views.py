@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from appliance.contracts import DeviceState
 
@@ -70,6 +70,16 @@ def view(key: str, state: DeviceState) -> DeviceView:
         time=state.time,
         online=state.online,
     )
+
+
+def command_to(state: DeviceState, also: Mapping[str, Any], value: Any = UNSET) -> dict[str, Any]:
+    """What its driver is told; the entity is named where the driver has several."""
+    wanted = dict(also)
+    if "entity" in state.commands.get("properties", {}):
+        wanted["entity"] = state.id
+    if value is not UNSET:
+        wanted["value"] = value
+    return wanted
 
 
 def without_logins(value: Any) -> Any:

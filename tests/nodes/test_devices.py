@@ -43,6 +43,13 @@ def asked(node: str, config: dict[str, Any], payload: Any = None) -> dict[str, A
             {"port": "/dev/x", "baud": 9600, "parity": "odd"},
             {"value": {"from": "payload"}, "expect": "^ok", "timeout": 2.0},
         ),
+        ("camera_snapshot", {}, {}, {"snapshot": True}),
+        (
+            "camera_snapshot",
+            {"device": "/dev/video2", "width": 640, "options": {"skip": 1}},
+            {"device": "/dev/video2", "width": 640, "skip": 1},
+            {"snapshot": True},
+        ),
         ("device_command", {**SIM, "entity": "lamp", "value": True}, SIM["config"], {"entity": "lamp", "value": True}),
         ("device_command", {**SIM, "value": None}, SIM["config"], {"value": None}),
         (
@@ -66,6 +73,7 @@ def test_what_the_agent_is_asked_for(
     [
         ("gpio_write", {"line": 1, "value": True}, Effect.IDEMPOTENT),
         ("gpio_write", {"line": 1, "value": True, "pulse": "1s"}, Effect.ONCE),
+        ("camera_snapshot", {}, Effect.IDEMPOTENT),
         ("serial_write", {"port": "/dev/x", "value": "x"}, Effect.ONCE),
         ("serial_write", {"port": "/dev/x", "value": "x", "repeatable": True}, Effect.IDEMPOTENT),
         ("device_command", {**SIM, "value": 1}, Effect.ONCE),
@@ -85,6 +93,7 @@ def test_the_effect_is_what_the_command_does(node: str, config: dict[str, Any], 
     [
         ("gpio_write", {"line": 1, "value": True}),
         ("serial_write", {"port": "/dev/x", "value": "x"}),
+        ("camera_snapshot", {}),
         ("device_command", {**SIM, "value": 1}),
     ],
 )
@@ -102,6 +111,7 @@ def test_what_the_agent_says_is_the_steps_error(node: str, config: dict[str, Any
         ("gpio_write", {"line": 1, "value": True, "pulse": 0}, "pulse"),
         ("gpio_write", {"line": 1, "value": True, "pulse": "soon"}, "duration"),
         ("gpio_write", {"line": 1, "value": True, "chip": "a", "options": {"chip": "b"}}, "chip"),
+        ("camera_snapshot", {"width": 1}, "width"),
         ("serial_write", {"value": "x"}, "port"),
         ("serial_write", {"port": "/dev/x", "value": "x", "hex": "00"}, "not both"),
         ("serial_write", {"port": "/dev/x", "baud": 1}, "baud"),
@@ -123,6 +133,7 @@ def test_a_bad_config_is_refused(node: str, config: dict[str, Any], words: str) 
         ("gpio_write", {"line": 1, "value": True, "options": {"biass": 1}}, "", "biass"),
         ("serial_write", {"port": "/dev/x", "value": "x", "hex": "00"}, "hex", "not both"),
         ("serial_write", {"port": "/dev/x", "options": {"longest": -1}}, "", "longest"),
+        ("camera_snapshot", {"options": {"zoom": 2}}, "", "zoom"),
         ("device_command", {"driver": "teleporter", "value": 1}, "driver", "teleporter"),
         ("device_command", {"driver": "sim", "config": {"nam": 1}, "value": 1}, "config", "nam"),
         ("device_command", {"driver": "sim"}, "value", "has to do"),

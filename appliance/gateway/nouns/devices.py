@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, Struct
 from appliance.contracts import DeviceState
 from appliance.gateway.answers import plain
 from appliance.gateway.common import Body, PartOnly, Query
-from appliance.gateway.device_views import DeviceView, states, view
+from appliance.gateway.device_views import DeviceView, command_to, states, view
 from appliance.gateway.routing import Call, Nothing, Noun
 from appliance.store.errors import NotFound
 from appliance.store.names import decode_cursor, encode_cursor
@@ -97,9 +97,6 @@ def history(call: Call[Query, Nothing], device: DeviceId) -> History:
 def command(call: Call[Query, DeviceCommand], device: DeviceId) -> Done:
     """Have it do something; answered once its driver has acknowledged. The agent does what has one key once."""
     state = _find(call, device)
-    wanted: dict[str, Any] = {"entity": state.id, **call.body.set}
-    if call.body.value is not UNSET:
-        wanted["value"] = call.body.value
     call.note(state.id, agent=state.agent, driver=state.driver, name=state.name)
     answer = call.gateway.call(
         "device_command",
@@ -107,7 +104,7 @@ def command(call: Call[Query, DeviceCommand], device: DeviceId) -> Done:
         agent=state.agent,
         driver=state.driver,
         config=state.config,
-        command=wanted,
+        command=command_to(state, call.body.set, call.body.value),
         key=f"{call.identity.label} {call.key}" if call.key else "",
         within=call.body.timeout,
     )
