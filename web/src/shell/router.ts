@@ -25,6 +25,13 @@ export function makeRouter(): Router {
     return { path: '/sign-in', query: to.fullPath === '/' ? {} : { to: to.fullPath } }
   })
 
+  // The engine was updated while the page was open: its parts have other names now. Begin anew, where one wanted to go.
+  router.onError((error: Error, to) => {
+    if (/dynamically imported module|preload CSS|Importing a module/.test(error.message) && !to.query.anew) {
+      location.assign(router.resolve({ path: to.path, query: { ...to.query, anew: '1' } }).href)
+    }
+  })
+
   router.afterEach((to) => {
     document.title = to.meta.title ? `${to.meta.title} · Flowork` : 'Flowork'
   })

@@ -31,6 +31,9 @@ export const useAttention = defineStore('attention', () => {
 
   const badTriggers = computed(() => (triggers.value.value ?? []).filter((trigger) => trigger.enabled && trigger.ok === false))
   const findings = computed(() => health.value.value?.findings ?? [])
+  /** Findings but those that say of a trigger or of letters what stands in the other lists. */
+  const ELSEWHERE = new Set(['trigger', 'dead-letters', 'letters'])
+  const otherFindings = computed(() => findings.value.filter((finding) => !ELSEWHERE.has(finding.id)))
   const openLetters = computed(() => health.value.value?.history?.open_letters ?? letters.value.value?.items.length ?? 0)
   const counts = computed<Record<string, number>>(() => ({
     approvals: approvals.value.value?.length ?? 0,
@@ -73,5 +76,5 @@ export const useAttention = defineStore('attention', () => {
   })
   live.watchReset(() => users > 0 && void load())
 
-  return { approvals, letters, triggers, health, badTriggers, findings, openLetters, counts, load, soon, watch }
+  return { approvals, letters, triggers, health, badTriggers, findings, otherFindings, openLetters, counts, load, soon, watch }
 })
