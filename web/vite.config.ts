@@ -2,6 +2,7 @@
 import { fileURLToPath } from 'node:url'
 import vue from '@vitejs/plugin-vue'
 import { defineConfig } from 'vite'
+import { licences } from './vite/licences'
 import { pages } from './vite/pages'
 
 const root = fileURLToPath(new URL('.', import.meta.url))
@@ -10,7 +11,7 @@ const engine = process.env.FLOWORK_ENGINE ?? 'http://127.0.0.1:5000'
 
 export default defineConfig({
   root,
-  plugins: [pages(root), vue()],
+  plugins: [pages(root), licences(root), vue()],
   resolve: { alias: { '@': fileURLToPath(new URL('./src', import.meta.url)) } },
   build: { target: 'es2022', manifest: 'manifest.json', chunkSizeWarningLimit: 400 },
   worker: { format: 'es' },

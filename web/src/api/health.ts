@@ -44,6 +44,7 @@ export interface Strain {
   frozen?: number
   temperature?: number
   under_voltage?: boolean
+  under_voltage_before?: boolean
   throttled?: boolean
   read_only?: boolean
   worn?: number
