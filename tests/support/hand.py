@@ -72,8 +72,9 @@ class Hand:
             self.page.keyboard.press(key)
 
     def save(self) -> None:
-        self.press("Control+s")
-        expect(self.page.get_by_test_id("status")).not_to_have_text("Not saved")
+        """Save by keys, and wait until the engine has it."""
+        with self.page.expect_response(lambda answer: answer.request.method == "PUT" and answer.ok):
+            self.press("Control+s")
 
     def deploy(self, message: str = "") -> None:
         """Deploy by the dialog, and wait until it is live."""

@@ -54,6 +54,7 @@ export class Gestures {
   private gesture: Gesture | null = null
   private readonly pointers = new Map<number, Point>()
   private space = false
+  private held = false
   private readonly stops: (() => void)[] = []
 
   constructor(
@@ -75,6 +76,15 @@ export class Gestures {
     on('pointermove', (event) => this.move(event))
     on('pointerup', (event) => this.up(event))
     on('pointercancel', (event) => this.cancelled(event))
+    // After a long press the browser would go on with a click, which closes the menu again.
+    on(
+      'touchend',
+      (event) => {
+        if (this.held) event.preventDefault()
+        this.held = false
+      },
+      { passive: false },
+    )
     on('wheel', (event) => this.wheel(event), { passive: false })
     on('dblclick', (event) => this.double(event))
     on('contextmenu', (event) => this.context(event))
@@ -134,6 +144,7 @@ export class Gestures {
     }
     if (this.pointers.size > 2) return
     const touch = event.pointerType === 'touch'
+    this.held = false
     const world = this.world(at)
     if (event.button === 2) return
     if (event.button === 1 || this.space) {
@@ -326,6 +337,7 @@ export class Gestures {
     const gesture = this.gesture
     if (gesture?.kind !== 'press') return
     this.gesture = null
+    this.held = true
     this.stage.menu(gesture.hit, gesture.at)
   }
 
