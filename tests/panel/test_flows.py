@@ -72,7 +72,7 @@ def test_an_older_export_is_converted(flows: Panel) -> None:
 
 def test_json_with_faults_says_where_and_can_be_a_draft(flows: Panel) -> None:
     flows.expected = ["422"]
-    broken = {"name": "Broken", "nodes": [{"id": "a", "type": "log", "config": {}}], "edges": []}
+    broken = {"name": "Broken", "nodes": [{"id": "a", "type": "condition", "config": {}}], "edges": []}
     page = flows.page
     page.get_by_role("button", name="New flow").click()
     page.get_by_role("tab", name="From JSON").click()
@@ -81,7 +81,7 @@ def test_json_with_faults_says_where_and_can_be_a_draft(flows: Panel) -> None:
         {"name": "x.json", "mimeType": "application/json", "buffer": json.dumps(broken).encode()}
     )
     page.get_by_role("button", name="Create").click()
-    expect(page.get_by_role("alert")).to_contain_text("nodes[0].config.message")
+    expect(page.get_by_role("alert")).to_contain_text("nodes[0].config.when")
     page.get_by_role("button", name="Save as a draft").click()
     page.wait_for_url("**/flows/broken/edit")
 

@@ -4,6 +4,7 @@ import { createRouter, createWebHistory, type Router } from 'vue-router'
 import { routes } from 'virtual:pages'
 import { useLive } from '@/stores/live'
 import { useSession } from '@/stores/session'
+import { useToasts } from '@/stores/toasts'
 
 export function makeRouter(): Router {
   const router = createRouter({
@@ -25,11 +26,13 @@ export function makeRouter(): Router {
     return { path: '/sign-in', query: to.fullPath === '/' ? {} : { to: to.fullPath } }
   })
 
-  // The engine was updated while the page was open: its parts have other names now. Begin anew, where one wanted to go.
-  router.onError((error: Error, to) => {
-    if (/dynamically imported module|preload CSS|Importing a module/.test(error.message) && !to.query.anew) {
-      location.assign(router.resolve({ path: to.path, query: { ...to.query, anew: '1' } }).href)
-    }
+  router.onError(async (error: Error, to) => {
+    if (!/dynamically imported module|preload CSS|Importing a module/.test(error.message)) return
+    const session = useSession()
+    await session.load()
+    if (session.error !== null) useToasts().problem(`${to.meta.title ?? 'The page'} cannot be opened now`, session.error)
+    // The engine was updated while the page was open: its parts have other names now. Begin anew, where one wanted to go.
+    else if (!to.query.anew) location.assign(router.resolve({ path: to.path, query: { ...to.query, anew: '1' } }).href)
   })
 
   router.afterEach((to) => {
