@@ -22,6 +22,7 @@ from appliance.triggers import start
 from appliance.world import Machine
 from tests.support.broker import Mosquitto, Peer, eventually
 from tests.support.house import House
+from tests.support.local_agent import LocalAgent
 from tests.support.web import WebServer, web_server
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -132,6 +133,81 @@ def test_fridge_door(house: House, broker: Mosquitto) -> None:
         assert peer.next() == ("home/alarms", b"the lower door is closed again")
         assert house.outcome(flow, 1).state == "succeeded"
         assert peer.empty()
+
+
+# --- with devices; the hardware is simulated, the agent is real ---
+
+
+@pytest.fixture
+def agent(house: House) -> Iterator[LocalAgent]:
+    with LocalAgent(house.data) as agent:
+        eventually(lambda: house.client.call("agents")[0]["online"])
+        yield agent
+
+
+def device(house: House, board: str, entity: str) -> dict[str, Any]:
+    """One device of a board, once it is there."""
+
+    def found() -> list[dict[str, Any]]:
+        known = house.client.call("devices")
+        return [each for each in known if (each["config"].get("name"), each["id"]) == (board, entity)]
+
+    one: dict[str, Any] = eventually(found, f"{entity} of {board} is there")[0]
+    return one
+
+
+def folder(house: House) -> dict[str, Any]:
+    """The folder that is watched."""
+    return next((each for each in house.client.call("devices") if each["driver"] == "files"), {"last": ""})
+
+
+def tell(house: House, board: str, entity: str, value: Any) -> None:
+    config = device(house, board, entity)["config"]
+    command = {"entity": entity, "value": value}
+    house.client.call("device_command", agent="", driver="sim", config=config, command=command)
+
+
+@runs("stair-light")
+def test_stair_light(house: House, agent: LocalAgent) -> None:
+    flow = house.deploy(example("stair-light"))
+    tell(house, "stairs", "button", "press")
+    eventually(lambda: device(house, "stairs", "lamp")["value"] is True, "the lamp is lit")
+    eventually(lambda: house.waiting() == 1)
+    house.pass_time(100)
+    tell(house, "stairs", "button", "press")
+    assert house.outcome(flow).state == "cancelled"
+    eventually(lambda: house.waiting() == 1)
+    house.pass_time(100)
+    assert device(house, "stairs", "lamp")["value"] is True
+    house.pass_time(21)
+    assert house.outcome(flow, 1).state == "succeeded"
+    eventually(lambda: device(house, "stairs", "lamp")["value"] is False, "the lamp is out")
+
+
+@runs("frost-guard")
+def test_frost_guard(house: House, agent: LocalAgent) -> None:
+    house.deploy(example("frost-guard"))
+    for degrees, heats in ((4, False), (2.5, True), (4, True), (5.5, False)):
+        tell(house, "greenhouse", "temperature", degrees)
+        eventually(lambda heats=heats: device(house, "greenhouse", "lamp")["value"] is heats, f"{degrees} °C")
+    assert eventually(lambda: house.file("frost.log")).endswith(" heating at 2.5 °C\n")
+    assert house.file("frost.log").count("\n") == 1
+
+
+@runs("incoming-scans")
+def test_incoming_scans(house: House, agent: LocalAgent, tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    flow = house.deploy(example("incoming-scans", **{"/srv/scans": str(scans)}))
+    eventually(lambda: folder(house)["last"] == "initial", "the folder was looked at for the first time")
+    (scans / "letter.pdf").write_bytes(b"%PDF-1.7")
+    (scans / "notes.txt").write_bytes(b"not a scan")
+    eventually(lambda: house.waiting() == 1)
+    house.pass_time(2)
+    ended = house.outcome(flow)
+    assert (ended.state, ended.output) == ("succeeded", {"entity": "lamp", "value": False})
+    assert house.file("scans.csv").splitlines() == ["name,bytes", "letter.pdf,8"]
+    assert len(house.ended) == 1
 
 
 def mqtt_example(name: str, broker: Mosquitto) -> dict[str, Any]:
