@@ -141,7 +141,8 @@ class HttpPoll(Driver[HttpPollConfig]):
                 return
 
     def _tell(self, kind: str, value: Any) -> None:
-        self._watching.tell(Observation(self._source(), kind, value, self.host.now()))
+        priority = -1 if kind == "reading" else 0
+        self._watching.tell(Observation(self._source(), kind, value, self.host.now(), {}, priority))
 
 
 class Pages:

@@ -135,7 +135,7 @@ class Bus:
 
     def _say(self, sensor: str, kind: str, value: Any) -> None:
         attrs = {} if kind in ("lost", "gap") else {"unit": "°C"}
-        self._tell(Observation(sensor, kind, value, self._host.now(), attrs))
+        self._tell(Observation(sensor, kind, value, self._host.now(), attrs, -1 if kind == "reading" else 0))
 
 
 def _present(root: Path) -> list[str]:

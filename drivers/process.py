@@ -13,6 +13,7 @@ and `memory_normal` once it is a tenth below. More than `max_rate` a second are 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from typing import Annotated, Any, Literal
@@ -26,6 +27,8 @@ from drivers.support.processes import Process as Seen
 from drivers.support.rate import Bound
 from drivers.support.thresholds import Limits
 from drivers.support.worker import Watch, Worker
+
+logger = logging.getLogger(__name__)
 
 #: Seconds that a fork may take to become another program.
 _GRACE = 0.05
@@ -69,19 +72,17 @@ class Process(Driver[ProcessConfig]):
         super().__init__(config, host)
         self._lock = threading.Lock()
         self._method: Method | None = None
-        self._connector = Connector()
         self._watching = Watch()
 
     def open(self) -> None:
         with self._lock:
             if self._method is None:
-                self._method = self._begin()
+                self._method = self._try_out()
 
     def close(self) -> None:
         self._watching.end()
         with self._lock:
             self._method = None
-            self._connector.close()
 
     def events(self, emit: Emit) -> Stop:
         with self._lock:
@@ -92,14 +93,19 @@ class Process(Driver[ProcessConfig]):
     def entities(self) -> list[Entity]:
         return [Entity(self._source(), f"Processes {self._source()}", "event")]
 
-    def _begin(self) -> Method:
+    def _try_out(self) -> Method:
+        """How it will be watched. Each watch listens anew: what nobody reads would pile up in the kernel."""
         if self.config.method != "poll":
+            connector = Connector()
             try:
-                self._connector.open()
-                return "connector"
+                connector.open()
             except DriverError:
                 if self.config.method == "connector":
                     raise
+            else:
+                return "connector"
+            finally:
+                connector.close()
         return "poll"
 
     def _source(self) -> str:
@@ -107,18 +113,28 @@ class Process(Driver[ProcessConfig]):
         return config.name or config.cmdline or config.user or "any"
 
     def _watch(self, worker: Worker) -> None:
-        method = self._method
         table = Table(self.config, self.host, self._source(), self._watching.tell)
-        count = table.adopt(processes.pids())
-        table.tell("initial", count, method=method)
-        connector = self._connector if method == "connector" else None
+        connector = Connector()
+        try:
+            if self._method == "connector":
+                connector.open()
+                self._listen(worker, table, connector)
+                return
+        except (DriverError, OSError) as exc:
+            logger.warning("%s; looking every %g s instead", exc, self.config.poll)
+        finally:
+            connector.close()
+        table.tell("initial", table.adopt(processes.pids()), method="poll")
+        while worker.pause(table.patience(self.config.poll)):
+            table.compare(processes.pids())
+            table.tick()
+
+    def _listen(self, worker: Worker, table: Table, connector: Connector) -> None:
+        table.tell("initial", table.adopt(processes.pids()), method="connector")
         while not worker.stopping:
-            if connector is not None:
-                if worker.wait((connector.fileno(),), table.patience(None)):
-                    happened = connector.read()
-                    table.take(happened) if happened is not None else table.missed()
-            elif worker.pause(table.patience(self.config.poll)):
-                table.compare(processes.pids())
+            if worker.wait((connector.fileno(),), table.patience(None)):
+                happened = connector.read()
+                table.take(happened) if happened is not None else table.missed()
             table.tick()
 
 
@@ -203,10 +219,10 @@ class Table:
             self._bound.leave_out(self._looks.report())
             self._resync = True
         if self._bound.due:
+            self.tell("overflow", self._bound.report())
             if self._resync:
                 self._resync = False
                 self._set_right()
-            self.tell("overflow", self._bound.report())
         if self._measures and self._host.monotonic() - self._measured >= self._config.interval:
             self._measured = self._host.monotonic()
             self._measure()
@@ -224,18 +240,18 @@ class Table:
             return
         process = processes.look(pid, self._host.now())
         known = self._known.get(pid)
-        if (
-            process is not None
-            and known is not None
-            and (known.process.name, known.process.cmdline)
-            == (
-                process.name,
-                process.cmdline,
-            )
-        ):
+        if process is not None and known is not None and _same(process, known.process):
             return
-        if self._know(process) and process is not None and self._bound.take():
+        if self._know(process) and process is not None:
+            self._tell_start(process, at)
+
+    def _tell_start(self, process: Seen, at: float) -> None:
+        if self._bound.take():
             self.tell("started", process.told(), at)
+        else:
+            # If it still lives when there is room again, it is told then.
+            del self._known[process.pid]
+            self._resync = True
 
     def _exited(self, pid: int, at: float, status: int | None) -> None:
         known = self._known.pop(pid, None)
@@ -270,8 +286,8 @@ class Table:
             self._exited(pid, now, None)
         for pid in pids - self._known.keys():
             process = processes.look(pid, self._host.now())
-            if self._know(process) and process is not None and self._bound.take():
-                self.tell("started", process.told(), process.began)
+            if self._know(process) and process is not None:
+                self._tell_start(process, process.began)
 
     # --- CPU and memory ---
 
@@ -290,3 +306,8 @@ class Table:
                 self.tell(f"cpu_{known.cpu.zone}", known.process.told() | {"cpu": round(cpu, 1)})
             if self._config.memory and known.memory.update(memory, now) and self._bound.take():
                 self.tell(f"memory_{known.memory.zone}", known.process.told() | {"memory": round(memory, 1)})
+
+
+def _same(one: Seen, other: Seen) -> bool:
+    """Whether a pid still runs the same program."""
+    return (one.name, one.cmdline) == (other.name, other.cmdline)

@@ -4,7 +4,7 @@ The temperature swings between `low` and `high` once every `period` seconds and 
 The lamp is an output with an initial and a safe state. The button is pressed by a command, and by itself every
 `press_every` seconds if that is set. Two boards with different names know nothing of each other.
 
-Events: `changed` of `temperature` and `lamp`, `pressed` of `button`. Commands:
+Events: `changed` of `temperature` and `lamp` (which is first told as `initial`), `pressed` of `button`. Commands:
 
     {"entity": "lamp", "value": true}
     {"entity": "button", "value": "press"}
@@ -112,7 +112,7 @@ class Sim(Driver[SimConfig]):
         clock, every = self.host.monotonic, self.config.press_every
         read_at, press_at = clock(), clock() + every if every else math.inf
         with self._lock:
-            self._tell("lamp", "changed", self._lit)
+            self._tell("lamp", "initial", self._lit)
         while True:
             now = clock()
             with self._lock:
@@ -137,7 +137,8 @@ class Sim(Driver[SimConfig]):
         return round(middle + swing * math.sin(2 * math.pi * self.host.now() / self.config.period), 2)
 
     def _tell(self, source: str, kind: str, value: Any, **attrs: Any) -> None:
-        self._watching.tell(Observation(source, kind, value, self.host.now(), attrs))
+        priority = -1 if source == "temperature" else 0
+        self._watching.tell(Observation(source, kind, value, self.host.now(), attrs, priority))
 
     def _must_be_open(self) -> None:
         if not self._open:

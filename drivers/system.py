@@ -164,4 +164,4 @@ class Monitor:
     def _say(self, metric: str, kind: str, value: Any, **attrs: Any) -> None:
         if unit := _UNITS.get(metric, "" if metric in _TRUTHS else "%"):
             attrs["unit"] = unit
-        self._tell(Observation(metric, kind, value, self._host.now(), attrs))
+        self._tell(Observation(metric, kind, value, self._host.now(), attrs, -1 if kind == "reading" else 0))

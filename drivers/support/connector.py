@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import select
 import socket
 import struct
+import time
 
 from msgspec import Struct
 
@@ -62,8 +64,7 @@ class Connector:
             link.setblocking(False)
             link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
             link.bind((0, _CN_IDX_PROC))
-            self._listen()
-            self._be_heard()
+            self._be_heard(self._listen())
         except OSError as exc:
             self.close()
             raise DriverError(f"the process connector may not be used: {exc.strerror or exc}") from exc
@@ -94,19 +95,27 @@ class Connector:
                 found.append(event)
         return found
 
-    def _listen(self) -> None:
+    def _listen(self) -> int:
+        """Ask for events; returns the number by which the kernel's answer is known."""
         assert self._socket is not None
         body = struct.pack("=I", _LISTEN)
+        number = secrets.randbits(31)
         head = _NETLINK.pack(_BODY + len(body), _NLMSG_DONE, 0, 0, os.getpid())
-        self._socket.send(head + _CN.pack(_CN_IDX_PROC, _CN_VAL_PROC, 0, 0, len(body), 0) + body)
+        self._socket.send(head + _CN.pack(_CN_IDX_PROC, _CN_VAL_PROC, 0, number, len(body), 0) + body)
+        return number
 
-    def _be_heard(self) -> None:
-        """Wait for the kernel's acknowledgement; other events may come before it."""
+    def _be_heard(self, number: int) -> None:
+        """Wait for the kernel's answer. It goes to all who listen, and others' events may come before it."""
         assert self._socket is not None
-        while select.select([self._socket], [], [], _PATIENCE)[0]:
+        deadline = time.monotonic() + _PATIENCE
+        while (left := deadline - time.monotonic()) > 0:
+            if not select.select([self._socket], [], [], left)[0]:
+                break
             data = self._socket.recv(4096)
             event = _parse(data)
-            if event is not None and event.what == _NONE:
+            if event is None or event.what != _NONE:
+                continue
+            if _CN.unpack_from(data, _NETLINK.size)[3] == number + 1:
                 if event.status:
                     raise OSError(event.status, os.strerror(event.status))
                 return
