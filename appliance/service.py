@@ -1,4 +1,4 @@
-"""Kernel and gateway as services of their own: each takes its lock, says to systemd how it is, and can rest.
+"""Kernel, gateway and agent as services of their own: each takes its lock, says to systemd how it is, and can rest.
 
 ``flowork up`` runs the same kernel under its own supervisor.
 """
@@ -148,6 +148,17 @@ def serve_gateway(data: Path | None, host: str, port: int) -> int:
             return process.main(folder, name, number, sock.detach())
         finally:
             stop()
+
+
+def serve_agent(data: Path | None) -> int:
+    """``flowork local-agent``: run the agent of this machine until SIGTERM; the exit code. Raises ``FlowError``."""
+    from edge_agent import local
+
+    os.umask(0o077)
+    folder = _folder(data)
+    faulthandler.enable()
+    with EngineLock(folder, "agent"):
+        return local.main(folder)
 
 
 def require_owner(keys: InitResult, sock: socket.socket) -> None:

@@ -7,9 +7,11 @@ port="" hostname=""
 account=flowork
 opt=/opt/flowork
 data=/var/lib/flowork
+edge_data=/var/lib/flowork-agent
 units=/usr/local/lib/systemd/system
 dropins=/etc/systemd/system
 command=/usr/local/bin/flowork
+edge_command=/usr/local/bin/flowork-agent
 announcement=/etc/avahi/services/flowork.service
 
 read_options() {

@@ -104,7 +104,20 @@ drop_others() {
 }
 
 install_command() {
-  ((!edge)) || return 0
+  if ((edge)); then
+    put "$edge_command" 0755 <<'SH'
+#!/bin/sh
+# flowork-agent, as the user whom the installed agent belongs to. Made by Flowork's installer.
+export FLOWORK_AGENT_DATA=/var/lib/flowork-agent
+if [ "$(id -un)" = flowork ]; then
+  exec /opt/flowork/current/bin/flowork-agent "$@"
+elif [ "$(id -u)" = 0 ]; then
+  exec runuser -u flowork -- /opt/flowork/current/bin/flowork-agent "$@"
+fi
+exec sudo -u flowork FLOWORK_AGENT_DATA=/var/lib/flowork-agent /opt/flowork/current/bin/flowork-agent "$@"
+SH
+    return
+  fi
   put "$command" 0755 <<'SH'
 #!/bin/sh
 # flowork, as the user whom the installed engine belongs to. Made by Flowork's installer.

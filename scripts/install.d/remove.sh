@@ -9,7 +9,7 @@ remove_all() {
     step "stop Flowork" stop_all
   fi
   step "have nothing of it started at boot" disable_all
-  for name in "${appliance_units[@]}" "$agent_unit"; do
+  for name in "${appliance_units[@]}"; do
     [[ ! -e $units/$name ]] || step "remove $units/$name" rm -f -- "$units/$name"
     if [[ -d $dropins/$name.d ]]; then
       step "remove what the installer put into $dropins/$name.d" remove_dropins "$dropins/$name.d"
@@ -19,22 +19,24 @@ remove_all() {
     rmdir --ignore-fail-on-non-empty -- "$units" "$(dirname -- "$units")"
   fi
   ! running || step "have systemd forget the units" systemctl daemon-reload
-  for name in "$announcement" "$command"; do
+  for name in "$announcement" "$command" "$edge_command"; do
     [[ ! -e $name ]] || step "remove $name" rm -f -- "$name"
   done
   [[ ! -d $opt ]] || step "remove $opt" rm -rf -- "$opt"
-  if ((purge)) && [[ -d $data ]]; then
-    step "remove $data with all flows, runs and keys" rm -rf -- "$data"
-  fi
+  for name in "$data" "$edge_data"; do
+    [[ -d $name ]] || continue
+    if ((purge)); then
+      step "remove $name with all that is in it" rm -rf -- "$name"
+    else
+      say "the data are still in $name; --purge deletes them too"
+    fi
+  done
   ! getent passwd "$account" >/dev/null || step "remove the user $account" userdel "$account"
-  if ((!purge)) && [[ -d $data ]]; then
-    say "the data are still in $data; --purge deletes them too"
-  fi
 }
 
 sure() {
   local answer=
-  [[ -d $data ]] || return 0
+  [[ -d $data || -d $edge_data ]] || return 0
   ((!yes && !dry)) || return 0
   [[ -t 0 ]] || die "--purge deletes $data with all flows, runs and keys; say --yes to mean it"
   read -r -p "This deletes $data with all flows, runs and keys. Type yes: " answer

@@ -10,9 +10,6 @@ check_machine() {
     x86_64 | aarch64) ;;
     *) say "WARNING: for $(uname -m) not all packages are there ready-made: a 64-bit system is better" ;;
   esac
-  if ((edge)) && ! grep -q '^ *flowork-agent *=' "$root/setup.cfg"; then
-    die "this version has no edge agent yet"
-  fi
   local free
   free=$(df --output=avail -k /opt 2>/dev/null | tail -n 1 || df --output=avail -k / | tail -n 1)
   ((free > 400000)) || die "$((free / 1024)) MB are left on the disk of /opt; 400 MB are needed"
@@ -54,20 +51,23 @@ has_package() { [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) ==
 make_user() {
   getent passwd "$account" >/dev/null ||
     step "make the user $account, who can sign in nowhere" \
-      useradd --system --user-group --no-create-home --home-dir "$data" --shell /usr/sbin/nologin "$account"
+      useradd --system --user-group --no-create-home --home-dir "$(data_here)" --shell /usr/sbin/nologin "$account"
 }
 
+data_here() { if ((edge)); then printf %s "$edge_data"; else printf %s "$data"; fi; }
+
 make_data() {
-  local owner
-  owner=$(stat -c %U:%G "$data" 2>/dev/null || true)
-  [[ $owner == "$account:$account" ]] || step "make $data, for the user $account alone" own_data
+  local folder owner
+  folder=$(data_here)
+  owner=$(stat -c %U:%G "$folder" 2>/dev/null || true)
+  [[ $owner == "$account:$account" ]] || step "make $folder, for the user $account alone" own_data "$folder"
 }
 
 # What an earlier installation left has the number of a user that is gone.
 own_data() {
-  mkdir -p -- "$data"
-  chmod 0700 -- "$data"
-  chown -R -- "$account:$account" "$data"
+  mkdir -p -- "$1"
+  chmod 0700 -- "$1"
+  chown -R -- "$account:$account" "$1"
 }
 
 # as_account COMMAND...: as the user of the units.

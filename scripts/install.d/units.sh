@@ -2,31 +2,41 @@
 # shellcheck disable=SC2154  # options.sh and lib.sh say what the names stand for
 # The units: put in place, adapted to this machine, enabled, started, and taken back if they do not come up.
 
-appliance_units=(flowork.target flowork-init.service flowork-gateway.socket flowork-gateway.service
-  flowork-kernel.service)
 agent_unit=flowork-agent.service
+appliance_units=(flowork.target flowork-init.service flowork-gateway.socket flowork-gateway.service
+  flowork-kernel.service "$agent_unit")
 # Groups of Debian and Raspberry Pi OS to whom devices belong.
 device_groups=(gpio dialout i2c spi video input plugdev)
 
-# unit_names: what belongs on this machine.
-unit_names() {
-  ((edge)) || printf '%s\n' "${appliance_units[@]}"
-  if has_agent; then printf '%s\n' "$agent_unit"; fi
-}
-
-has_agent() { [[ -f $root/systemd/$agent_unit ]] && grep -q '^ *flowork-agent *=' "$root/setup.cfg"; }
-
 install_units() {
-  local name
-  while read -r name; do
-    put "$units/$name" 0644 <"$root/systemd/$name"
-  done < <(unit_names)
-  if ((!edge)); then
+  local name wanted=("${appliance_units[@]}")
+  if ((edge)); then
+    wanted=("$agent_unit")
+    alone
+  else
     growing_pauses flowork-gateway.service
     growing_pauses flowork-kernel.service
     set_port
   fi
-  ! has_agent || device_rights
+  device_rights
+  for name in "${wanted[@]}"; do
+    put "$units/$name" 0644 <"$root/systemd/$name"
+  done
+}
+
+# The agent without an appliance: its own data, its own program, and patience until it is paired.
+alone() {
+  put "$dropins/$agent_unit.d/50-flowork-alone.conf" 0644 <<INI
+[Unit]
+StartLimitIntervalSec=0
+[Service]
+ExecStart=
+ExecStart=/opt/flowork/current/bin/flowork-agent run
+StateDirectory=
+StateDirectory=$(basename -- "$edge_data")
+Environment=FLOWORK_AGENT_DATA=$edge_data
+RestartSec=30
+INI
 }
 
 # Pauses between restarts that grow: known to systemd since version 254.
@@ -82,8 +92,7 @@ make_engine() { as_account "$release/bin/flowork" init | grep -v '^start it with
 
 start_all() {
   local wanted=()
-  ((edge)) || wanted=(flowork.target)
-  ! has_agent || wanted+=("$agent_unit")
+  if ((edge)); then wanted=("$agent_unit"); else wanted=(flowork.target); fi
   if ((dry)); then
     printf 'would: point %s/current at the new release, and start %s at every boot\n' "$opt" "${wanted[*]}"
     return
@@ -121,14 +130,22 @@ start_all() {
 # come_up UNIT...: starts everything anew; done once they really answer, for that is when they notify systemd.
 come_up() {
   stop_all
-  ((edge)) || systemctl start "${appliance_units[@]:1}" || return 1
-  systemctl start "$@"
+  if ((edge)); then
+    # It is up once it is paired, which may be days.
+    systemctl start --no-block "$@"
+    return
+  fi
+  systemctl start "${appliance_units[@]:1}" && systemctl start "$@"
 }
 
 farewell() {
   ((!dry)) || return 0
   if ((edge)); then
-    say "the edge agent runs: journalctl -fu flowork-agent"
+    if [[ -e $edge_data/paired.json ]]; then
+      say "the edge agent runs: journalctl -fu flowork-agent"
+    else
+      say "pair it: \`flowork agent pair NAME\` on the appliance, then here: sudo flowork-agent pair CODE"
+    fi
     return
   fi
   local name number
