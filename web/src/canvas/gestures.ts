@@ -119,7 +119,8 @@ export class Gestures {
 
   private at(event: { clientX: number; clientY: number }): Point {
     const box = this.host.getBoundingClientRect()
-    return { x: event.clientX - box.left, y: event.clientY - box.top }
+    // A browser that has just brought a card into sight has scrolled, and the canvas may not know yet.
+    return { x: event.clientX - box.left + this.host.scrollLeft, y: event.clientY - box.top + this.host.scrollTop }
   }
 
   private world(screen: Point): Point {
