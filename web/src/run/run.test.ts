@@ -54,6 +54,17 @@ describe('a timeline', () => {
     expect(phases(5)).toEqual({ a: 'done', hot: 'done', cold: 'skipped', after: 'skipped' })
   })
 
+  it('knows at once of a long dead branch', () => {
+    const many = Array.from({ length: 3000 }, (_, index) => `n${index}`)
+    const dead = new Timeline(
+      story([step('a', 'done', { fired: [] }), ...many.map((node) => step(node, 'skipped'))], [record('done', 'a', 0, 1)], 1),
+      [edge('a', 'n0'), ...many.slice(1).flatMap((node, index) => [edge(many[index]!, node), edge('a', node)])],
+      T0,
+    )
+    expect(dead.at(1).nodes.get('n2999')).toBe('pending')
+    expect(dead.at(2).nodes.get('n2999')).toBe('skipped')
+  })
+
   it('finds the moment of a time, also the last of several at once', () => {
     expect([0, 0.5, 1, 1.7, 2, 99].map((time) => forked.momentAt(time))).toEqual([1, 1, 2, 3, 5, 5])
   })

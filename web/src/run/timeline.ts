@@ -63,6 +63,9 @@ export class Timeline {
   readonly length: number
   readonly over: boolean
   private readonly skippedAt: ReadonlyMap<string, number>
+  /** The moment (its number) behind which each skipped node is known as such. */
+  private readonly skippedBehind: ReadonlyMap<string, number>
+  private readonly fired: ReadonlyMap<string, ReadonlySet<number>>
 
   /** `now` in Unix seconds: how far a run under way has come. */
   constructor(
@@ -77,12 +80,24 @@ export class Timeline {
       const last = records.get(step.node)?.at(-1)
       if (SETTLED.has(step.state) && last) ends.set(step.node, last.to ?? last.from)
     }
-    this.skippedAt = skipTimes(story.steps, edges, ends)
+    this.skippedAt = spread(story.steps, edges, ends)
+    this.fired = new Map(story.steps.map((step) => [step.node, new Set(step.fired ?? [])]))
     const newest = Math.max(0, ...[...records.values()].flat().map((span) => span.to ?? span.from))
     this.length = Math.max(newest, micro((story.finished ?? now) - story.accepted), 0)
     this.tracks = story.steps.map((step) => this.track(step, records.get(step.node) ?? [], ends))
     this.byNode = new Map(this.tracks.map((track) => [track.node, track]))
     this.moments = this.inOrder()
+    this.skippedBehind = spread(story.steps, edges, this.settlements())
+  }
+
+  /** The number of the moment at which each node was settled. */
+  private settlements(): Map<string, number> {
+    const found = new Map<string, number>(this.story.steps.filter((step) => step.state === 'kept').map((step) => [step.node, 0]))
+    this.moments.forEach((moment, index) => {
+      const track = this.byNode.get(moment.node)
+      if (track?.end?.phase === moment.phase && SETTLED.has(track.step.state)) found.set(moment.node, index)
+    })
+    return found
   }
 
   private track(step: StepView, spans: Span[], ends: ReadonlyMap<string, number>): Track {
@@ -143,10 +158,7 @@ export class Timeline {
       const track = this.byNode.get(moment.node)
       if (track?.end?.phase === moment.phase && SETTLED.has(track.step.state)) settled.add(moment.node)
     }
-    const now = this.moments[index]!.at
-    for (const [node, when] of this.skippedAt) {
-      if (when <= now && this.settledBefore(node, settled)) nodes.set(node, 'skipped')
-    }
+    for (const [node, behind] of this.skippedBehind) if (behind <= index) nodes.set(node, 'skipped')
     return { nodes, edges: this.edgesOf(nodes, settled) }
   }
 
@@ -156,20 +168,11 @@ export class Timeline {
     return { nodes, edges: this.edgesOf(nodes, settled) }
   }
 
-  /** Whether a node that no path led to could be known as such: all before it are settled or skipped themselves. */
-  private settledBefore(node: string, settled: ReadonlySet<string>, depth = 0): boolean {
-    if (depth > this.story.steps.length) return false
-    return this.edges
-      .filter((edge) => edge.to === node)
-      .every(({ from }) => settled.has(from) || (this.skippedAt.has(from) && this.settledBefore(from, settled, depth + 1)))
-  }
-
   private edgesOf(nodes: ReadonlyMap<string, Phase>, settled: ReadonlySet<string>): EdgeState[] {
-    const fired = new Map(this.story.steps.map((step) => [step.node, new Set(step.fired ?? [])]))
     return this.edges.map((edge, index) => {
       if (nodes.get(edge.from) === 'skipped') return 'dead'
       if (!settled.has(edge.from)) return 'idle'
-      return fired.get(edge.from)?.has(index) ? 'fired' : 'dead'
+      return this.fired.get(edge.from)?.has(index) ? 'fired' : 'dead'
     })
   }
 }
@@ -232,25 +235,27 @@ function running(spans: readonly Span[], from: number): boolean {
   return last?.phase === 'running' && last.to === null && last.from <= from
 }
 
-/** When it was known of each skipped node that no path leads to it. */
-function skipTimes(
-  steps: readonly StepView[],
-  edges: readonly LinkOf[],
-  ends: ReadonlyMap<string, number>,
-): Map<string, number> {
+/** From when (or which moment) nodes were settled to when it was known of each skipped one that no path leads to it. */
+function spread(steps: readonly StepView[], edges: readonly LinkOf[], settled: ReadonlyMap<string, number>): Map<string, number> {
   const skipped = new Set(steps.filter((step) => step.state === 'skipped').map((step) => step.node))
-  const into = new Map<string, string[]>()
-  for (const edge of edges) if (skipped.has(edge.to)) into.set(edge.to, [...(into.get(edge.to) ?? []), edge.from])
-  const times = new Map<string, number>()
-  const open = new Set<string>()
-  const find = (node: string): number => {
-    const known = times.get(node) ?? ends.get(node)
-    if (known !== undefined || !skipped.has(node) || open.has(node)) return known ?? 0
-    open.add(node)
-    const time = Math.max(0, ...(into.get(node) ?? []).map(find))
-    times.set(node, time)
-    return time
+  const next = new Map<string, string[]>()
+  const missing = new Map<string, number>([...skipped].map((node) => [node, 0]))
+  for (const { from, to } of edges) {
+    if (!skipped.has(to) || !skipped.has(from)) continue
+    next.set(from, [...(next.get(from) ?? []), to])
+    missing.set(to, missing.get(to)! + 1)
   }
-  for (const node of skipped) find(node)
-  return times
+  const found = new Map<string, number>([...skipped].map((node) => [node, 0]))
+  for (const { from, to } of edges) {
+    if (skipped.has(to) && !skipped.has(from)) found.set(to, Math.max(found.get(to)!, settled.get(from) ?? 0))
+  }
+  const ready = [...skipped].filter((node) => missing.get(node) === 0)
+  for (let node = ready.pop(); node !== undefined; node = ready.pop()) {
+    for (const to of next.get(node) ?? []) {
+      found.set(to, Math.max(found.get(to)!, found.get(node)!))
+      missing.set(to, missing.get(to)! - 1)
+      if (missing.get(to) === 0) ready.push(to)
+    }
+  }
+  return found
 }

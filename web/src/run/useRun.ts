@@ -8,8 +8,9 @@ import { useNow } from '@/lib/now'
 import { useLive } from '@/stores/live'
 import { Timeline } from './timeline'
 
-/** Milliseconds between two looks at a run that moves all the time. */
+/** Milliseconds between two looks at a run that moves all the time; one that takes long to tell is looked at less often. */
 const PACE = 250
+const REST = 4
 const CHILDREN = 200
 
 export interface OpenRun {
@@ -42,6 +43,7 @@ export function useRun(id: Readonly<Ref<string>>): OpenRun {
   let again = false
   let timer: ReturnType<typeof setTimeout> | undefined
   let closed = false
+  let pace = PACE
 
   async function load(): Promise<void> {
     if (asking !== null) {
@@ -51,6 +53,7 @@ export function useRun(id: Readonly<Ref<string>>): OpenRun {
     const mine = (asking = new AbortController())
     const wanted = id.value
     loading.value = story.value === null
+    const began = performance.now()
     try {
       const found = await showRun(wanted, 'full', mine.signal)
       if (mine.signal.aborted) return
@@ -66,6 +69,7 @@ export function useRun(id: Readonly<Ref<string>>): OpenRun {
       if (asking === mine) {
         asking = null
         loading.value = false
+        pace = Math.max(PACE, REST * (performance.now() - began))
         if (again && !closed) later()
         again = false
       }
@@ -103,7 +107,7 @@ export function useRun(id: Readonly<Ref<string>>): OpenRun {
     timer ??= setTimeout(() => {
       timer = undefined
       void load()
-    }, PACE)
+    }, pace)
   }
 
   function begin(): void {
