@@ -150,6 +150,7 @@ class Table:
         self._known: dict[int, _Known] = {}
         self._all: set[int] = set()
         self._forks: dict[int, float] = {}
+        self._young: set[int] = set()  # polling: as the forks
         self._bound = Bound(config.max_rate, host.monotonic)
         self._looks = Bound(_MOST_LOOKS, host.monotonic)
         self._measured = host.monotonic()
@@ -162,7 +163,7 @@ class Table:
     def patience(self, poll: float | None) -> float | None:
         """Seconds until something is to be done although nothing happens."""
         waits = [poll] if poll is not None else []
-        if self._forks:
+        if self._forks or self._young:
             waits.append(_GRACE)
         if self._bound.pending or self._looks.pending or self._resync:
             waits.append(1.0)
@@ -203,8 +204,14 @@ class Table:
         for pid in [pid for pid, known in self._known.items() if not known.process.lives()]:
             self._exited(pid, now, None)
             self._started(pid, now)
-        for pid in self._all - before:
-            self._started(pid, now)
+        for pid in (self._all - before) | (self._young & self._all):
+            # A fork that is about to become another program is looked at once it has.
+            if pid in self._young or processes.age(pid) > _GRACE:
+                self._young.discard(pid)
+                self._started(pid, now)
+            else:
+                self._young.add(pid)
+        self._young &= self._all
 
     def missed(self) -> None:
         """The kernel had no room for all events: look at what there is once the storm is over."""

@@ -74,6 +74,16 @@ def pids() -> list[int]:
     return psutil.pids()
 
 
+def age(pid: int) -> float:
+    """Seconds since it was forked, 0 if it is gone; psutil's ``create_time`` is up to a second off."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return 0.0
+    ticks = int(stat.rpartition(")")[2].split()[19])  # proc(5): field 22
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+
+
 def look(pid: int, now: float) -> Process | None:
     """What there is to know of a process at the moment ``now`` (Unix seconds); ``None`` when it is gone already."""
     import psutil
@@ -87,18 +97,11 @@ def look(pid: int, now: float) -> Process | None:
                 _cmdline(handle),
                 _user(handle),
                 handle.ppid(),
-                now - _age(pid),
+                now - age(pid),
                 handle,
             )
     except (psutil.Error, OSError):
         return None
-
-
-def _age(pid: int) -> float:
-    """Seconds since it was forked; psutil's ``create_time`` is up to a second off."""
-    stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    ticks = int(stat.rpartition(")")[2].split()[19])  # proc(5): field 22
-    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def _cmdline(handle: psutil.Process) -> str:
