@@ -221,6 +221,7 @@ class Api:
                 "flow": run.flow.id,
                 "workspace": run.flow.workspace,
                 "node": run.node(index).id,
+                "name": run.node(index).spec.name or run.node(index).id,
                 "kind": "unverified" if parked.unverified else "approval",
                 "ask": parked.ask,
                 "until": parked.until,

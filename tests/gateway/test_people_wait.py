@@ -146,6 +146,7 @@ def test_a_step_that_a_crash_cut_off_is_decided(make_home: Any) -> None:
     run = to_text(number)
     (asked,) = wait_for(lambda: questions(home, "default"), "the question")
     assert (asked["run"], asked["kind"], asked["ask"]["choices"]) == (run, "unverified", ["retry", "skip", "fail"])
+    assert (asked["node"], asked["name"]) == ("b", "b")
     assert home.owner.get(f"/runs/{run}/steps/b")["state"] == "unverified"
     assert home.owner("POST", f"/approvals/{run}/b/decide", {"decision": "perhaps"}).status_code == 422
     assert home.owner("POST", f"/approvals/{run}/b/decide", {"decision": "skip"}).status_code == 204

@@ -22,14 +22,15 @@ noun = Noun("approvals", "Steps that wait for a person: an approval, or a step t
 class Asked(Struct, frozen=True, kw_only=True):
     """One question.
 
-    ``kind`` is ``approval`` (answer with one of ``ask.choices``) or ``unverified`` (decide: retry, skip or fail).
-    ``until`` is its deadline, ``payload`` what the step works on.
+    ``name`` is the step's name. ``kind`` is ``approval`` (answer with one of ``ask.choices``) or ``unverified``
+    (decide: retry, skip or fail). ``until`` is its deadline, ``payload`` what the step works on.
     """
 
     run: str
     flow: str
     workspace: str
     node: str
+    name: str
     kind: str
     ask: dict[str, Any]
     until: float | None

@@ -7,6 +7,8 @@ export interface Asked {
   flow: string
   workspace: string
   node: string
+  /** The step's name. */
+  name: string
   kind: 'approval' | 'unverified' | (string & {})
   ask: { title?: string; text?: string; choices?: string[]; [key: string]: unknown }
   until: number | null
