@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from appliance.contracts import FlowError
 from appliance.engine import trace
 from appliance.engine.plan import FlowPlan, plan_flow
+from appliance.fleet.announce import Announcer
 from appliance.fleet.away import NoDevices
 from appliance.fleet.fleet import Fleet
+from appliance.kernel.announcing import Announcing
 from appliance.kernel.api import Api
 from appliance.kernel.backups import Backups
 from appliance.kernel.blobs import BlobStore
@@ -83,6 +86,7 @@ class Kernel:
         #: For binary data, in which a few bytes are soon found that only look like a short secret.
         self._long_scrubber = Scrubber()
         self._began = time.monotonic()
+        self.announcer: Announcer | None = None
         self.wear = Wear(data)
         #: Called when safe mode was turned on.
         self.on_rest: Callable[[], None] = lambda: None
@@ -222,9 +226,28 @@ class Kernel:
         if self.fleet is not None:
             self._stops.append(self.fleet.freeze)
         self._want(self._live)
+        self._announce()
         if self._socket:
             server.start()
             self._stops.append(server.quiet)
+
+    def _announce(self) -> None:
+        """Show the flows to Home Assistant, if that is wanted."""
+        settings = self.store.settings.load()
+        if not settings.announce_broker or self._alone:
+            return
+        announcing = Announcing(
+            self.store, self.engine, self.registry, self.data, lambda: self.reload(lambda: None, lambda exc: None)
+        )
+        try:
+            announcer = announcing.make(settings.announce_broker, settings.announce_prefix)
+            announcer.start()
+        except FlowError as exc:
+            logger.error("flows are not announced to Home Assistant: %s", exc.message)
+            return
+        self.announcer = announcer
+        self.engine.listeners.append(announcer.ended)
+        self._stops.append(announcer.stop)
 
     def _clean_blob(self, data: bytes) -> bytes:
         if not self._scrubber.found_in(data):
@@ -362,6 +385,8 @@ class Kernel:
                 failed(exc)
                 return
             self._want(wanted, refresh=True)
+            if self.announcer is not None:
+                self.announcer.changed()
             done()
 
         self.engine.post(work)

@@ -206,6 +206,25 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             extra_json_schema=_about("Devices", restart=True),
         ),
     ] = True
+    announce_broker: Annotated[
+        str,
+        Meta(
+            max_length=500,
+            title="Show flows to Home Assistant",
+            description="Broker at which the deployed flows are announced as switches, sensors and buttons: "
+            "mqtt://user:{{ secrets.NAME }}@host:1883; empty: not at all. Who may write there can switch and run them",
+            extra_json_schema=_about("Devices", restart=True),
+        ),
+    ] = ""
+    announce_prefix: Annotated[
+        str,
+        Meta(
+            pattern=r"^[^+#\x00]+$",
+            title="Home Assistant's discovery prefix",
+            description="As in Home Assistant's MQTT settings",
+            extra_json_schema=_about("Devices", restart=True),
+        ),
+    ] = "homeassistant"
     agent_dead_man: Annotated[
         float,
         Meta(

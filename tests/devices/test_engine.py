@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from drivers.mqtt_device import MqttDevice, MqttDeviceConfig
 from tests.drivers import announcements as said
+from tests.drivers.host import FakeHost
 from tests.support.appliance import Appliance
 from tests.support.broker import Mosquitto, Peer, eventually
 from tests.support.flows import compute, flow, node
@@ -186,3 +188,26 @@ def test_two_flows_that_want_one_thing_differently_are_told_so(engine: Appliance
         lambda: [each["ok"] for each in triggers(engine, "second")] == [True],
         "it has its turn",
     )
+
+
+def test_home_assistant_sees_the_flows_and_runs_them(engine: Appliance, tmp_path: Path) -> None:
+    deploy(engine, "greet", compute("hello", "'hello'"), triggers=[trigger("manual")])
+    with Mosquitto(tmp_path, users={"flowork": "hunter2"}) as broker:
+        engine.flowork("secret", "set", "broker", stdin="hunter2")
+        url = f"mqtt://flowork:{{{{ secrets.broker }}}}@127.0.0.1:{broker.port}"
+        engine.flowork("settings", "set", f"announce_broker={url}")
+        engine.stop()
+        engine.start()
+        driver = MqttDevice(MqttDeviceConfig(broker=broker.login("flowork", "hunter2")), FakeHost(tmp_path))
+        try:
+            driver.open()
+            found = eventually(lambda: {each.name.partition(" ")[2]: each.id for each in driver.entities()})
+            (run,) = [place for name, place in found.items() if name.endswith("greet: run")]
+            (switch,) = [place for name, place in found.items() if name.endswith(" greet")]
+            driver.write({"entity": run, "value": "press"})
+            eventually(lambda: len(runs(engine, "greet")) == 1, "the button began a run")
+            driver.write({"entity": switch, "value": False})
+            assert engine.json("audit", "list")["items"][0]["action"] == "flow.disable"
+            eventually(lambda: triggers(engine, "greet") == [], "its triggers are off")
+        finally:
+            driver.close()

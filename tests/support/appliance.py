@@ -87,11 +87,15 @@ class Appliance:
                 lambda: all(self.pids().get(name, before[name]) != before[name] for name in names), "new processes"
             )
 
-    def flowork(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def flowork(
+        self, *arguments: str, check: bool = True, stdin: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """The command line on this folder."""
         environ = {**self._environ, "FLOWORK_DATA": str(self.data)}
         command = [sys.executable, "-m", "appliance.cli", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env=environ, check=check, timeout=60)
+        return subprocess.run(
+            command, capture_output=True, text=True, env=environ, check=check, timeout=60, input=stdin
+        )
 
     def json(self, *arguments: str) -> Any:
         """The command line's ``--json`` answer."""
