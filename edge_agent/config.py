@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import socket
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
@@ -65,6 +64,8 @@ def load(given: Path | None, state: Path) -> Settings:
             continue
         except OSError as exc:
             raise SettingsError(f"{path} cannot be read: {(exc.strerror or str(exc)).lower()}") from None
+        import tomllib
+
         try:
             return msgspec.convert(tomllib.loads(text.decode()), Settings)
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as exc:

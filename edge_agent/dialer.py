@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -95,7 +94,7 @@ class Dialer:
                 self._said = ""
                 self._connected(link, name)
                 return
-            wait = pause * random.uniform(0.8, 1.2)
+            wait = pause * (0.8 + os.urandom(1)[0] / 640)
             pause = min(pause * 2.0, self._route.longest)
 
     def _say(self, text: str) -> None:

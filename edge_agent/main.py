@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from edge_agent import __version__, config
 from edge_agent.agent import Agent, machine_id
@@ -27,17 +27,8 @@ PAIR_AGAIN = 10.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="flowork-agent", description=__doc__)
-    parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument("--data", type=Path, help="where keys and the outbox are kept")
-    parser.add_argument("--config", type=Path, help="the settings (flowork-agent.toml)")
-    verbs = parser.add_subparsers(dest="verb")
-    verbs.add_parser("run", help="run until told to stop (the default)")
-    pairing = verbs.add_parser("pair", help="become an agent of the appliance that shows the code")
-    pairing.add_argument("code", help="as `flowork agent pair NAME` shows it, such as 3-482-913")
-    pairing.add_argument("--appliance", action="append", default=[], metavar="HOST[:PORT]", help="where it is")
-    verbs.add_parser("find", help="list the appliances on the local network")
-    given = parser.parse_args(arguments)
+    asked = sys.argv[1:] if arguments is None else list(arguments)
+    given = _parsed(asked) if asked else SimpleNamespace(data=None, config=None, verb="run")
     os.umask(0o077)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(levelname)s: %(message)s")
     folder = config.state_folder(given.data)
@@ -55,6 +46,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as exc:
         sys.stderr.write(f"flowork-agent: {exc.filename or folder}: {(exc.strerror or str(exc)).lower()}\n")
         return 1
+
+
+def _parsed(arguments: Sequence[str]) -> Any:
+    """What was asked for. A service asks for nothing, and is spared the parser's memory."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="flowork-agent", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--data", type=Path, help="where keys and the outbox are kept")
+    parser.add_argument("--config", type=Path, help="the settings (flowork-agent.toml)")
+    verbs = parser.add_subparsers(dest="verb")
+    verbs.add_parser("run", help="run until told to stop (the default)")
+    pairing = verbs.add_parser("pair", help="become an agent of the appliance that shows the code")
+    pairing.add_argument("code", help="as `flowork agent pair NAME` shows it, such as 3-482-913")
+    pairing.add_argument("--appliance", action="append", default=[], metavar="HOST[:PORT]", help="where it is")
+    verbs.add_parser("find", help="list the appliances on the local network")
+    return parser.parse_args(arguments)
 
 
 def _run(folder: Path, settings: Settings) -> int:
@@ -83,6 +91,8 @@ def _run(folder: Path, settings: Settings) -> int:
 
 def _wait_for_pairing(folder: Path, settings: Settings) -> None:
     """Try until the appliance is there, in a child each time; then begin anew, without what pairing has loaded."""
+    import subprocess
+
     systemd = Systemd()
     systemd.tell("READY=1")
     stop = threading.Event()

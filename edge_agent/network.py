@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import socket
 import ssl
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -175,8 +173,8 @@ class Network:
 
 def browse(seconds: float) -> Iterator[Found]:
     """What answers on the local network, as it comes. Reads the answers in a process of its own."""
-    if shutil.which(sys.executable) is None:
-        return
+    import subprocess
+
     command = [sys.executable, "-m", "edge_agent.protocol.discovery", "browse", str(seconds)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -42,6 +41,8 @@ class Survey:
     def _run(self) -> None:
         if self._stopping.wait(DELAY):
             return
+        import subprocess
+
         try:
             command = [sys.executable, "-m", __name__]
             done = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=True)
