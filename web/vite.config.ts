@@ -2,6 +2,7 @@
 import { fileURLToPath } from 'node:url'
 import vue from '@vitejs/plugin-vue'
 import { defineConfig } from 'vite'
+import { budgets } from './vite/budget'
 import { licences } from './vite/licences'
 import { pages } from './vite/pages'
 
@@ -11,9 +12,17 @@ const engine = process.env.FLOWORK_ENGINE ?? 'http://127.0.0.1:5000'
 
 export default defineConfig({
   root,
-  plugins: [pages(root), licences(root), vue()],
+  plugins: [
+    pages(root),
+    licences(root),
+    vue(),
+    budgets([
+      { page: 'src/pages/index.vue', bytes: 200_000 },
+      { page: 'src/pages/flows/[id]/edit.vue', bytes: 350_000, beside: 'src/pages/index.vue' },
+    ]),
+  ],
   resolve: { alias: { '@': fileURLToPath(new URL('./src', import.meta.url)) } },
-  build: { target: 'es2022', manifest: 'manifest.json', chunkSizeWarningLimit: 400 },
+  build: { target: 'es2022', manifest: 'manifest.json', chunkSizeWarningLimit: 600 },
   worker: { format: 'es' },
   server: { proxy: { '/api': { target: engine, ws: true }, '/docs': engine, '/hooks': engine } },
   test: {
