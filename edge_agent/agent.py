@@ -6,6 +6,7 @@ appliance the agent goes on with the configuration it had last, for as long as i
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import selectors
@@ -124,6 +125,15 @@ class Agent:
     def run(self) -> int:
         """Work until stopped; the exit code."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self._folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                logger.error("another agent runs on %s", self._folder)
+                return 1
+            return self._run()
+
+    def _run(self) -> int:
         self._outbox.open()
         self._selector.register(self._bell_read, selectors.EVENT_READ)
         self._gone_since = time.monotonic()

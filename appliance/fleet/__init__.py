@@ -11,6 +11,8 @@ The fleet lives in the kernel. The gateway is another process; it asks over ``ke
     ``[[time, value], …]`` of a number, the last hour.
 ``device_command {agent, driver, config, command, key?, within?}``
     Answered with the driver's acknowledgement.
+``device_look {agent, driver, config, seconds?}``
+    Runs a driver for so long, without a flow that wants it: ``{ok, text, devices}``.
 ``drivers {agent}``
     What an agent could run: ``{type: "" or why not}``.
 ``agent_pair {name, minutes?}``

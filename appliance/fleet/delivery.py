@@ -55,6 +55,11 @@ class Delivery:
         """Events that have come and that the trigger has not taken."""
         return len(self._held)
 
+    @property
+    def pending(self) -> int:
+        """Events that have come and are not acknowledged."""
+        return len(self._held) + len(self._under_way)
+
     def attach(self, on_events: OnEvents, on_status: OnStatus, cursor: Any) -> None:
         """A trigger listens from now on."""
         self.on_events, self.on_status = on_events, on_status

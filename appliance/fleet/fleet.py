@@ -52,6 +52,10 @@ SETTLE = 0.1
 ATTACHING = 15.0
 #: Seconds that an agent which is connected already has to show that it is still there.
 PROOF = 2.0
+#: Seconds to wait after an error that nobody thought of.
+STUMBLED = 0.2
+#: Events of one watch that may have come and not be acknowledged; an agent keeps to ``WINDOW``.
+MOST_PENDING = 4 * messages.WINDOW
 #: Seconds that stopping waits for acknowledgements to go out.
 LAST_WORDS = 1.0
 
@@ -218,6 +222,25 @@ class Fleet:
                 found += [self._entity(remote, report, key, entity) for entity in report.entities]
         return found
 
+    def look(self, agent: str, driver: str, config: Mapping[str, Any], seconds: float) -> Pending:
+        """Run a driver for so long and see what there is: ``{"ok", "text", "devices"}``. Raises ``ConfigError``."""
+        checked = self._checked(agent, driver, config)
+        key, pending, told = source_key(driver, checked), Pending(), [(False, "it has not been heard of")]
+
+        def ignore(events: list[DeviceEvent]) -> None:
+            for event in events:
+                event.ack()
+
+        stop = self.watch(agent, driver, checked, "", ignore, lambda ok, text: told.append((ok, text)))
+
+        def done() -> None:
+            states = [each for each in self.entities(agent) if source_key(each.driver, each.config) == key]
+            stop()
+            pending.complete({"ok": told[-1][0], "text": told[-1][1], "devices": msgspec.to_builtins(states)})
+
+        self.post(lambda: self._later.append((time.monotonic() + seconds, done)))
+        return pending
+
     def history(self, agent: str, driver: str, config: Mapping[str, Any], source: str) -> list[tuple[float, float]]:
         """As the contract says."""
         return self._values.history((agent, source_key(driver, self._checked(agent, driver, config)), source))
@@ -308,7 +331,11 @@ class Fleet:
 
     def _run(self) -> None:
         while not self._stopping:
-            self._turn(self._until_next())
+            try:
+                self._turn(self._until_next())
+            except Exception:
+                logger.exception("the fleet stumbled, and goes on")
+                time.sleep(STUMBLED)
         self._last_words()
 
     def _until_next(self) -> float | None:
@@ -476,6 +503,8 @@ class Fleet:
         delivery, wanted = remote.deliveries.get(message.watch), remote.wanted.get(message.watch)
         if delivery is None:
             return  # not wanted any more, or not yet: the agent keeps it
+        if delivery.pending + len(message.rows) > MOST_PENDING:
+            raise ChannelClosed("it sent more than it may before it is acknowledged")
         for row in message.rows:
             if not delivery.is_new(row.seq):
                 continue

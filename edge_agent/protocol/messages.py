@@ -28,7 +28,7 @@ NO_VALUES = frozenset({"lost", "gap", "back", "found", "gone", "overflow", "garb
 LARGEST_EVENT = 1_000_000
 #: Bytes of one piece of a blob, and of a whole blob.
 BLOB_PART = 262_144
-LARGEST_BLOB = 64_000_000
+LARGEST_BLOB = 16_000_000
 
 
 class Message(Struct, tag_field="t", kw_only=True):

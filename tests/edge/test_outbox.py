@@ -165,6 +165,18 @@ def test_more_than_memory_holds_waits_on_disk_in_order(tmp_path: Path) -> None:
         assert box.all(1) == ["after"]
 
 
+def test_a_link_cut_of_an_hour_under_ten_events_a_second_loses_nothing(tmp_path: Path) -> None:
+    clock, count = Clock(), 36_000
+    with opened(tmp_path, clock) as box:
+        for number in range(count):
+            clock.wall += 0.1
+            clock.up += 0.1
+            box.put(number)
+        box.outbox.linked(True)
+        assert box.all(count) == list(range(count))
+        assert box.outbox.dropped == 0
+
+
 def test_more_comes_while_the_disk_is_read(tmp_path: Path) -> None:
     """Two threads: one sees things, the other sends them; nothing is lost or changes places."""
     count = HELD * 4

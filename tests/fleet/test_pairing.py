@@ -16,6 +16,7 @@ from appliance.fleet.book import Book
 from edge_agent import network
 from edge_agent.agent import machine_id
 from edge_agent.network import Network
+from edge_agent.outbox import Clocks, system_clocks
 from edge_agent.protocol import certificates, pairing
 from edge_agent.protocol.pairing import PairingError
 from tests.fleet.rig import PATIENCE, Listener, Rig, rig
@@ -60,6 +61,19 @@ def test_an_agent_is_paired_and_its_events_come(made: Rig) -> None:
     assert abs(state.offset) < 1.0
     made.command({"entity": "lamp", "value": True}, FAST, agent="greenhouse")
     heard.until(lambda: True in heard.kinds("lamp"))
+
+
+def test_an_agent_with_a_wrong_clock_tells_the_right_time(made: Rig) -> None:
+    """As a Pi without a clock of its own, before anybody has told it the time."""
+    real = system_clocks()
+    wrong = Clocks(lambda: real.wall() - 1_700_000_000.0, real.up, real.boot)
+    route = pair(made)
+    made.agent("greenhouse", route, identity=route.identity, clocks=wrong)
+    heard = Listener()
+    made.watch(heard, FAST, agent="greenhouse")
+    heard.until(lambda: len(heard.events) >= 10)
+    assert all(abs(event.time - real.wall()) < PATIENCE for event in heard.events)
+    made.until(lambda: abs(made.state("greenhouse").offset + 1_700_000_000.0) < 1.0, "the offset")
 
 
 def test_the_pairing_outlives_both_sides(made: Rig) -> None:
@@ -231,12 +245,12 @@ def test_a_card_that_moved_to_other_hardware_is_noticed(made: Rig) -> None:
 )
 def test_garbage_on_the_port_harms_nobody(made: Rig, data: bytes) -> None:
     start(made, pair(made))
-    with socket.create_connection(("127.0.0.1", made.options["port"]), PATIENCE) as link:
-        with suppress(OSError):  # a reset is as good an end as any
-            link.sendall(data)
-            link.shutdown(socket.SHUT_WR)
-            while link.recv(4096):
-                pass
+    # A reset is as good an end as any.
+    with suppress(OSError), socket.create_connection(("127.0.0.1", made.options["port"]), PATIENCE) as link:
+        link.sendall(data)
+        link.shutdown(socket.SHUT_WR)
+        while link.recv(4096):
+            pass
     assert made.command({"entity": "lamp", "value": True}, FAST, agent="greenhouse")["value"] is True
 
 
