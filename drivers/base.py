@@ -164,6 +164,15 @@ def decode(kind: type[D], raw: Mapping[str, Any]) -> D:
         raise DriverError(str(exc), retryable=False) from None
 
 
+def decode_command(kind: type[D], raw: Mapping[str, Any], source: str) -> D:
+    """A command to a driver with one entity, ``source``, which may be named. Raises ``DriverError``."""
+    if "entity" in raw:
+        if raw["entity"] != source:
+            raise DriverError(f"there is no entity {raw['entity']!r} here, only {source!r}", retryable=False)
+        raw = {name: value for name, value in raw.items() if name != "entity"}
+    return decode(kind, raw)
+
+
 def names() -> list[str]:
     """The types of all drivers; imports none of them."""
     files = Path(__file__).parent.glob("*.py")

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct, json
 
-from drivers.base import Driver, DriverConfig, DriverError, Emit, Entity, Host, Observation, Stop, decode
+from drivers.base import Driver, DriverConfig, DriverError, Emit, Entity, Host, Observation, Stop, decode_command
 from drivers.support import images, v4l2
 from drivers.support.worker import Watch, Worker
 
@@ -77,7 +77,7 @@ class Camera(Driver[CameraConfig]):
             return self._watching.begin(f"camera {self.config.device}", emit, self._watch)
 
     def write(self, command: Mapping[str, Any]) -> Any:
-        if not decode(_Command, command).snapshot:
+        if not decode_command(_Command, command, self.config.device).snapshot:
             raise DriverError('the command is {"snapshot": true}', retryable=False)
         return self._snapshot(lambda: not self._open)
 

@@ -27,7 +27,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, Struct, json
 
-from drivers.base import Driver, DriverConfig, DriverError, Emit, Entity, Host, Observation, Stop, decode
+from drivers.base import Driver, DriverConfig, DriverError, Emit, Entity, Host, Observation, Stop, decode_command
 from drivers.support import gpiochips
 from drivers.support.rate import Bound
 from drivers.support.worker import Watch, Worker
@@ -115,7 +115,7 @@ class Gpio(Driver[GpioConfig]):
             return stop
 
     def write(self, command: Mapping[str, Any]) -> Any:
-        wanted = decode(_Command, command)
+        wanted = decode_command(_Command, command, self._name())
         with self._newer:
             line = self._opened()
             if wanted.read and wanted.value is None and wanted.pulse is None:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
-from drivers.base import Driver, DriverConfig, DriverError, Emit, Entity, Host, Observation, Stop, decode
+from drivers.base import Driver, DriverConfig, DriverError, Emit, Entity, Host, Observation, Stop, decode_command
 from drivers.support import fetch, jsonpath
 from drivers.support.worker import Watch, Worker
 
@@ -85,7 +85,7 @@ class HttpPoll(Driver[HttpPollConfig]):
         return stop_both
 
     def write(self, command: Mapping[str, Any]) -> Any:
-        if not decode(_Command, command).fetch:
+        if not decode_command(_Command, command, self._source()).fetch:
             raise DriverError('the command is {"fetch": true}', retryable=False)
         fetcher = self._begin()
         try:

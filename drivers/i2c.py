@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, json
 
-from drivers.base import Driver, DriverConfig, DriverError, Emit, Entity, Host, Observation, Stop, decode
+from drivers.base import Driver, DriverConfig, DriverError, Emit, Entity, Host, Observation, Stop, decode_command
 from drivers.support import i2cbus
 from drivers.support.codecs import from_hex
 from drivers.support.worker import Watch, Worker
@@ -106,7 +106,7 @@ class I2c(Driver[I2cConfig]):
             return self._watching.begin(f"i2c {self._source}", emit, self._watch)
 
     def write(self, command: Mapping[str, Any]) -> Any:
-        wanted = decode(_Command, command)
+        wanted = decode_command(_Command, command, self._source)
         if (wanted.read is None) == (wanted.write is None):
             raise DriverError('a command has either "read" or "write"', retryable=False)
         with self._lock:

@@ -1,10 +1,10 @@
 """A PWM output of the kernel: the speed of a fan, the brightness of a lamp, the angle of a servo.
 
 `chip` and `channel` are those of `/sys/class/pwm/pwmchipN` (on a Raspberry Pi after `dtoverlay=pwm-2chan` in
-`/boot/firmware/config.txt`). `duty` is the part of the time for which the output is on, 0 to 1. It is `initial` when
+`/boot/firmware/config.txt`). `value` is the part of the time for which the output is on, 0 to 1. It is `initial` when
 the output is opened and `safe` when the agent ends or has lost its appliance. Commands:
 
-    {"duty": 0.4}
+    {"value": 0.4}
     {"read": true}
 """
 
@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, Struct, json
 
-from drivers.base import Driver, DriverConfig, DriverError, Emit, Entity, Host, Observation, Stop, decode
+from drivers.base import Driver, DriverConfig, DriverError, Emit, Entity, Host, Observation, Stop, decode_command
 from drivers.support.worker import Watch
 
 _Duty = Annotated[float, Meta(ge=0, le=1)]
@@ -37,7 +37,7 @@ class PwmConfig(DriverConfig, frozen=True):
 
 
 class _Command(Struct, forbid_unknown_fields=True):
-    duty: _Duty | None = None
+    value: _Duty | None = None
     read: bool = False
 
 
@@ -98,15 +98,15 @@ class Pwm(Driver[PwmConfig]):
             return stop
 
     def write(self, command: Mapping[str, Any]) -> Any:
-        wanted = decode(_Command, command)
-        if (wanted.duty is None) != wanted.read:
-            raise DriverError('a command is {"duty": 0 to 1} or {"read": true}', retryable=False)
+        wanted = decode_command(_Command, command, self._source)
+        if (wanted.value is None) != wanted.read:
+            raise DriverError('a command is {"value": 0 to 1} or {"read": true}', retryable=False)
         with self._lock:
             self._must_be_open()
-            if wanted.duty is not None and wanted.duty != self._duty:
-                self._set(wanted.duty)
+            if wanted.value is not None and wanted.value != self._duty:
+                self._set(wanted.value)
                 self._tell("changed")
-            return {"duty": self._duty}
+            return {"value": self._duty}
 
     def safe_state(self) -> None:
         with self._lock:

@@ -29,7 +29,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct
 
-from drivers.base import Driver, DriverConfig, DriverError, Emit, Entity, Host, Observation, Stop, decode
+from drivers.base import Driver, DriverConfig, DriverError, Emit, Entity, Host, Observation, Stop, decode_command
 from drivers.support import codecs, frames, serialport, usb
 from drivers.support.rate import Bound
 from drivers.support.worker import Watch, Worker
@@ -134,7 +134,7 @@ class Serial(Driver[SerialConfig]):
             return self._watching.begin(f"serial {self.config.port}", emit)
 
     def write(self, command: Mapping[str, Any]) -> Any:
-        wanted = decode(_Command, command)
+        wanted = decode_command(_Command, command, self.config.port)
         data = self._encode(wanted)
         if wanted.expect is False:
             with self._writing:

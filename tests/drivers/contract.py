@@ -137,6 +137,11 @@ class Contract:
                 driver.write(command)
             assert caught.value.message
 
+    def test_a_command_to_another_entity_is_refused(self, driver: Driver[Any]) -> None:
+        driver.open()
+        with pytest.raises(DriverError):
+            driver.write({"entity": "no such entity", "value": True})
+
     def test_the_safe_state_never_raises(self, driver: Driver[Any]) -> None:
         driver.safe_state()
         driver.open()

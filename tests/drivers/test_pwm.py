@@ -40,9 +40,9 @@ def test_it_starts_as_declared_is_set_and_made_safe(driver: Pwm, channel: Path, 
     driver.open()
     assert state(channel) == ("40000", "20000", "1", "normal")
     stop = driver.events(heard)
-    assert driver.write({"duty": 0.25}) == {"duty": 0.25}
-    assert driver.write({"duty": 0.25}) == {"duty": 0.25}
-    assert driver.write({"read": True}) == {"duty": 0.25}
+    assert driver.write({"value": 0.25}) == {"value": 0.25}
+    assert driver.write({"value": 0.25}) == {"value": 0.25}
+    assert driver.write({"read": True}) == {"value": 0.25}
     assert state(channel)[1] == "10000"
     driver.safe_state()
     assert state(channel)[1] == "40000"
@@ -58,7 +58,7 @@ def test_polarity_is_set_before_it_runs(channel: Path, host: FakeHost) -> None:
     assert state(channel)[3] == "inversed"
 
 
-@pytest.mark.parametrize("command", [{}, {"duty": 1.5}, {"duty": 0.1, "read": True}])
+@pytest.mark.parametrize("command", [{}, {"value": 1.5}, {"value": 0.1, "read": True}])
 def test_wrong_commands_are_refused(driver: Pwm, command: dict[str, object]) -> None:
     driver.open()
     with pytest.raises(DriverError) as caught:

@@ -154,7 +154,7 @@ def test_a_command_goes_out_in_the_ports_format(device: Device, host: FakeHost) 
     with Listening(device, host, format="json") as listening:
         assert listening.driver.write({"value": {"led": True}}) == {"sent": 13}
         assert device.receive(13) == b'{"led":true}\n'
-        assert listening.driver.write({"hex": "00 ff"}) == {"sent": 2}
+        assert listening.driver.write({"entity": str(device.path), "hex": "00 ff"}) == {"sent": 2}
         assert device.receive(2) == b"\x00\xff"
 
 
