@@ -3,9 +3,8 @@
 The first file that exists of ``--config``, ``flowork-agent.toml`` in the state folder, ``/boot/firmware/``, ``/boot/``
 and ``/etc/flowork/`` is read::
 
-    name = "greenhouse"                    # the host's name if left out
     appliance = ["192.168.1.20", "flowork.local:5010"]   # tried beside what mDNS finds
-    code = "3-482-913"                     # shown by `flowork agent pair greenhouse`; used once
+    code = "3-482-913"                                   # shown by `flowork agent pair greenhouse`; used once
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ class SettingsError(Exception):
 class Settings(Struct, kw_only=True, forbid_unknown_fields=True):
     """What a person may set on the agent's machine."""
 
-    name: Annotated[str, Meta(max_length=60)] = ""
     appliance: list[str] = []
     code: str = ""
     discovery: bool = True
