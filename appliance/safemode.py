@@ -61,6 +61,8 @@ class State(Struct, kw_only=True):
     rest: Rest | None = None
     wakes: float | None = None
     tries: int = 0
+    #: The kernel that begins next ends the runs that were under way.
+    cancel_runs: bool = False
     #: Processes that the system had ended for lack of memory when the kernel began.
     oom_kills: int = 0
 
@@ -162,14 +164,27 @@ class SafeMode:
         self._write(state)
         return state.rest
 
-    def leave(self) -> bool:
-        """Turn it off and forget the crashes; False if it was not on. The resting kernel goes on within a second."""
+    def leave(self, cancel_runs: bool = False) -> bool:
+        """Turn it off and forget the crashes; False if it was not on. The resting kernel goes on within a second.
+
+        With ``cancel_runs`` the runs that were under way end: one of them may be what the kernel dies of.
+        """
         state = self.state()
         was = state.rest is not None
         state.rest = state.wakes = None
         state.crashes, state.tries = [], 0
+        state.cancel_runs = was and cancel_runs
         self._write(state)
         return was
+
+    def take_cancel(self) -> bool:
+        """Whether this start is to end the runs that were under way; asked for once."""
+        state = self.state()
+        if state.cancel_runs:
+            state.cancel_runs = False
+            self._write(state)
+            return True
+        return False
 
     def _too_many(self, state: State) -> bool:
         limit = self._limit if self._limit is not None else crashes_allowed()

@@ -86,7 +86,8 @@ def _work(folder: Path, safe: SafeMode, orders: Orders) -> int:
     from appliance.kernel import process
 
     try:
-        code = process.main(folder, orders.stop, partial(_watched, orders))
+        reason = "cancelled when safe mode ended" if safe.take_cancel() else ""
+        code = process.main(folder, orders.stop, partial(_watched, orders), reason)
     except FlowError as exc:
         safe.ended(exc.message)
         raise

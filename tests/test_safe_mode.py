@@ -191,3 +191,27 @@ def test_it_is_turned_on_and_off_while_a_run_waits(tmp_path: Path) -> None:
         assert engine.stop(signal.SIGTERM) == 0
         engine.start()
         assert "ready in safe mode" in engine.log
+
+
+def test_runs_that_were_under_way_end_if_that_is_asked_for(tmp_path: Path) -> None:
+    flow = {
+        "name": "Slow",
+        "triggers": [{"id": "go", "type": "manual"}],
+        "nodes": [{"id": "wait", "type": "delay", "config": {"for": "1h"}}],
+        "edges": [],
+    }
+    (tmp_path / "slow.json").write_text(json.dumps(flow))
+    with Appliance(tmp_path / "data") as engine:
+        engine.flowork("flow", "deploy", str(tmp_path / "slow.json"))
+        runs = [engine.json("run", "slow", "--detach")["run"] for _ in range(2)]
+        engine.flowork("safe-mode", "on")
+        eventually(lambda: "safe mode: no trigger fires" in engine.log, "the kernel rests")
+        engine.flowork("safe-mode", "off", "--cancel-runs")
+        eventually(lambda: health(engine) == "ok", "the engine is well again")
+        assert {engine.json("show", run)["state"] for run in runs} == {"cancelled"}
+        later = engine.json("run", "slow", "--detach")["run"]
+        engine.flowork("safe-mode", "on")
+        eventually(lambda: engine.log.count("safe mode: no trigger fires") == 2, "the kernel rests")
+        engine.flowork("safe-mode", "off")
+        eventually(lambda: health(engine) == "ok", "the engine is well again")
+        assert engine.json("show", later)["state"] == "waiting"

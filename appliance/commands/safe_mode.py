@@ -45,13 +45,14 @@ def on(session: Session, reason: str) -> None:
     session.done(_view(rest), "safe mode is on: no trigger fires and no run goes on")
 
 
-@leaf("flowork safe-mode off", of=command)
-def off(session: Session) -> None:
+@leaf("flowork safe-mode off", "flowork safe-mode off --cancel-runs", of=command)
+@click.option("--cancel-runs", is_flag=True, help="End the runs that were under way: one may be what it crashes of.")
+def off(session: Session, cancel_runs: bool) -> None:
     """Let the kernel work again: runs under way go on, and what was kept meanwhile is run."""
     from appliance.safemode import SafeMode
 
-    was = SafeMode(session.need_engine()).leave()
-    session.audit("safe_mode.off")
+    was = SafeMode(session.need_engine()).leave(cancel_runs)
+    session.audit("safe_mode.off", "", {"cancel_runs": cancel_runs})
     session.done(_view(None), "the kernel works again" if was else "safe mode was not on")
 
 

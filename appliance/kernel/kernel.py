@@ -88,6 +88,8 @@ class Kernel:
         self._began = time.monotonic()
         self.announcer: Announcer | None = None
         self.wear = Wear(data)
+        #: Why the runs that were under way end at the start instead of going on; they do go on if empty.
+        self.cancel_under_way = ""
         #: Called when safe mode was turned on.
         self.on_rest: Callable[[], None] = lambda: None
         self._stopped = False
@@ -196,11 +198,11 @@ class Kernel:
         limit = sys.getrecursionlimit()
         sys.setrecursionlimit(limit + STACK_TO_SPARE)
         try:
-            taken = 0 if self._alone else self.recovery.all()
+            taken = 0 if self._alone else self.recovery.all(self.cancel_under_way)
         finally:
             sys.setrecursionlimit(limit)
         if taken:
-            logger.info("%d runs that were under way go on", taken)
+            logger.info("%d runs that were under way %s", taken, "end" if self.cancel_under_way else "go on")
 
     def _serve(self) -> None:
         consumer = start_consumer(self.queue, workers=1)
@@ -214,12 +216,13 @@ class Kernel:
         server = Server(self.data, self.api.methods(), self._clean)
         # Answers to what is under way are sent until the engine has stopped.
         self._stops.append(server.stop)
+        if self.fleet is not None:
+            self._stops.append(self.fleet.stop)  # behind the engine: its last commit is acknowledged
         self._stops.append(self._stop_services)
         self.engine.post(lambda: None)
         self._looked_at = self.journal.mark()
         if self.fleet is not None:
             self.fleet.start()
-            self._stops.append(self.fleet.stop)
             self.hosting.on_settled = self.fleet.attached
         self.hosting.start()
         self._stops.append(self.hosting.stop)

@@ -15,16 +15,20 @@ from appliance.kernel.io import STEP_THREAD
 from appliance.kernel.kernel import Kernel
 
 
-def main(data: Path, stop: threading.Event, started: Callable[[Kernel], Callable[[], None]]) -> int:
+def main(
+    data: Path, stop: threading.Event, started: Callable[[Kernel], Callable[[], None]], cancel_under_way: str = ""
+) -> int:
     """Run the kernel of a data folder until ``stop`` is set. The caller holds the folder's kernel lock.
 
-    ``started`` is called once it is up, and what that returns before it is stopped.
+    ``started`` is called once it is up, and what that returns before it is stopped. ``cancel_under_way`` is why runs
+    that were under way are to end instead of going on.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(levelname)s: %(message)s")
     logging.getLogger("huey").setLevel(logging.WARNING)
     # Threads that wait for the lock get it soon: the engine's latency is theirs.
     sys.setswitchinterval(0.0005)
     kernel = Kernel(data, queue_url=os.environ.get("FLOWORK_QUEUE_URL"))
+    kernel.cancel_under_way = cancel_under_way
     for handler in logging.getLogger().handlers:
         handler.addFilter(kernel.log_filter())
     kernel.start()

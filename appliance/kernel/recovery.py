@@ -38,9 +38,9 @@ class Recovery:
         #: When a run's first step began, in seconds behind its acceptance.
         self._began: dict[int, float] = {}
 
-    def all(self) -> int:
-        """Take up every run under way; returns how many."""
-        return self._take_all(list(self._engine.journal.under_way()))
+    def all(self, cancel: str = "") -> int:
+        """Take up every run under way; returns how many. With a reason to ``cancel`` they end instead of going on."""
+        return self._take_all(list(self._engine.journal.under_way()), cancel)
 
     def strays(self) -> int:
         """Take up runs that are in the journal and not in memory: accepted by the gateway while no kernel ran.
@@ -56,11 +56,14 @@ class Recovery:
         known = self._engine.runs
         return self._take_all([entry for entry in self._engine.journal.under_way(NEWEST) if entry[0].id not in known])
 
-    def _take_all(self, rows: list[tuple[RunRow, list[bytes]]]) -> int:
+    def _take_all(self, rows: list[tuple[RunRow, list[bytes]]], cancel: str = "") -> int:
         taken = [run for row, chunks in rows if (run := self._take(row, chunks))]
         for run in taken:
             try:
-                self._go_on(run)
+                if cancel:
+                    self._engine.cancel(run, cancel)
+                else:
+                    self._go_on(run)
             except Exception as exc:
                 logger.exception("run %s cannot go on", run.text)
                 self._engine.fail(run, unrecoverable(exc))

@@ -24,9 +24,10 @@ class SafeModeView(Struct, frozen=True, kw_only=True):
 
 
 class Wanted(Body, frozen=True):
-    """On or off."""
+    """On or off; ``cancel_runs`` ends what was under way when it is turned off."""
 
     on: bool
+    cancel_runs: bool = False
     reason: Annotated[str, Meta(max_length=500, description="Shown on the health page")] = "turned on by hand"
 
 
@@ -42,7 +43,7 @@ def switch(call: Call[Nothing, Wanted]) -> SafeModeView:
     call.note("on" if call.body.on else "off", reason=call.body.reason)
     safe = SafeMode(call.gateway.data)
     if not call.body.on:
-        safe.leave()
+        safe.leave(call.body.cancel_runs)
         return _view(None)
     rest = safe.enter(call.body.reason)
     try:
