@@ -2,9 +2,9 @@
 import { fileURLToPath } from 'node:url'
 import vue from '@vitejs/plugin-vue'
 import { defineConfig } from 'vite'
-import { budgets } from './vite/budget'
-import { licences } from './vite/licences'
-import { pages } from './vite/pages'
+import { budgets } from './vite/budget.ts'
+import { licences } from './vite/licences.ts'
+import { pages } from './vite/pages.ts'
 
 const root = fileURLToPath(new URL('.', import.meta.url))
 /** The engine that `npm run dev` talks to. */
