@@ -4,6 +4,7 @@ import { aligned, distributed, freePlace } from './arrange'
 import { Grid } from './grid'
 import { dropTarget, hit } from './hit'
 import { layout, type Placed } from './layout'
+import { mapScale } from './minimap'
 import { first, neighbour } from './navigate'
 import { boundsOf, curveOf, distanceTo, pointAt } from './routing'
 import { Scene } from './scene'
@@ -218,6 +219,22 @@ describe('layout', () => {
   it('keeps a chain on one line', () => {
     const at = placedBy('abc', [[0, 1], [1, 2]])
     expect(new Set([...at.values()].map((one) => one.y)).size).toBe(1)
+  })
+})
+
+describe('the small map', () => {
+  it('has room for all there is and for what is seen', () => {
+    const size = { w: 180, h: 116 }
+    const all = { x: -300, y: 40, w: 4000, h: 900 }
+    for (const window of [{ x: 0, y: 0, w: 800, h: 600 }, { x: 3000, y: 600, w: 1600, h: 1200 }]) {
+      const { scale, origin } = mapScale(all, window, size)
+      for (const part of [all, window]) {
+        expect((part.x - origin.x) * scale).toBeGreaterThanOrEqual(0)
+        expect((part.x + part.w - origin.x) * scale).toBeLessThanOrEqual(size.w)
+        expect((part.y - origin.y) * scale).toBeGreaterThanOrEqual(0)
+        expect((part.y + part.h - origin.y) * scale).toBeLessThanOrEqual(size.h)
+      }
+    }
   })
 })
 

@@ -4,7 +4,7 @@ import type { ActivityLog } from './activity'
 import type { Curve } from './routing'
 import { pointAt } from './routing'
 import type { PlacedEdge, Scene } from './scene'
-import { GRID, intersects, type NodeShape, type Point, type Rect } from './shapes'
+import { GRID, intersects, type NodeShape, type Rect } from './shapes'
 import type { Theme } from './theme'
 import { seen, type Size, type View } from './viewport'
 
@@ -52,17 +52,31 @@ export function paint(ctx: CanvasRenderingContext2D, theme: Theme, picture: Pict
   if (picture.marquee) marquee(ctx, theme, picture.marquee, view.zoom)
 }
 
+const TILE = 32
+let tile: { color: string; canvas: HTMLCanvasElement } | null = null
+
+/** The grid's dots as a pattern: thousands of small rectangles would cost more than all else together. */
 function dots(ctx: CanvasRenderingContext2D, theme: Theme, view: View, size: Size): void {
+  if (tile?.color !== theme.dots) tile = { color: theme.dots, canvas: dotTile(theme.dots) }
+  const pattern = ctx.createPattern(tile.canvas, 'repeat')
+  if (!pattern) return
   const step = GRID * (view.zoom < 0.8 ? 2 : 1) * view.zoom
-  const radius = Math.max(0.6, view.zoom * 0.9)
-  const startX = -((view.x * view.zoom) % step)
-  const startY = -((view.y * view.zoom) % step)
-  ctx.fillStyle = theme.dots
-  ctx.beginPath()
-  for (let x = startX; x < size.w + step; x += step) {
-    for (let y = startY; y < size.h + step; y += step) ctx.rect(x - radius / 2, y - radius / 2, radius, radius)
+  pattern.setTransform(new DOMMatrix([step / TILE, 0, 0, step / TILE, -(view.x * view.zoom) - step / 2, -(view.y * view.zoom) - step / 2]))
+  ctx.fillStyle = pattern
+  ctx.fillRect(0, 0, size.w, size.h)
+}
+
+function dotTile(color: string): HTMLCanvasElement {
+  const canvas = document.createElement('canvas')
+  canvas.width = canvas.height = TILE
+  const ctx = canvas.getContext('2d')
+  if (ctx) {
+    ctx.fillStyle = color
+    ctx.beginPath()
+    ctx.arc(TILE / 2, TILE / 2, 1.6, 0, 2 * Math.PI)
+    ctx.fill()
   }
-  ctx.fill()
+  return canvas
 }
 
 function groups(ctx: CanvasRenderingContext2D, theme: Theme, picture: Picture, window: Rect): void {
@@ -234,6 +248,7 @@ function borderOf(theme: Theme, picture: Picture, node: NodeShape): string | nul
   if (node.id === picture.target) return theme.selected
   const state = picture.activity.stateOf(node.id, picture.now)
   if (state === 'failed' || node.problems) return theme.danger
+  if (state === 'done') return theme.ok
   if (state) return state === 'waiting' ? theme.warn : theme.active
   if (node.diff === 'added') return theme.added
   if (node.diff === 'removed') return theme.removed
@@ -268,36 +283,3 @@ function rounded(ctx: CanvasRenderingContext2D, rect: Rect, radius: number): voi
   ctx.roundRect(rect.x, rect.y, rect.w, rect.h, radius)
 }
 
-/** The whole scene as a small map: every node a box, the seen part a frame. Returns how world maps to it. */
-export function paintMap(
-  ctx: CanvasRenderingContext2D,
-  theme: Theme,
-  scene: Scene,
-  selected: ReadonlySet<string>,
-  window: Rect,
-  size: Size,
-  ratio: number,
-): { scale: number; origin: Point } {
-  const all = scene.bounds() ?? window
-  const left = Math.min(all.x, window.x)
-  const top = Math.min(all.y, window.y)
-  const width = Math.max(all.x + all.w, window.x + window.w) - left
-  const height = Math.max(all.y + all.h, window.y + window.h) - top
-  const scale = Math.min((size.w - 12) / width, (size.h - 12) / height)
-  const origin = { x: left - (size.w / scale - width) / 2, y: top - (size.h / scale - height) / 2 }
-  ctx.setTransform(ratio, 0, 0, ratio, 0, 0)
-  ctx.clearRect(0, 0, size.w, size.h)
-  for (const node of scene.nodes) {
-    ctx.fillStyle = selected.has(node.id) ? theme.selected : node.problems ? theme.danger : theme.category(node.kind === 'trigger' ? 'trigger' : node.category)
-    ctx.fillRect(
-      (node.x - origin.x) * scale,
-      (node.y - origin.y) * scale,
-      Math.max(2, node.w * scale),
-      Math.max(1.5, node.h * scale),
-    )
-  }
-  ctx.strokeStyle = theme.selected
-  ctx.lineWidth = 1.5
-  ctx.strokeRect((window.x - origin.x) * scale, (window.y - origin.y) * scale, window.w * scale, window.h * scale)
-  return { scale, origin }
-}

@@ -479,8 +479,9 @@ export class Editor {
 
   /** The group whose nodes are exactly what is picked. */
   readonly pickedGroup = computed(() => {
-    if (!this.picked.value.size || this.path.value.length) return null
-    return (this.doc.value.groups ?? []).find((one) => one.nodes.length === this.picked.value.size && one.nodes.every((id) => this.picked.value.has(id))) ?? null
+    const picked = [...this.picked.value].filter((id) => !isTrigger(id))
+    if (!picked.length || this.path.value.length) return null
+    return (this.doc.value.groups ?? []).find((one) => one.nodes.length === picked.length && picked.every((id) => one.nodes.includes(id))) ?? null
   })
 
   setGroup(id: string, change: { name?: string; color?: string }): void {
