@@ -161,6 +161,19 @@ def test_a_run_under_way_is_cancelled(panel: Panel, harvest: str) -> None:
     expect_phases(panel, scales="stopped", enough="stopped")
 
 
+def test_a_large_value_is_fetched_when_it_is_wanted(panel: Panel) -> None:
+    large = {"id": "large", "type": "transform", "config": {"expression": "{'rows': [range(99999) | list] * 5}"}}
+    flow = deployed(panel, {**HARVEST, "name": "Large", "nodes": [large], "edges": []})
+    run = started(panel, flow)
+    reached(panel, run, "succeeded")
+    page = panel.goto(f"/runs/{run}?step=large")
+    output = page.get_by_test_id("step-output")
+    expect(output).to_contain_text("A large value, 1.")
+    output.get_by_role("button", name="Show it").click()
+    expect(output).to_contain_text("rows")
+    expect(output.get_by_role("button", name="Show it")).to_have_count(0)
+
+
 def test_a_run_is_saved_as_a_file(panel: Panel, share: str) -> None:
     run = started(panel, share, {"kg": 1, "people": 1})
     reached(panel, run, "succeeded")

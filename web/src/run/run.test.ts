@@ -1,10 +1,13 @@
 import { describe, expect, it } from 'vitest'
-import type { ChildView, RecordView, RunStory } from '@/api/runs'
+import type { BulkResult, ChildView, RecordView, RunStory } from '@/api/runs'
 import type { StepView } from '@/api/steps'
-import { broodsOf } from './family'
+import { blobsIn, filledIn, isImage, isJson } from './blobs'
+import { inParts } from './bulk'
+import { broodsOf, itemsOf } from './family'
 import { chartOf, roundStep } from './gantt'
 import { diffLines, jsonDiff, same } from './jsondiff'
 import { Timeline } from './timeline'
+import { offset, said } from './words'
 
 const T0 = 1_800_000_000
 
@@ -231,5 +234,43 @@ describe('children', () => {
     expect(broods.map((brood) => brood.node)).toEqual(['each', 'later'])
     expect(broods[0]!.items.map(({ index, run, before }) => [index, run.id, before.map((one) => one.id)])).toEqual([[0, '1', []], [1, '4', ['2']]])
     expect(broods[0]!.states).toEqual({ succeeded: 2 })
+    expect([...itemsOf([record('spawned', 'each', 0, 0, { value: [1, 2, 3] }), record('done', 'x', 0, 0)])]).toEqual([['each', 3]])
+  })
+})
+
+describe('large values', () => {
+  const blob = { $blob: 'ab', size: 5, type: 'application/x-flowork-value' }
+
+  it('are found wherever they are, each once, and put in their place', () => {
+    const value = { rows: [blob, { again: blob }], picture: { $blob: 'cd', type: 'image/png' } }
+    expect(blobsIn(value).map((one) => one.$blob)).toEqual(['ab', 'cd'])
+    expect(filledIn(value, new Map([['ab', 7]]))).toEqual({ rows: [7, { again: 7 }], picture: { $blob: 'cd', type: 'image/png' } })
+    expect([isJson(blob), isImage(value.picture)]).toEqual([true, true])
+  })
+})
+
+describe('words', () => {
+  it('say when it was as precisely as it must be', () => {
+    expect([offset(0, 1), offset(0.00015, 0.00005), offset(0.25, 0.1), offset(23.99, 0.002), offset(175, 1), offset(7262.5, 0.1)]).toEqual(
+      ['+0 s', '+0.15 ms', '+250 ms', '+23.990 s', '+2:55', '+2:01:02.5'],
+    )
+  })
+
+  it('say what happened', () => {
+    expect(said({ at: 0, node: 'a', phase: 'running', attempt: 3 }, () => 'Call it')).toBe('Call it begins, attempt 3')
+    expect(said({ at: 0, node: '', phase: 'ended', attempt: 0 }, (node) => node)).toBe('The run is over')
+  })
+})
+
+describe('doing one thing with many', () => {
+  const all = Array.from({ length: 60 }, (_, index) => `r${index}`)
+
+  it('goes part by part, tells how far it is, and stops when it is told to', async () => {
+    const told: number[] = []
+    const work = (part: readonly string[]): Promise<BulkResult> => Promise.resolve({ done: [...part.slice(1)], made: [], failed: [{ run: part[0]!, id: 'conflict', message: 'no' }] })
+    const result = await inParts(all, work, (now) => told.push(now.done.length + now.failed.length), () => false)
+    expect([told, result.done.length, result.failed.length, result.stopped]).toEqual([[25, 50, 60], 57, 3, false])
+    const half = await inParts(all, work, () => undefined, () => told.length > 0)
+    expect([half.done, half.stopped]).toEqual([[], true])
   })
 })
