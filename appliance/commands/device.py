@@ -26,7 +26,35 @@ _agent = click.option("--agent", help="Only of this agent; '' is this machine.")
 @_agent
 def list_(session: Session, agent: str | None) -> None:
     """List the devices with what they last said."""
-    _tell(session, _states(session, agent), "no devices: no live flow uses a driver; see docs/devices.md")
+    _tell(
+        session,
+        _states(session, agent),
+        "no devices: no live flow uses a driver; `flowork device look DRIVER` runs one",
+    )
+
+
+@leaf(
+    "flowork device look sim",
+    'flowork device look mqtt_device --config \'{"broker": "mqtt://127.0.0.1:1883"}\'',
+    "flowork device look gpio --config '{\"line\": 17}' --agent shed",
+    of=command,
+)
+@click.argument("driver")
+@click.option("--config", help="The driver's settings as JSON, @file or -.")
+@click.option("--seconds", type=click.FloatRange(0.5, 30), default=5.0, help="For how long.", show_default=True)
+@click.option("--agent", default="", help="Where. [default: this machine]")
+def look(session: Session, driver: str, config: str | None, seconds: float, agent: str) -> int:
+    """Run a driver for some seconds, though no flow uses it, and list what it finds. Exit code 1 if it cannot run."""
+    from appliance.gateway.device_views import states
+
+    settings = given.json_argument(config, "--config") or {}
+    found = session.call("device_look", seconds + 10.0, agent=agent, driver=driver, config=settings, seconds=seconds)
+    session.audit("device.look", driver, {"agent": agent})
+    if not session.as_json and not found["ok"]:
+        out.say(f"{driver}: {out.plain(found['text'])}", err=True, color="red")
+    if session.as_json or found["ok"]:
+        _tell(session, states(found["devices"]), "nothing was found")
+    return 0 if found["ok"] else 1
 
 
 @leaf("flowork device show lamp", "flowork device show 5f0c2b7e11a94d03", of=command)

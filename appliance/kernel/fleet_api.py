@@ -45,6 +45,15 @@ class Command(Struct, kw_only=True):
     within: Annotated[float, Meta(gt=0, le=600)] = 10.0
 
 
+class Look(Struct, kw_only=True):
+    """The parameters of ``device_look``."""
+
+    agent: Name
+    driver: str
+    config: dict[str, Any]
+    seconds: Annotated[float, Meta(gt=0, le=60)] = 5.0
+
+
 class Pair(Struct, kw_only=True):
     """The parameters of ``agent_pair``."""
 
@@ -70,6 +79,7 @@ class FleetApi:
             "devices": self._devices,
             "device_history": self._history,
             "device_command": self._command,
+            "device_look": self._look,
             "drivers": self._drivers,
             "agent_pair": self._pair,
             "agent_pairings": self._pairings,
@@ -99,6 +109,10 @@ class FleetApi:
         self._fleet.command(
             asked.agent, asked.driver, asked.config, asked.command, asked.key, asked.within, repeatable=not asked.key
         ).then(done)
+
+    def _look(self, params: Params, reply: Reply) -> None:
+        asked = _form(params, Look)
+        self._fleet.look(asked.agent, asked.driver, asked.config, asked.seconds).then(lambda found, _: reply.ok(found))
 
     def _drivers(self, params: Params, reply: Reply) -> None:
         name = _form(params, Named).name

@@ -60,6 +60,19 @@ def test_a_command_that_cannot_be_says_why(box: Box, boards: None) -> None:
     assert "--set" in box.fails("device", "command", lamp, "true", "--set", "[1]")
 
 
+def test_a_driver_is_run_to_see_what_there_is(box: Box, kernel: Kernel) -> None:
+    with LocalAgent(box.folder):
+        eventually(lambda: box.json("agent", "list")["items"][0]["online"])
+        found = box.json("device", "look", "sim", "--config", '{"name": "tried"}', "--seconds", "1")["items"]
+        assert {each["entity"] for each in found} == {"lamp", "button", "temperature"}
+        assert "tried: lamp" in box.run("device", "look", "sim", "--config", '{"name": "tried"}', "--seconds", "1")
+        assert "/dev/nowhere" in box.fails(
+            "device", "look", "serial", "--config", '{"port": "/dev/nowhere"}', "--seconds", "0.5"
+        )
+        assert "teleporter" in box.fails("device", "look", "teleporter")
+        eventually(lambda: box.json("device", "list")["items"] == [], "nothing is left running")
+
+
 def test_without_a_kernel_it_says_how_to_start_one(box: Box) -> None:
     assert "flowork up" in box.fails("device", "list", code=5)
 

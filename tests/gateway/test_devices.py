@@ -165,6 +165,17 @@ def test_passwords_of_brokers_are_not_shown(home: Home, agent: LocalAgent) -> No
     assert "hunter2-planted" not in str(home.owner.get("/triggers")["items"])
 
 
+def test_a_driver_is_run_to_see_what_there_is(home: Home, agent: LocalAgent) -> None:
+    asked = {"driver": "sim", "config": {"name": "tried"}, "seconds": 1}
+    found = home.owner.do("POST", "/devices/look", asked)
+    assert (found["ok"], {each["entity"] for each in found["items"]}) == (True, {"lamp", "button", "temperature"})
+    nowhere = {"driver": "serial", "config": {"port": "/dev/nowhere"}, "seconds": 0.5}
+    found = home.owner.do("POST", "/devices/look", nowhere)
+    assert (found["ok"], found["items"], "/dev/nowhere" in found["text"]) == (False, [], True)
+    assert home.owner("POST", "/devices/look", {"driver": "teleporter"}).status_code == 422
+    assert home.caller(["devices"])("POST", "/devices/look", asked).status_code == 403
+
+
 def test_values_are_told_live_to_those_who_may_see_devices(home: Home, board: dict[str, Any]) -> None:
     served = Served(home.data, threads=19)
     try:

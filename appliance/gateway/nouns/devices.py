@@ -50,6 +50,23 @@ class DeviceCommand(Body, frozen=True):
     timeout: Annotated[float, Meta(gt=0, le=_LONGEST, description="Seconds to wait for the acknowledgement")] = 10.0
 
 
+class LookFor(Body, frozen=True):
+    """Which driver to run for a moment, where, and how."""
+
+    driver: Annotated[str, Meta(min_length=1, max_length=60, description="The driver")]
+    config: Annotated[dict[str, Any], Meta(description="Its settings, as a flow gives them; no templates")] = {}
+    agent: Annotated[str, Meta(max_length=40, description="Where; empty: this machine")] = ""
+    seconds: Annotated[float, Meta(gt=0, le=30, description="For how long")] = 5.0
+
+
+class Seen(Struct, frozen=True):
+    """What was there; ``ok`` and ``text`` say how the driver fared."""
+
+    ok: bool
+    text: str
+    items: list[DeviceView]
+
+
 class Done(Struct, frozen=True):
     """The driver's acknowledgement."""
 
@@ -68,6 +85,23 @@ def list_devices(call: Call[ListDevices, Nothing]) -> Page[DeviceView]:
     part = wanted[: asked.limit]
     following = encode_cursor(part[-1]) if len(wanted) > len(part) else ""
     return Page([view(key, found[key]) for key in part], following)
+
+
+@noun.post("/devices/look", permission="devices:manage", errors=(422, 503), audit="device.look")
+def look(call: Call[Query, LookFor]) -> Seen:
+    """Run a driver for some seconds, though no flow uses it, and see what it finds: devices of a broker, a port."""
+    asked = call.body
+    call.note(asked.driver, agent=asked.agent)
+    found = call.gateway.call(
+        "device_look",
+        asked.seconds + 10.0,
+        agent=asked.agent,
+        driver=asked.driver,
+        config=asked.config,
+        seconds=asked.seconds,
+    )
+    devices = states(found["devices"])
+    return Seen(found["ok"], found["text"], [view(key, state) for key, state in devices.items()])
 
 
 @noun.get("/devices/{device}", permission="devices:read", anywhere=True, errors=(404, 503), etag=True)
