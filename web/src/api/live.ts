@@ -35,11 +35,28 @@ export interface LiveRun {
   [key: string]: unknown
 }
 
+/** What devices of an agent say now. */
+export interface LiveDevices {
+  type: 'devices'
+  id: string
+  agent: string
+  values: { device: string; entity: string; driver: string; value: unknown; kind: string; time: number }[]
+}
+
+/** An agent has come, gone, or runs other drivers. */
+export interface LiveAgent {
+  type: 'agent'
+  id: string
+  agent: { name: string; online: boolean; revoked?: boolean }
+}
+
 export type LiveEvent =
   | { type: 'hello'; id: string }
   | { type: 'reset'; id: string }
   | { type: 'kernel'; up: boolean }
   | LiveRun
+  | LiveDevices
+  | LiveAgent
 
 /** `connecting`: not yet; `live`: all is well; `cut`: it was and is tried again. */
 export type LiveState = 'off' | 'connecting' | 'live' | 'cut'
@@ -144,7 +161,8 @@ export class Live {
       if (event.type === 'kernel') return true
       const now = parted(event.id)
       const before = parted(this.last)
-      const seen = event.type === 'run' && now.epoch === before.epoch && now.number <= before.number
+      const isNews = event.type !== 'hello' && event.type !== 'reset'
+      const seen = isNews && now.epoch === before.epoch && now.number <= before.number
       if (!seen) this.last = event.id
       return !seen
     })

@@ -2,7 +2,7 @@
 
 import { defineStore } from 'pinia'
 import { onScopeDispose, ref } from 'vue'
-import { Live, type LiveEvent, type LiveRun, type LiveState } from '@/api/live'
+import { Live, type LiveAgent, type LiveDevices, type LiveEvent, type LiveRun, type LiveState } from '@/api/live'
 import { useSession } from './session'
 
 export const useLive = defineStore('live', () => {
@@ -12,6 +12,7 @@ export const useLive = defineStore('live', () => {
   /** When it was cut; Unix seconds. */
   const since = ref<number | null>(null)
   const onRun = new Set<(runs: readonly LiveRun[]) => void>()
+  const onDevices = new Set<(news: readonly (LiveDevices | LiveAgent)[]) => void>()
   const onReset = new Set<() => void>()
   let stop: (() => void) | null = null
 
@@ -19,14 +20,17 @@ export const useLive = defineStore('live', () => {
 
   function take(events: readonly LiveEvent[]): void {
     const runs: LiveRun[] = []
+    const devices: (LiveDevices | LiveAgent)[] = []
     let reset = false
     for (const event of events) {
       if (event.type === 'run') runs.push(event)
+      else if (event.type === 'devices' || event.type === 'agent') devices.push(event)
       else if (event.type === 'kernel') kernelUp.value = event.up
       else if (event.type === 'reset') reset = true
     }
     if (reset) onReset.forEach((listener) => listener())
     if (runs.length > 0) onRun.forEach((listener) => listener(runs))
+    if (devices.length > 0) onDevices.forEach((listener) => listener(devices))
   }
 
   function said(now: LiveState): void {
@@ -51,11 +55,17 @@ export const useLive = defineStore('live', () => {
     onScopeDispose(() => onRun.delete(listener))
   }
 
+  /** What devices say and agents do, until the caller's scope ends. */
+  function watchDevices(listener: (news: readonly (LiveDevices | LiveAgent)[]) => void): void {
+    onDevices.add(listener)
+    onScopeDispose(() => onDevices.delete(listener))
+  }
+
   /** Something was missed: load anew what is shown. Until the caller's scope ends. */
   function watchReset(listener: () => void): void {
     onReset.add(listener)
     onScopeDispose(() => onReset.delete(listener))
   }
 
-  return { state, kernelUp, since, start, end, again: () => live.again(), watchRuns, watchReset }
+  return { state, kernelUp, since, start, end, again: () => live.again(), watchRuns, watchDevices, watchReset }
 })
