@@ -18,6 +18,7 @@ import logging
 import math
 import os
 import threading
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -127,6 +128,10 @@ class Files(Driver[FilesConfig]):
         self._watching.tell(Observation(self.config.folder, kind, value, self.host.now(), attrs))
 
 
+class _Ended(Exception):
+    """The watch ends while the folder is looked through."""
+
+
 class _Follower:
     """Brings notices, the disk and the snapshot together. All but ``_notice`` runs on the watch's thread."""
 
@@ -171,6 +176,8 @@ class _Follower:
                     next_look = self._host.monotonic() + self._config.poll
                 self._settle(now)
                 self._worker.pause(self._patience(next_look, next_health))
+        except _Ended:
+            self._snapshot.roll_back()
         finally:
             stop()
             self._snapshot.commit()
@@ -218,7 +225,7 @@ class _Follower:
     def _begin(self, away: float | None) -> None:
         if not self._snapshot.fact("device"):
             if not self._config.existing:
-                self._snapshot.fill(self._files.walk())
+                self._snapshot.fill(self._walk())
             self._mark()
             self._say("initial", self._snapshot.count(), method="poll" if self._polls else "inotify")
             if self._config.existing:
@@ -231,6 +238,13 @@ class _Follower:
             self._say("initial", self._snapshot.count(), method="poll" if self._polls else "inotify")
         self._compare(missed=True)
 
+    def _walk(self) -> Iterator[tuple[bytes, Entry]]:
+        """All files; ``_Ended`` in the middle of it, for half a look would tell the rest as gone."""
+        for found in self._files.walk():
+            if self._worker.stopping:
+                raise _Ended
+            yield found
+
     def _mark(self) -> None:
         self._snapshot.note("device", str(self._identity()[0]))
         self._snapshot.commit()
@@ -242,7 +256,7 @@ class _Follower:
         with self._lock:
             self._rescan, self._noticed = False, 0
         settled, seen = self._host.monotonic(), dict[bytes, Entry]()
-        for name in self._snapshot.differences(self._files.walk()):
+        for name in self._snapshot.differences(self._walk()):
             if len(self._pending) >= _MOST_PENDING:
                 self._rescan = True
                 break

@@ -42,6 +42,10 @@ class Snapshot:
     def commit(self) -> None:
         self._open.commit()
 
+    def roll_back(self) -> None:
+        """To the last commit."""
+        self._open.rollback()
+
     def fact(self, name: str) -> str:
         row = self._open.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return row[0] if row else ""
