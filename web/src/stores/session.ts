@@ -47,7 +47,8 @@ export const useSession = defineStore('session', () => {
       if (signedIn.value && paths.value.size === 0) paths.value = new Set(Object.keys((await showOpenApi()).paths))
     } catch (problem) {
       if (!(problem instanceof ApiError)) throw problem
-      error.value = problem
+      // A token that the engine does not take: it has answered, and we are nobody to it.
+      error.value = problem.status === 401 ? null : problem
     }
   }
 
