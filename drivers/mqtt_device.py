@@ -251,17 +251,20 @@ class MqttDevice(Driver[MqttDeviceConfig]):
         elif place := tasmota.place(topic):
             self._discover(client, f"{tasmota.PREFIX}/{place[0]}", lambda: self._of_tasmota(*place, payload))
         for thing in list(self._readers.get(topic, ())):
+            kept = retained and not thing.known  # what differs from what was known is news, wherever it was kept
             try:
                 for change in thing.hear(topic, payload):
                     if retained and change.kind == "event":
                         continue  # a press that the broker kept is none
-                    self._tell(thing, change, "state" if retained and change.kind == "changed" else change.kind)
+                    self._tell(thing, change, "state" if kept and change.kind == "changed" else change.kind)
             except BadTemplate as exc:
                 logger.info("what %s says at %s cannot be read: %s", thing.id, topic[:200], str(exc)[:300])
 
     # --- announcements ---
 
     def _of_tasmota(self, mac: str, part: str, payload: bytes) -> list[Announced]:
+        if mac not in self._tasmota and len(self._tasmota) >= MOST_ENTITIES:
+            raise BadAnnouncement(f"more than {MOST_ENTITIES} devices are announced")
         said = self._tasmota.setdefault(mac, {})
         said[part] = tasmota.parse(payload)
         return tasmota.entities(mac, said.get("config", {}), said.get("sensors", {}))

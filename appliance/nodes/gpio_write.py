@@ -71,4 +71,6 @@ class GpioWrite(Node[GpioWriteConfig]):
             if not 0 < wanted["pulse"] <= _LONGEST_PULSE:
                 raise ConfigError(f"pulse: is more than 0 and at most {_LONGEST_PULSE:g} s; use a delay for longer")
         driver = {"direction": "output"} | settings(config, *_NAMES)
+        if isinstance(config.line, str) and config.line.isdecimal():
+            driver["line"] = int(config.line)  # what a template gives is a text
         return command(ctx, config.agent, "gpio", driver, wanted, repeatable=config.pulse is None)

@@ -56,6 +56,8 @@ class Gpio(Trigger[GpioConfig]):
 
     def attach(self, ctx: TriggerContext, config: GpioConfig) -> Callable[[], None]:
         driver = settings(config, *_NAMES)
+        if isinstance(config.line, str) and config.line.isdecimal():
+            driver["line"] = int(config.line)  # what a template gives is a text
         if config.debounce is not None:
             driver["debounce"] = seconds(config.debounce)
         return listen(ctx, config.agent, "gpio", driver, lambda event: event.kind in config.events)

@@ -237,6 +237,24 @@ def test_a_broker_that_goes_away_is_told_and_comes_back(broker: Mosquitto, drive
         assert heard.until(of(TEMPERATURE, "changed"))
 
 
+def test_what_changed_while_the_broker_was_away_is_news(tmp_path: Path, host: FakeHost, heard: Heard) -> None:
+    with Mosquitto(tmp_path, persistence=True) as broker:
+        driver = MqttDevice(MqttDeviceConfig(broker=broker.url), host)
+        with Peer(broker) as peer:
+            announce(peer, said.Z2M_TEMPERATURE)
+            tell(peer, "zigbee2mqtt/weather_sensor", {"temperature": 18}, retain=True)
+            driver.open()
+            driver.events(heard)
+            assert heard.until(of(TEMPERATURE, "state"))[0].value == 18
+        broker.stop()
+        assert heard.until(of("broker", "lost"))
+        broker.start()
+        with Peer(broker) as peer:
+            tell(peer, "zigbee2mqtt/weather_sensor", {"temperature": 3}, retain=True)
+            assert heard.until(of(TEMPERATURE, "changed"))[0].value == 3
+        driver.close()
+
+
 def test_announcements_that_make_no_sense_harm_nobody(
     driver: MqttDevice, peer: Peer, heard: Heard, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -29,6 +29,7 @@ def asked(node: str, config: dict[str, Any], payload: Any = None) -> dict[str, A
     ("node", "config", "driver", "command"),
     [
         ("gpio_write", {"line": 27, "value": True}, {"direction": "output", "line": 27}, {"value": True}),
+        ("gpio_write", {"line": "27", "value": True}, {"direction": "output", "line": 27}, {"value": True}),
         (
             "gpio_write",
             {"line": "GPIO27", "value": False, "pulse": "500ms", "active_low": True, "safe": True},

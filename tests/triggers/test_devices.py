@@ -197,6 +197,13 @@ def test_a_setting_that_has_a_field_is_not_given_twice(ctx: FakeTriggerContext) 
         attach(TRIGGERS["gpio"], {"line": 1, "chip": "a", "options": {"chip": "b"}}, ctx)
 
 
+def test_a_pin_that_a_template_gave_is_a_number(ctx: FakeTriggerContext, devices: FakeDevices) -> None:
+    attach(TRIGGERS["gpio"], {"line": "17"}, ctx)
+    assert devices.watched.config == {"line": 17}
+    attach(TRIGGERS["gpio"], {"line": "GPIO17"}, ctx)
+    assert devices.watched.config == {"line": "GPIO17"}
+
+
 def test_a_program_has_to_be_named_also_by_a_template(ctx: FakeTriggerContext) -> None:
     with pytest.raises(ConfigError, match="which programs"):
         attach(TRIGGERS["process"], {"name": ""}, ctx)
