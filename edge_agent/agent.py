@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 OUTPUTS = "outputs.json"
+LOCK = "lock"
 #: Seconds between two looks at what only time brings: retries, entities, the dead-man rule.
 TICK = 0.5
 #: Seconds that reports wait for more changes.
@@ -125,7 +126,7 @@ class Agent:
     def run(self) -> int:
         """Work until stopped; the exit code."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self._folder / "lock").open("w") as lock:
+        with (self._folder / LOCK).open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -529,6 +530,18 @@ class Agent:
             if unit.watches:
                 body = Body("agent", "safe_state", why)
                 self._outbox.put(unit.watches, body, self._clocks.wall(), 100)
+
+
+def is_running(folder: Path) -> bool:
+    """Whether an agent works on a folder at this moment."""
+    try:
+        with (folder / LOCK).open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def machine_id() -> str:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from edge_agent import __version__, config
-from edge_agent.agent import Agent, machine_id
+from edge_agent.agent import Agent, is_running, machine_id
 from edge_agent.config import Settings, SettingsError
 from edge_agent.local import serve
 from edge_agent.notify import Systemd
@@ -115,6 +115,10 @@ def _pair(folder: Path, code: str, given: Sequence[str], settings: Settings) -> 
     if (known := network.paired(folder)) is not None:
         sys.stderr.write(f"flowork-agent: it was the agent {known.name} of {known.engine}; now it is paired anew\n")
     made = network.pair(folder, code, given, machine_id(), search=settings.discovery)
+    if is_running(folder):
+        sys.stdout.write(
+            "an agent runs here already: start it again, so that it knows (systemctl restart flowork-agent)\n"
+        )
     sys.stdout.write(f"paired: this is the agent {made.name} of the appliance {made.engine} at {made.address}\n")
     return 0
 

@@ -40,6 +40,8 @@ FORGET = 1.0
 UNWRITTEN = 20_000
 #: A wall clock before this (in 2023) has not been set since the machine was switched on.
 CLOCK_SET = 1_700_000_000.0
+#: What SQLite says of a file that cannot be mended; a full or busy disk is something else.
+DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 #: Bytes that an event takes on disk beside its body.
 OVERHEAD = 60
 
@@ -156,6 +158,8 @@ class Outbox:
         try:
             self._load()
         except sqlite3.DatabaseError as exc:
+            if exc.sqlite_errorname not in DAMAGED:
+                raise
             aside = self.path.with_name(f"{self.path.name}.damaged")
             logger.error("the outbox cannot be read (%s): it is now %s, and a new one begins", exc, aside)
             self._close_db()
@@ -172,6 +176,7 @@ class Outbox:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         db.execute("PRAGMA cache_size=-512")
+        db.execute("PRAGMA journal_size_limit=1000000")
         db.executescript(_SCHEMA)
         meta = dict(db.execute("SELECT name, value FROM meta"))
         self.name = meta.get("name") or os.urandom(6).hex()
@@ -398,7 +403,8 @@ class Outbox:
 
     def _commit(self, items: list[Item], forget: dict[str, int], discard: set[str], lost: dict[str, int]) -> None:
         db, boot = self._connection(), self._clocks.boot
-        if not (items or forget or discard or lost != self._lost_on_disk):
+        used_up = self._next + BLOCK // 2 > self._reserved
+        if not (items or forget or discard or used_up or lost != self._lost_on_disk):
             return
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -410,7 +416,7 @@ class Outbox:
             if lost != self._lost_on_disk:
                 db.execute("DELETE FROM lost")
                 db.executemany("INSERT INTO lost VALUES (?, ?)", lost.items())
-            if self._next + BLOCK // 2 > self._reserved:
+            if used_up:
                 self._reserved = self._next + BLOCK
                 db.execute("UPDATE meta SET value = ? WHERE name = 'reserved'", (str(self._reserved),))
         except BaseException:
@@ -418,6 +424,8 @@ class Outbox:
             raise
         db.execute("COMMIT")
         self._lost_on_disk = lost
+        if self._count == 0 and forget:  # a backlog is through: give its room back
+            db.execute("PRAGMA incremental_vacuum")
         with self._lock:
             for item in items:
                 item.written = True

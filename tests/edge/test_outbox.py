@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from edge_agent import outbox as outbox_module
 from edge_agent.outbox import HELD, Clocks, Outbox
 from edge_agent.protocol.messages import WINDOW, Body, Row, decode_body
 
@@ -140,6 +141,37 @@ def test_numbers_are_not_used_again_after_a_power_cut(tmp_path: Path) -> None:
         after.put("another")
         assert after.take()[0].seq > sent
     box.outbox.close()
+
+
+def test_numbers_are_reserved_anew_before_they_run_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a healthy link leaves nothing to be written."""
+    monkeypatch.setattr(outbox_module, "BLOCK", 10)
+    with opened(tmp_path) as box:
+        box.outbox.linked(True)
+        for value in range(100):
+            box.put(value)
+            last = box.take()[-1].seq
+            box.outbox.ack({"w": last})
+    with opened(tmp_path) as box:
+        box.put("next")
+        assert box.take()[0].seq > last
+
+
+def test_a_full_disk_at_the_start_damages_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(tmp_path) as box:
+        box.put("kept")
+
+    def full(*_: object) -> None:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorname = "SQLITE_FULL"
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Outbox, "_reserve", full)
+        with pytest.raises(sqlite3.OperationalError):
+            Box(tmp_path)
+    with opened(tmp_path) as box:
+        assert box.values(box.take()) == ["kept"]
 
 
 def test_a_healthy_link_costs_the_disk_nothing(tmp_path: Path) -> None:
