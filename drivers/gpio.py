@@ -164,7 +164,8 @@ class Gpio(Driver[GpioConfig]):
 
     def _level(self, line: gpiochips.Line) -> bool:
         try:
-            return line.level()
+            with self._lock:
+                return line.level()
         except OSError as exc:
             raise gpiochips.refusal(exc, self._name()) from exc
 

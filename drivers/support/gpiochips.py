@@ -60,28 +60,28 @@ def find(folder: Path, chip: str, line: int | str) -> Place:
         )
     known: list[str] = []
     named: list[str] = []
+    meant = False
     for path in paths:
         with opened(path) as found:
             info = found.get_info()
             known.append(f"{info.name} ({info.label}, {info.num_lines} lines)")
             if chip and chip not in (info.name, info.label, path):
                 continue
+            meant = True
             if isinstance(line, int):
                 if not chip and len(paths) > 1 and not _is_header(info.label) and _any_header(paths):
                     continue
                 if line >= info.num_lines:
                     raise DriverError(f"{info.name} has lines 0 to {info.num_lines - 1}, not {line}", retryable=False)
                 return Place(path, info.name, line, found.get_line_info(line).name)
-            for offset in range(info.num_lines):
-                name = found.get_line_info(offset).name
-                if name == line:
-                    return Place(path, info.name, offset, name)
-                if name and len(named) < _SHOWN:
-                    named.append(name)
-    if chip and not any(known_chip.startswith(f"{chip} ") or f"({chip}," in known_chip for known_chip in known):
+            names = [found.get_line_info(offset).name for offset in range(info.num_lines)]
+            if line in names:
+                return Place(path, info.name, names.index(line), line)
+            named += filter(None, names)
+    if not meant:
         raise DriverError(f"there is no GPIO chip {chip!r}; there are {', '.join(known)}")
-    names = ", ".join(named) if named else "none: use the line's number"
-    raise DriverError(f"no GPIO line is called {line!r}; names are {names}", retryable=False)
+    there = ", ".join(named[:_SHOWN]) or "none: use the line's number"
+    raise DriverError(f"no GPIO line is called {line!r}; names are {there}", retryable=False)
 
 
 class Edge(Struct, frozen=True):
@@ -93,8 +93,10 @@ class Edge(Struct, frozen=True):
 
 
 class Line:
-    """A line that is held; others are refused it. ``OSError`` when the chip was unplugged. Not for two threads at once,
-    except that one may wait for ``fd``."""
+    """A line that is held; others are refused it. ``OSError`` when the chip was unplugged.
+
+    One thread may wait for ``fd`` and read edges while another sets the level.
+    """
 
     def __init__(self, request: gpiod.LineRequest) -> None:
         self._request = request
