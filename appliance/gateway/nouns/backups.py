@@ -37,7 +37,7 @@ def list_backups(call: Call[Nothing, Nothing]) -> Backups:
     )
 
 
-@noun.post("/backups", permission="backups:write", status=202, audit="backup.begin")
+@noun.post("/backups", permission="backups:write", audit="backup.begin")
 def begin(call: Call[Nothing, Nothing]) -> None:
     """Begin one now; how it goes is in the list."""
     call.gateway.call("backup")
