@@ -9,6 +9,7 @@ import { linesOf, marksOf, overlaid, type FlowDiff } from './marks'
 import { counted, located } from './problems'
 import { firstField, startConfig } from './schema'
 import { shapesOf, type Kind, type Kinds } from './sceneof'
+import { SHORTCUTS, shortcutOf, written } from './shortcuts'
 
 const KIND: Kind = {
   type: 'log', title: 'Log', icon: 'list', summary: '', help: '', category: 'logic', effect: 'pure', ports: ['out', 'error'],
@@ -230,6 +231,26 @@ describe('the editor', () => {
     expect([...editor.picked.value]).toEqual([id])
   })
 
+  it('puts a node between the ends of an edge, in place of it', async () => {
+    const editor = await opened()
+    const id = editor.addNode(KIND, null)
+    editor.insertInto(0, id)
+    expect(editor.doc.value.edges).toEqual([{ from: 'a', to: id, condition: 'steps.a > 1' }, { from: 'b', to: 'loop' }, { from: id, to: 'b' }])
+  })
+
+  it('groups nodes, and knows the group by them', async () => {
+    const editor = await opened()
+    editor.pick(['a', 'b', 'trigger:t'])
+    editor.group()
+    expect(editor.pickedGroup.value?.nodes).toEqual(['a', 'b'])
+    editor.pick(['a'])
+    editor.removePicked()
+    expect(editor.doc.value.groups?.[0]?.nodes).toEqual(['b'])
+    editor.pick(['b'])
+    editor.ungroup()
+    expect(editor.doc.value.groups).toEqual([])
+  })
+
   it('works in bodies as in the flow itself', async () => {
     const editor = await opened()
     editor.enter('loop')
@@ -293,6 +314,28 @@ describe('the editor', () => {
     editor.removePicked()
     editor.undo()
     expect(editor.doc.value).toBe(DOC)
+  })
+})
+
+describe('keys', () => {
+  const pressed = (key: string, more: Partial<KeyboardEvent> = {}): string | null =>
+    shortcutOf({ key, ctrlKey: false, metaKey: false, shiftKey: false, altKey: false, ...more })
+
+  it('mean one thing each', () => {
+    const all = SHORTCUTS.flatMap((one) => one.keys)
+    expect(new Set(all).size).toBe(all.length)
+    for (const one of SHORTCUTS) for (const keys of one.keys) expect(written(keys)).not.toBe('')
+  })
+
+  it('are known with and without Shift, on every keyboard', () => {
+    expect(pressed('?', { shiftKey: true })).toBe('help')
+    expect(pressed('>', { shiftKey: true })).toBe('link')
+    expect(pressed('z', { ctrlKey: true })).toBe('undo')
+    expect(pressed('Z', { ctrlKey: true, shiftKey: true })).toBe('redo')
+    expect(pressed('z', { metaKey: true })).toBe('undo')
+    expect(pressed('ArrowRight', { shiftKey: true })).toBe('nudge-right')
+    expect(pressed('Enter', { ctrlKey: true, shiftKey: true })).toBe('test')
+    expect(pressed('h')).toBeNull()
   })
 })
 
