@@ -45,7 +45,8 @@ copy_sources() {
   done
   find "$1" -name __pycache__ -prune -exec rm -rf -- {} +
   if [[ -f $root/web/dist/index.html ]]; then
-    cp -R -- "$root/web/dist" "$1/appliance/gateway/static"
+    mkdir -- "$1/web"
+    cp -R -- "$root/web/dist" "$1/web/"  # setup.py takes it from there
   elif ((!edge)); then
     say "the panel is not built here (web/dist): the API and the command line work without it"
   fi
