@@ -135,7 +135,11 @@ class Agent:
             return self._run()
 
     def _run(self) -> int:
-        self._outbox.open()
+        try:
+            self._outbox.open()
+        except sqlite3.Error as exc:
+            logger.error("the outbox in %s cannot be opened: %s", self._folder, exc)
+            return 1
         self._selector.register(self._bell_read, selectors.EVENT_READ)
         self._gone_since = time.monotonic()
         try:
