@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from appliance.store.archive import Manifest
     from appliance.store.seal import Lock
 
+#: Characters: whoever has the file can try as often as they like.
+MIN_PASSPHRASE = 12
+
 
 @leaf(
     "flowork backup",
@@ -103,6 +106,3 @@ def _new_passphrase() -> str:
     if len(chosen) < MIN_PASSPHRASE:
         raise BadInput(f"the passphrase needs {MIN_PASSPHRASE} characters at least: whoever has the file can try many")
     return chosen
-
-
-MIN_PASSPHRASE = 12
