@@ -261,6 +261,7 @@ def test_deploying_shows_what_changes_first(edit: Open) -> None:
     expect(diff).to_contain_text("payload.t > 28")
     expect(diff).to_contain_text("Edge hot → fine by false")
     hand.panel.shot("editor-deploy")
+    assert hand.panel.accessibility() == []
     page.get_by_test_id("deploy-message").fill("Warn earlier")
     page.get_by_test_id("deploy-now").click()
     expect(page.get_by_test_id("status")).to_have_text("Version 2 is live")
@@ -278,6 +279,7 @@ def test_a_version_is_looked_at_and_rolled_back_to(edit: Open) -> None:
     page.get_by_test_id("diff").get_by_text("Node fine").click()
     expect(hand.node("fine")).to_have_attribute("aria-label", "fine, Log, removed")
     hand.panel.shot("editor-versions")
+    assert hand.panel.accessibility() == []
     page.get_by_test_id("roll-back").click()
     expect(page.get_by_test_id("status")).to_have_text("Version 2, 1 is live")
     assert hand.panel.api("GET", f"/flows/{hand.flow}")["live"] == 1
@@ -297,6 +299,7 @@ def test_two_people_who_save_at_once_lose_nothing(edit: Open, open_panel: OpenPa
     expect(conflict).to_contain_text("Version 2")
     expect(conflict.get_by_test_id("diff")).to_contain_text("Node say")
     mine.panel.shot("editor-conflict")
+    assert mine.panel.accessibility() == []
     # Theirs first, which can be undone; then mine on top.
     mine.page.get_by_test_id("take-theirs").click()
     expect(mine.node("say")).to_be_visible()
@@ -343,6 +346,20 @@ def test_a_body_is_edited_like_a_flow(edit: Open) -> None:
     expect(hand.node("loop")).to_be_visible()
     hand.save()
     assert flow_of(hand.panel, hand.flow)["nodes"][0]["config"]["body"]["nodes"][0]["id"] == "log"
+
+
+def test_an_empty_flow_and_the_sheet_of_keys_are_usable_too(edit: Open) -> None:
+    hand = edit({"name": "Empty"})
+    expect(hand.page.get_by_role("heading", name="An empty flow")).to_be_visible()
+    assert hand.panel.accessibility() == []
+    hand.panel.shot("editor-empty")
+    hand.page.get_by_role("button", name="Add a trigger or a node").click()
+    expect(hand.page.get_by_role("combobox", name="Add a node")).to_be_focused()
+    assert hand.panel.accessibility() == []
+    hand.press("Escape", "?")
+    expect(hand.page.get_by_test_id("shortcuts")).to_be_visible()
+    hand.panel.shot("editor-keys")
+    assert hand.panel.accessibility() == []
 
 
 def test_fingers_pan_pinch_and_hold(edit: Open) -> None:
