@@ -3,6 +3,7 @@ import { fileURLToPath } from 'node:url'
 import vue from '@vitejs/plugin-vue'
 import { defineConfig } from 'vite'
 import { budgets } from './vite/budget.ts'
+import { compress } from './vite/compress.ts'
 import { licences } from './vite/licences.ts'
 import { pages } from './vite/pages.ts'
 
@@ -20,6 +21,7 @@ export default defineConfig({
       { page: 'src/pages/index.vue', bytes: 200_000 },
       { page: 'src/pages/flows/[id]/edit.vue', bytes: 350_000, beside: 'src/pages/index.vue' },
     ]),
+    compress(),
   ],
   resolve: { alias: { '@': fileURLToPath(new URL('./src', import.meta.url)) } },
   build: { target: 'es2022', manifest: 'manifest.json', chunkSizeWarningLimit: 600 },

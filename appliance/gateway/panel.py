@@ -6,6 +6,7 @@ anew. Any address that is no file is one of the panel's own pages. None of it ho
 
 from __future__ import annotations
 
+import mimetypes
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,10 +73,24 @@ def _refuse(app: Flask, path: str) -> NoReturn:
 
 
 def _file(folder: Path, path: str) -> Response:
-    response = send_from_directory(folder, path, conditional=True, etag=True)
+    response = _compressed(folder, path) or send_from_directory(folder, path, conditional=True, etag=True)
+    response.headers.add("Vary", "Accept-Encoding")
     forever = "public, max-age=31536000, immutable"
     response.headers["Cache-Control"] = forever if _HASHED.match(path) else "no-cache"
     return _marked(response, {"Content-Security-Policy": POLICY, "Referrer-Policy": "same-origin"})
+
+
+def _compressed(folder: Path, path: str) -> Response | None:
+    """The copy that the build put beside a text, for those who take it."""
+    if not request.accept_encodings.quality("gzip"):
+        return None
+    kind = mimetypes.guess_type(path)[0]
+    try:
+        response = send_from_directory(folder, f"{path}.gz", mimetype=kind, conditional=True, etag=True)
+    except NotFound:
+        return None
+    response.headers["Content-Encoding"] = "gzip"
+    return response
 
 
 def _page(html: str) -> Response:

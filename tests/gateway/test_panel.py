@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ from appliance.gateway.problems import STATUSES
 from tests.gateway.engine import Home
 from tests.gateway.test_runs import named
 from tests.support.flows import compute
+
+
+@pytest.fixture(autouse=True, scope="module")
+def none_built() -> Iterator[None]:
+    """What was built in this checkout is not what is tested here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(panel, "PLACES", (Path("/nowhere"),))
+        yield
 
 
 @pytest.fixture
@@ -53,7 +62,25 @@ def test_a_built_panel_is_served(built: Path, make_home: Callable[..., Home]) ->
         assert b"secret" not in response.data
 
 
-def test_without_a_panel_a_plain_page_tells_what_this_is(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compressed_copy_goes_to_those_who_take_it(built: Path, make_home: Callable[..., Home]) -> None:
+    script = built / "assets" / "index-B3xk9_aQ.js"
+    (script.parent / f"{script.name}.gz").write_bytes(gzip.compress(b"export {}"))
+    home = make_home()
+    path = "/assets/index-B3xk9_aQ.js"
+    small = home.client().get(path, headers={"Accept-Encoding": "gzip, br"}, buffered=True)
+    assert small.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(small.data) == b"export {}"
+    assert "javascript" in small.content_type and "immutable" in small.headers["Cache-Control"]
+    whole = home.client().get(path, headers={"Accept-Encoding": "identity"}, buffered=True)
+    assert "Content-Encoding" not in whole.headers and whole.data == b"export {}"
+    assert whole.headers["ETag"] != small.headers["ETag"]
+    assert "Accept-Encoding" in small.headers["Vary"] and "Accept-Encoding" in whole.headers["Vary"]
+    asked = {"Accept-Encoding": "gzip", "If-None-Match": small.headers["ETag"]}
+    kept = home.client().get(path, headers=asked, buffered=True)
+    assert kept.status_code == 304
+
+
+def test_without_a_panel_a_plain_page_tells_what_this_is(home: Home) -> None:
     response = home.anonymous("GET", "/")
     assert response.status_code == 200
     html = response.get_data(as_text=True)

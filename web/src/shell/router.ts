@@ -1,6 +1,6 @@
 /** Routes are the files in `src/pages/`. */
 
-import { createRouter, createWebHistory, type Router } from 'vue-router'
+import { createRouter, createWebHistory, type RouteLocationNormalized, type Router } from 'vue-router'
 import { routes } from 'virtual:pages'
 import { useLive } from '@/stores/live'
 import { useSession } from '@/stores/session'
@@ -15,6 +15,7 @@ export function makeRouter(): Router {
 
   router.beforeEach(async (to) => {
     const session = useSession()
+    if (session.view === null) prepare(to)
     if (session.view === null && !session.ended) await session.load()
     if (session.signedIn) {
       useLive().start()
@@ -40,4 +41,13 @@ export function makeRouter(): Router {
   })
 
   return router
+}
+
+/** Have a page's code on its way while the engine is asked who we are. */
+function prepare(to: RouteLocationNormalized): void {
+  for (const { components } of to.matched) {
+    const load: unknown = components?.default
+    // Where that fails the router finds it out, too.
+    if (typeof load === 'function') (load as () => Promise<unknown>)().catch(() => undefined)
+  }
 }

@@ -5,6 +5,7 @@ import { computed, ref, shallowRef } from 'vue'
 import { ApiError, onUnauthorized } from '@/api/client'
 import { showOpenApi } from '@/api/openapi'
 import * as api from '@/api/session'
+import { keep, readKept } from '@/lib/kept'
 
 const EVERYWHERE = '*'
 
@@ -12,6 +13,7 @@ export const useSession = defineStore('session', () => {
   const view = shallowRef<api.SessionView | null>(null)
   const paths = shallowRef<ReadonlySet<string>>(new Set())
   const error = shallowRef<ApiError | null>(null)
+  let asked = false
   /** The session ended while the page was open. */
   const ended = ref(false)
 
@@ -40,11 +42,27 @@ export const useSession = defineStore('session', () => {
     error.value = null
   }
 
+  /** What the engine can do: at once as this browser knows it from the last time, and then as it is. */
+  async function learn(): Promise<void> {
+    asked = true
+    const name = `paths.${view.value!.engine.id}`
+    const known = readKept<string[]>(name, [])
+    if (known.length > 0) paths.value = new Set(known)
+    try {
+      const found = Object.keys((await showOpenApi()).paths)
+      paths.value = new Set(found)
+      keep(name, found)
+    } catch (problem) {
+      if (!(problem instanceof ApiError)) throw problem
+      asked = false
+    }
+  }
+
   /** Ask the engine who we are. Never rejects: `error` says why it is not known. */
   async function load(): Promise<void> {
     try {
       take(await api.whoAmI())
-      if (signedIn.value && paths.value.size === 0) paths.value = new Set(Object.keys((await showOpenApi()).paths))
+      if (signedIn.value && !asked) void learn()
     } catch (problem) {
       if (!(problem instanceof ApiError)) throw problem
       // A token that the engine does not take: it has answered, and we are nobody to it.
@@ -65,6 +83,7 @@ export const useSession = defineStore('session', () => {
   function forget(): void {
     view.value = null
     paths.value = new Set()
+    asked = false
   }
 
   onUnauthorized(() => {

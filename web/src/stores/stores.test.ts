@@ -58,7 +58,7 @@ describe('the session', () => {
     const session = await signedIn({ garden: ['flows:read'], house: ['flows:read', 'flows:write'] })
     expect(session.may('flows:write')).toBe(true)
     expect(session.may('flows:write', 'garden')).toBe(false)
-    expect(session.has('/flows')).toBe(true)
+    await vi.waitFor(() => expect(session.has('/flows')).toBe(true))
     expect(session.has('/devices')).toBe(false)
     expect(session.workspace).toBe('garden')
   })
