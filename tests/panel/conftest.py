@@ -11,6 +11,7 @@ from playwright.sync_api import Browser
 
 from appliance.security.secret import Secret
 from tests.support.appliance import Appliance
+from tests.support.broker import free_port
 from tests.support.panel import OpenPanel, Panel, browser, opened
 
 
@@ -30,7 +31,11 @@ def chromium() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def appliance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
     """A fresh engine with its example flow."""
-    environ = {"FLOWORK_SIGN_INS_PER_MINUTE": "1000"}
+    environ = {
+        "FLOWORK_SIGN_INS_PER_MINUTE": "1000",
+        "FLOWORK_AGENT_PORT": str(free_port()),
+        "FLOWORK_AGENT_DISCOVERY": "false",
+    }
     with Appliance(tmp_path_factory.mktemp("panel") / "FloworkData", environ=environ) as made:
         yield made
 
