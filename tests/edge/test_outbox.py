@@ -14,6 +14,7 @@ import pytest
 from edge_agent import outbox as outbox_module
 from edge_agent.outbox import HELD, Clocks, Outbox
 from edge_agent.protocol.messages import WINDOW, Body, Row, decode_body
+from tests.support.broker import eventually
 
 PATIENCE = 20.0
 
@@ -204,6 +205,8 @@ def test_a_link_cut_of_an_hour_under_ten_events_a_second_loses_nothing(tmp_path:
             clock.wall += 0.1
             clock.up += 0.1
             box.put(number)
+            if number % 6000 == 5999:  # an hour gives the disk its time
+                eventually(lambda seen=number + 1: box.stored() == seen, "events on disk")
         box.outbox.linked(True)
         assert box.all(count) == list(range(count))
         assert box.outbox.dropped == 0
