@@ -260,7 +260,7 @@ class Fleet:
             value=last.value if last else None,
             last=last.kind if last else "",
             time=last.time if last else 0.0,
-            online=remote.link is not None and report.ok,
+            online=remote.link is not None and report.ok and not self._values.away((remote.name, key, entity["id"])),
         )
 
     def _checked(self, agent: str, driver: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -527,7 +527,10 @@ class Fleet:
             if wanted is None:
                 continue
             key = (remote.name, wanted.key, body.source)
-            if body.kind in messages.NO_VALUES or self._values.note(key, body.value, body.kind, when):
+            news = body.kind in messages.NO_VALUES
+            if news:
+                self._values.presence(key, body.kind)
+            if news or self._values.note(key, body.value, body.kind, when):
                 self._news.value(remote.name, wanted.driver, wanted.config, event)
         delivery.offer(time.monotonic())
 

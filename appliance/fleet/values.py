@@ -35,11 +35,13 @@ class Values:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last: OrderedDict[Source, Last] = OrderedDict()
+        self._away: set[Source] = set()
         self._series: OrderedDict[Source, tuple[array[float], array[float]]] = OrderedDict()
 
     def note(self, source: Source, value: Any, kind: str, time: float) -> bool:
         """Remember what was said; false if something newer is known."""
         with self._lock:
+            self._away.discard(source)
             known = self._last.get(source)
             if known is not None and known.time > time:
                 return False
@@ -64,6 +66,19 @@ class Values:
         if len(self._series) > HISTORIES:
             self._series.popitem(last=False)
 
+    def presence(self, source: Source, kind: str) -> None:
+        """A source is lost or gone, or was heard of otherwise."""
+        with self._lock:
+            if kind not in ("lost", "gone"):
+                self._away.discard(source)
+            elif len(self._away) < SOURCES:
+                self._away.add(source)
+
+    def away(self, source: Source) -> bool:
+        """Whether the last that was heard of a source is that it is lost."""
+        with self._lock:
+            return source in self._away
+
     def last(self, source: Source) -> Last | None:
         with self._lock:
             return self._last.get(source)
@@ -77,6 +92,7 @@ class Values:
     def forget(self, agent: str) -> None:
         """An agent is gone for good."""
         with self._lock:
+            self._away = {source for source in self._away if source[0] != agent}
             for kept in (self._last, self._series):
                 for source in [source for source in kept if source[0] == agent]:
                     del kept[source]

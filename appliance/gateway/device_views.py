@@ -21,7 +21,7 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     ``driver`` and ``config`` are what a flow names to reach it, ``entity`` is its id there. ``kind`` is binary, number,
     text, event or image; ``commands`` is the JSON Schema of a command, if it is ``writable``. ``value`` is what it
     last said, ``last`` which kind of event that was, ``time`` when (0: nothing yet). ``online`` says whether its
-    driver runs at this moment.
+    driver runs at this moment and has not lost it.
     """
 
     id: str

@@ -166,6 +166,10 @@ def test_a_zigbee_plug_follows_a_thermometer(engine: Appliance, tmp_path: Path) 
         eventually(lambda: len(runs(engine, "fan")) == 2, "both readings are runs")
         shown = engine.json("device", "show", plug)
         assert (shown["name"], shown["value"]) == ("plug", True)
+        assert shown["online"] is True
+        peer.publish("zigbee2mqtt/bridge/state", '{"state": "offline"}', retain=True)
+        eventually(lambda: engine.json("device", "show", plug)["online"] is False, "it is seen to be off line")
+        assert "is off line" in engine.flowork("device", "command", plug, "true", check=False).stderr
         found = engine.json("device", "history", "sensor.0x0017880104e45522_temperature_zigbee2mqtt")
         assert [value for _, value in found["points"]][-1] == 28
 
