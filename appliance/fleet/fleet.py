@@ -442,8 +442,7 @@ class Fleet:
             return
         self._links.add(link)
         self._selector.register(link.channel, selectors.EVENT_READ, link)
-        if isinstance(link.channel.link, socket.socket):
-            self._attend(link, selectors.EVENT_READ)  # TLS may have read ahead
+        self._attend(link, selectors.EVENT_READ)  # TLS may have read ahead
 
     def _drop(self, link: Link | None, why: str) -> None:
         if link is None or link not in self._links:
