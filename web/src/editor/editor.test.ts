@@ -1,3 +1,4 @@
+import { readdirSync, readFileSync } from 'node:fs'
 import { afterEach, describe, expect, it, vi } from 'vitest'
 import type { Backend, FlowState, SaveResult } from './backend'
 import { readClip } from './clipboard'
@@ -364,5 +365,20 @@ describe('comparisons', () => {
     expect(lines).toContain('Edge a → old by error')
     expect(lines).toContain('Setting mode')
     expect(lines.at(-1)).toBe('1 node stands elsewhere on the canvas')
+  })
+})
+
+describe('icons', () => {
+  it('are bundled for every kind that comes with the engine', () => {
+    const folder = `${import.meta.dirname}/../../../appliance/`
+    const known = readFileSync(`${import.meta.dirname}/KindIcon.vue`, 'utf8')
+    const bundled = new Set([...known.matchAll(/'?([a-z][a-z0-9-]*)'?: [A-Z]/g)].map((match) => match[1]))
+    const named = ['nodes', 'triggers'].flatMap((kind) =>
+      readdirSync(folder + kind)
+        .filter((file) => file.endsWith('.py'))
+        .flatMap((file) => [...readFileSync(`${folder}${kind}/${file}`, 'utf8').matchAll(/^ {4}icon = "(.+)"/gm)].map((match) => match[1])),
+    )
+    expect(named.length).toBeGreaterThan(10)
+    expect(named.filter((name) => !bundled.has(name))).toEqual([])
   })
 })
