@@ -3,7 +3,8 @@
 import type { FlowBody } from '@/api/flows'
 import type { JsonSchema } from './schema'
 
-interface Input {
+/** As a manual trigger declares it. */
+export interface Input {
   name: string
   type?: 'string' | 'number' | 'boolean' | 'choice' | 'text'
   title?: string
@@ -20,7 +21,11 @@ interface TriggerSpec {
 /** The inputs that the flow's manual trigger declares; null if it takes any JSON. */
 export function inputsOf(flow: FlowBody): JsonSchema | null {
   const manual = ((flow.triggers ?? []) as TriggerSpec[]).find((trigger) => trigger.type === 'manual')
-  const inputs = manual?.config?.inputs ?? []
+  return schemaOf(manual?.config?.inputs ?? [])
+}
+
+/** The form of these inputs; null if there are none. */
+export function schemaOf(inputs: readonly Input[]): JsonSchema | null {
   if (inputs.length === 0) return null
   return {
     type: 'object',

@@ -21,8 +21,9 @@ export const useNeeds = defineStore('needs', () => {
     if (value.value === null) await load()
   }
 
-  /** What one can do with these permissions. */
-  const told = (permissions: readonly string[]): string[] => permissions.flatMap((name) => words.value.get(name) ?? [])
+  /** What one can do with these permissions, in a sentence each. */
+  const told = (permissions: readonly string[]): string[] =>
+    permissions.flatMap((name) => words.value.get(name) ?? []).map((text) => text.split(/[.;] /)[0]!.replaceAll('`', ''))
 
   return { need, told }
 })
