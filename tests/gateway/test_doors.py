@@ -60,8 +60,8 @@ def address(rule: str) -> str:
 def test_every_address_needs_an_identity_but_a_known_few(home: Home) -> None:
     seen = {}
     for method, rule in routes(home):
-        response = home.client().open(address(rule), method=method)
-        seen[method, rule] = response.status_code
+        with home.client().open(address(rule), method=method) as response:  # closes a file that is served
+            seen[method, rule] = response.status_code
         if (method, rule) not in OPEN:
             assert response.status_code == 401, f"{method} {rule} let a stranger in: {response.status_code}"
             assert response.content_type == "application/problem+json"
