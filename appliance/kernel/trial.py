@@ -24,11 +24,10 @@ from appliance.kernel.context import StepContext
 from appliance.kernel.runs import FlowSlot, LiveRun
 from appliance.kernel.state import GONE
 from appliance.kernel.steps import describe
+from appliance.kernel.wire import LONGEST_TRIAL
 
 if TYPE_CHECKING:
     from appliance.kernel.engine import Engine
-
-LONGEST = 60.0
 
 
 class HasEffect(FlowError):
@@ -98,7 +97,7 @@ class Trial:
 
     @property
     def _limit(self) -> float:
-        return min(max(self._asked.limit, 0.1), LONGEST)
+        return min(max(self._asked.limit, 0.1), LONGEST_TRIAL)
 
     def _start(self, kind: Any, ctx: _Context, plan: Any) -> Any:
         config = plan.constant

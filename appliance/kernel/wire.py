@@ -18,6 +18,8 @@ import msgspec
 SOCKET = "kernel.sock"
 OK, ERROR, ITEM = 0, 1, 2
 MAX_FRAME = 64_000_000
+#: Seconds that trying one node may take at most.
+LONGEST_TRIAL = 60.0
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=str, decimal_format="string")
 _decoder = msgspec.msgpack.Decoder()

@@ -66,7 +66,8 @@ def deploy(appliance: Appliance, trigger: dict[str, Any], name: str = "edge") ->
 
 def well(appliance: Appliance) -> None:
     def running() -> bool:
-        return any(entry["status"] == "running" for entry in appliance.json("trigger", "list")["items"])
+        listed = appliance.flowork("trigger", "list", "--json", check=False)  # 1 while one is not well yet
+        return any(entry["status"] == "running" for entry in json.loads(listed.stdout)["items"])
 
     eventually(running, "the driver runs")
 

@@ -52,7 +52,7 @@ def mysql_server() -> Iterator[str]:
     """A MariaDB; yields its URL."""
     with _folder("mysql") as folder:
         data, start = folder / "data", folder / "start.sql"
-        install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db"]
+        install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db", f"--tmpdir={folder}"]
         _run("mysql", [*install, "--auth-root-authentication-method=normal"], folder)
         start.write_text(
             # One statement a line, whatever the semicolons say.
@@ -64,7 +64,7 @@ def mysql_server() -> Iterator[str]:
         # In /usr/sbin, which is not in everybody's PATH.
         program = shutil.which("mariadbd", path=f"{os.environ['PATH']}:/usr/sbin") or "mariadbd"
         server = [program, "--no-defaults", f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1"]
-        files = [f"--socket={folder}/socket", f"--pid-file={folder}/pid", f"--init-file={start}"]
+        files = [f"--socket={folder}/socket", f"--pid-file={folder}/pid", f"--init-file={start}", f"--tmpdir={folder}"]
         light = ["--innodb-flush-log-at-trx-commit=0", "--skip-log-bin", "--skip-name-resolve"]
         with _serving("mysql", [*server, *files, *light], folder, signal.SIGTERM):
             _until(lambda: _mysql_answers(port), pymysql.err.OperationalError)

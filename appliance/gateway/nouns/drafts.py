@@ -20,7 +20,7 @@ from appliance.gateway.common import Body, VersionNumber
 from appliance.gateway.flow_views import shown
 from appliance.gateway.nouns.steps import NodeId
 from appliance.gateway.routing import Call, Nothing, Noun
-from appliance.kernel.trial import LONGEST
+from appliance.kernel.wire import LONGEST_TRIAL
 from appliance.security.secret import MASK
 from appliance.store.errors import NotFound
 from appliance.store.history import RunHead
@@ -172,5 +172,5 @@ def try_out(call: Call[Nothing, TryOut], flow: Flow) -> Tried:
         raise InvalidFlow(problems)
     call.note(flow.id, node=node["id"], type=node["type"], effects=asked.effects)
     given = {"payload": asked.payload, "event": asked.event, "steps": asked.steps, "effects": asked.effects}
-    told = gateway.call("try", timeout=LONGEST + 10, flow=flow.num, node=node, **given)
+    told = gateway.call("try", timeout=LONGEST_TRIAL + 10, flow=flow.num, node=node, **given)
     return msgspec.convert({key: answers.plain(value) for key, value in told.items()}, Tried)
