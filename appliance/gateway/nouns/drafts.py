@@ -14,7 +14,6 @@ from appliance.contracts import ExpressionError
 from appliance.engine import expressions, trace
 from appliance.engine.diff import FlowDiff, diff
 from appliance.engine.steps_view import Step
-from appliance.flowbook import InvalidFlow
 from appliance.gateway import answers
 from appliance.gateway.common import Body, VersionNumber
 from appliance.gateway.flow_views import shown
@@ -166,6 +165,8 @@ def try_out(call: Call[Nothing, TryOut], flow: Flow) -> Tried:
     A node with an effect is refused (409, `has-effect`) unless `effects` is true: then it really does what it does.
     One that would wait or start other runs says so instead.
     """
+    from appliance.flowbook import InvalidFlow
+
     asked, gateway = call.body, call.gateway
     node = {**asked.node, "disabled": False}
     if problems := gateway.book.problems({"name": "trial", "nodes": [node]}, flow.id, flow.workspace):
