@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import psutil
 import pytest
 from playwright.sync_api import Locator, expect
 
@@ -88,10 +89,10 @@ def test_a_step_that_was_cut_off_is_decided(panel: Panel, appliance: Appliance) 
     run = started(panel, deployed(panel, body))
 
     def begun() -> bool:
-        records = panel.api("GET", f"/runs/{run}")["records"]
-        return any(record["kind"] == "intent" for record in records)
+        kernel = psutil.Process(appliance.pids()["kernel"])
+        return any(child.name() == "sleep" for child in kernel.children(recursive=True))
 
-    eventually(begun, "the step to begin")
+    eventually(begun, "the water to pour")
     panel.expected += ["503", "502", "WebSocket"]
     appliance.kill("kernel")
     page = panel.goto("/approvals")
