@@ -83,7 +83,9 @@ class Trial:
         node = flow_plan.graphs[""].nodes[0]
         if node.effect is not Effect.PURE and not self._asked.effects:
             raise HasEffect(f"{node.spec.type!r} is {node.effect}: trying it really does what it does")
-        run = LiveRun(0, slot, 0, flow_plan, "")
+        # A number of its own, so that no two tries have the same idempotency key.
+        number = self._engine.journal.ids.next(self._engine.services.wall())
+        run = LiveRun(number, slot, 0, flow_plan, "")
         run.event = self._asked.event
         run.walk.overrides[0] = self._asked.payload
         ctx = self._ctx = _Context(self._engine.services, run, 0, 1, self._asked.payload, self._limit)
