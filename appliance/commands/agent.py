@@ -66,20 +66,6 @@ def revoke(session: Session, name: str, yes: bool) -> None:
     session.done({"revoked": name}, f"revoked {name}")
 
 
-@leaf("flowork agent devices", "flowork agent devices greenhouse", of=command)
-@click.argument("name", required=False)
-def devices(session: Session, name: str | None) -> None:
-    """List what the drivers see and can do, with their last values; of one agent or of all."""
-    found = session.call("devices", agent=name)
-    if session.as_json:
-        out.emit({"items": found})
-    elif not found:
-        out.say("no driver runs; a flow's trigger or step starts it")
-    else:
-        head = ("agent", "driver", "entity", "value", "last")
-        out.table(head, [(d["agent"] or "-", d["driver"], d["id"], _value(d), out.moment(d["time"])) for d in found])
-
-
 def _row(agent: dict[str, Any]) -> tuple[Any, ...]:
     running = sum(driver["ok"] for driver in agent["drivers"])
     return (
@@ -91,7 +77,3 @@ def _row(agent: dict[str, Any]) -> tuple[Any, ...]:
         agent["waiting"],
         agent["version"],
     )
-
-
-def _value(device: dict[str, Any]) -> str:
-    return f"{out.short(device['value'], 40)} {device['unit']}".strip() if device["time"] else ""
