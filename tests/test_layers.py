@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.security": BASE,
     "appliance.store": BASE | {"appliance.engine"},
     "appliance.registry": BASE,
+    "appliance.ai": BASE,
     "appliance.nodes": BASE,
     "appliance.triggers": BASE,
     "appliance.supervisor": set(),

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from appliance.contracts import Blobs, Devices, ExpressionError, Files, Http, Mqtt, Sandbox, State
+from appliance.contracts import Blobs, Devices, ExpressionError, Files, Http, Models, Mqtt, Sandbox, State
 from appliance.engine import expressions
 from appliance.engine.runner import Walk
 from appliance.kernel.state import FlowStates, StepState
@@ -33,8 +33,12 @@ class Services:
     sandbox: Sandbox
     files: Files
     blobs: Blobs
+    #: The models, for one step.
+    models: Callable[[StepContext], Models]
 
     def __init__(self) -> None:
+        #: Shows a piece of a step's output to whoever watches.
+        self.stream: Callable[[StepContext, str], None] = lambda ctx, text: None
         self.variables: dict[str, dict[str, Any]] = {}
         self.secrets: dict[str, dict[str, str]] = {}
         self.states = FlowStates()
@@ -73,7 +77,7 @@ def steps_view(walk: Walk) -> dict[str, Any]:
 
 
 class StepContext:
-    """The ``Context`` of contracts.py for one attempt at one step."""
+    """The ``Context`` of the contracts for one attempt at one step."""
 
     __slots__ = (
         "_abort",
@@ -171,6 +175,10 @@ class StepContext:
     def blobs(self) -> Blobs:
         return self._services.blobs
 
+    @property
+    def models(self) -> Models:
+        return self._services.models(self)
+
     def now(self) -> float:
         return self._services.wall()
 
@@ -195,6 +203,9 @@ class StepContext:
     def log(self, message: str, level: str = "info") -> None:
         if len(self.logs) < MAX_LOGS:
             self.logs.append([round(self._services.wall(), 3), level, str(message)[:MAX_LOG]])
+
+    def stream(self, text: str) -> None:
+        self._services.stream(self, text)
 
     def signal(self, name: str, value: Any = None) -> None:
         self.signals.append((name, value))

@@ -15,8 +15,20 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, UnsetType
 
-from appliance.contracts import Config, Context, Effect, Node, Pending, Problem, World
-from appliance.nodes._devices import Agent, Options, command, faults, settings
+from appliance.contracts import (
+    Agent,
+    Config,
+    Context,
+    Effect,
+    Node,
+    Options,
+    Pending,
+    Problem,
+    World,
+    driver_faults,
+    driver_settings,
+)
+from appliance.nodes._devices import command
 
 _NAMES = ("device", "width", "height")
 
@@ -40,7 +52,9 @@ class CameraSnapshot(Node[CameraSnapshotConfig]):
     inline = True
 
     def check(self, config: Mapping[str, Any], world: World) -> Iterable[Problem]:
-        return faults(config, "camera", _NAMES, world)
+        return driver_faults(config, "camera", _NAMES, world)
 
     def run(self, ctx: Context, config: CameraSnapshotConfig, payload: Any) -> Pending:
-        return command(ctx, config.agent, "camera", settings(config, *_NAMES), {"snapshot": True}, repeatable=True)
+        return command(
+            ctx, config.agent, "camera", driver_settings(config, *_NAMES), {"snapshot": True}, repeatable=True
+        )

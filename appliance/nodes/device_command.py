@@ -18,8 +18,8 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta
 
-from appliance.contracts import Config, ConfigError, Context, Effect, Node, Pending, Problem, World
-from appliance.nodes._devices import Agent, Repeatable, command
+from appliance.contracts import Agent, Config, ConfigError, Context, Effect, Node, Pending, Problem, World
+from appliance.nodes._devices import Repeatable, command
 
 
 class DeviceCommandConfig(Config, frozen=True, kw_only=True):

@@ -17,8 +17,23 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from appliance.contracts import Config, ConfigError, Context, Duration, Effect, Node, Pending, Problem, World, seconds
-from appliance.nodes._devices import Agent, Options, command, faults, settings
+from appliance.contracts import (
+    Agent,
+    Config,
+    ConfigError,
+    Context,
+    Duration,
+    Effect,
+    Node,
+    Options,
+    Pending,
+    Problem,
+    World,
+    driver_faults,
+    driver_settings,
+    seconds,
+)
+from appliance.nodes._devices import command
 
 _NAMES = ("line", "chip", "active_low", "drive", "initial", "safe")
 _LONGEST_PULSE = 60.0
@@ -62,7 +77,9 @@ class GpioWrite(Node[GpioWriteConfig]):
         return Effect.ONCE if config.get("pulse") is not None else Effect.IDEMPOTENT
 
     def check(self, config: Mapping[str, Any], world: World) -> Iterable[Problem]:
-        return faults({**config, "options": {"direction": "output"} | config.get("options", {})}, "gpio", _NAMES, world)
+        return driver_faults(
+            {**config, "options": {"direction": "output"} | config.get("options", {})}, "gpio", _NAMES, world
+        )
 
     def run(self, ctx: Context, config: GpioWriteConfig, payload: Any) -> Pending:
         wanted: dict[str, Any] = {"value": config.value}
@@ -70,7 +87,7 @@ class GpioWrite(Node[GpioWriteConfig]):
             wanted["pulse"] = seconds(config.pulse)
             if not 0 < wanted["pulse"] <= _LONGEST_PULSE:
                 raise ConfigError(f"pulse: is more than 0 and at most {_LONGEST_PULSE:g} s; use a delay for longer")
-        driver = {"direction": "output"} | settings(config, *_NAMES)
+        driver = {"direction": "output"} | driver_settings(config, *_NAMES)
         if isinstance(config.line, str) and config.line.isdecimal():
             driver["line"] = int(config.line)  # what a template gives is a text
         return command(ctx, config.agent, "gpio", driver, wanted, repeatable=config.pulse is None)

@@ -15,8 +15,23 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from appliance.contracts import Config, ConfigError, Context, Duration, Effect, Node, Pending, Problem, World, seconds
-from appliance.nodes._devices import Agent, Options, Repeatable, command, faults, settings
+from appliance.contracts import (
+    Agent,
+    Config,
+    ConfigError,
+    Context,
+    Duration,
+    Effect,
+    Node,
+    Options,
+    Pending,
+    Problem,
+    World,
+    driver_faults,
+    driver_settings,
+    seconds,
+)
+from appliance.nodes._devices import Repeatable, command
 
 _NAMES = ("port", "baud", "framing", "format", "delimiter")
 
@@ -58,7 +73,7 @@ class SerialWrite(Node[SerialWriteConfig]):
     def check(self, config: Mapping[str, Any], world: World) -> Iterable[Problem]:
         if config.get("hex") and "value" in config:
             yield Problem("hex", "give a message or bytes, not both")
-        yield from faults(config, "serial", _NAMES, world)
+        yield from driver_faults(config, "serial", _NAMES, world)
 
     def run(self, ctx: Context, config: SerialWriteConfig, payload: Any) -> Pending:
         if config.hex and config.value is not UNSET:
@@ -68,4 +83,4 @@ class SerialWrite(Node[SerialWriteConfig]):
         )
         if config.expect:
             wanted |= {"expect": config.expect, "timeout": min(seconds(config.wait), 300.0)}
-        return command(ctx, config.agent, "serial", settings(config, *_NAMES), wanted, config.repeatable)
+        return command(ctx, config.agent, "serial", driver_settings(config, *_NAMES), wanted, config.repeatable)

@@ -1,4 +1,4 @@
-"""The ``Sandbox`` of contracts.py: scripts, commands and calls in child processes.
+"""The ``Sandbox`` of contracts/: scripts, commands and calls in child processes.
 
 Nothing is started before the first job, and an idle sandbox has no child left. Python forks a warm template
 for each script; a child of any other language serves one script, and the next one is started meanwhile.

@@ -20,8 +20,8 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta
 
-from appliance.contracts import Config, DeviceEvent, Problem, Trigger, TriggerContext, World
-from appliance.triggers._devices import Agent, listen
+from appliance.contracts import Agent, Config, DeviceEvent, Problem, Trigger, TriggerContext, World
+from appliance.triggers._devices import listen
 
 
 class DeviceConfig(Config, frozen=True, kw_only=True):

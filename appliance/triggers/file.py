@@ -16,8 +16,20 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from appliance.contracts import Config, Duration, Problem, Trigger, TriggerContext, World, seconds
-from appliance.triggers._devices import Agent, Options, faults, listen, settings
+from appliance.contracts import (
+    Agent,
+    Config,
+    Duration,
+    Options,
+    Problem,
+    Trigger,
+    TriggerContext,
+    World,
+    driver_faults,
+    driver_settings,
+    seconds,
+)
+from appliance.triggers._devices import listen
 
 _NAMES = ("folder", "patterns", "ignore", "recursive", "existing")
 _CHANGES = ("created", "changed", "moved", "deleted")
@@ -51,10 +63,10 @@ class File(Trigger[FileConfig]):
         folder = config["folder"]
         if not folder.startswith("/") and "{{" not in folder:
             yield Problem("folder", "must be an absolute path, such as /srv/scans")
-        yield from faults(config, "files", _NAMES, world)
+        yield from driver_faults(config, "files", _NAMES, world)
 
     def attach(self, ctx: TriggerContext, config: FileConfig) -> Callable[[], None]:
-        driver = settings(config, *_NAMES)
+        driver = driver_settings(config, *_NAMES)
         if config.settle is not None:
             driver["settle"] = seconds(config.settle)
         # The driver need not look for what starts nothing.

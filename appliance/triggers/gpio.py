@@ -17,8 +17,20 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from appliance.contracts import Config, Duration, Problem, Trigger, TriggerContext, World, seconds
-from appliance.triggers._devices import Agent, Options, faults, listen, settings
+from appliance.contracts import (
+    Agent,
+    Config,
+    Duration,
+    Options,
+    Problem,
+    Trigger,
+    TriggerContext,
+    World,
+    driver_faults,
+    driver_settings,
+    seconds,
+)
+from appliance.triggers._devices import listen
 
 _NAMES = ("line", "chip", "bias", "active_low", "edge")
 
@@ -52,10 +64,10 @@ class Gpio(Trigger[GpioConfig]):
     icon = "cpu"
 
     def check(self, config: Mapping[str, Any], world: World) -> Iterable[Problem]:
-        return faults(config, "gpio", _NAMES, world)
+        return driver_faults(config, "gpio", _NAMES, world)
 
     def attach(self, ctx: TriggerContext, config: GpioConfig) -> Callable[[], None]:
-        driver = settings(config, *_NAMES)
+        driver = driver_settings(config, *_NAMES)
         if isinstance(config.line, str) and config.line.isdecimal():
             driver["line"] = int(config.line)  # what a template gives is a text
         if config.debounce is not None:

@@ -15,8 +15,21 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from appliance.contracts import Config, ConfigError, Duration, Problem, Trigger, TriggerContext, World, seconds
-from appliance.triggers._devices import Agent, Options, faults, listen, settings
+from appliance.contracts import (
+    Agent,
+    Config,
+    ConfigError,
+    Duration,
+    Options,
+    Problem,
+    Trigger,
+    TriggerContext,
+    World,
+    driver_faults,
+    driver_settings,
+    seconds,
+)
+from appliance.triggers._devices import listen
 
 _WHICH = ("name", "cmdline", "user")
 _NAMES = (*_WHICH, "cpu", "memory")
@@ -46,12 +59,12 @@ class Process(Trigger[ProcessConfig]):
     def check(self, config: Mapping[str, Any], world: World) -> Iterable[Problem]:
         if not any(config.get(name) for name in _WHICH):
             yield Problem("name", _NOBODY)
-        yield from faults(config, "process", _NAMES, world)
+        yield from driver_faults(config, "process", _NAMES, world)
 
     def attach(self, ctx: TriggerContext, config: ProcessConfig) -> Callable[[], None]:
         if not any(getattr(config, name) for name in _WHICH):
             raise ConfigError(_NOBODY)
-        driver = settings(config, *_NAMES)
+        driver = driver_settings(config, *_NAMES)
         if config.hold is not None:
             driver["hold"] = seconds(config.hold)
         return listen(ctx, config.agent, "process", driver, lambda event: event.kind in config.events)

@@ -16,8 +16,18 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from appliance.contracts import Config, Problem, Trigger, TriggerContext, World
-from appliance.triggers._devices import Agent, Options, faults, listen, settings
+from appliance.contracts import (
+    Agent,
+    Config,
+    Options,
+    Problem,
+    Trigger,
+    TriggerContext,
+    World,
+    driver_faults,
+    driver_settings,
+)
+from appliance.triggers._devices import listen
 
 _NAMES = ("port", "baud", "framing", "format", "delimiter")
 
@@ -47,8 +57,8 @@ class Serial(Trigger[SerialConfig]):
     icon = "usb"
 
     def check(self, config: Mapping[str, Any], world: World) -> Iterable[Problem]:
-        return faults(config, "serial", _NAMES, world)
+        return driver_faults(config, "serial", _NAMES, world)
 
     def attach(self, ctx: TriggerContext, config: SerialConfig) -> Callable[[], None]:
-        driver = settings(config, *_NAMES)
+        driver = driver_settings(config, *_NAMES)
         return listen(ctx, config.agent, "serial", driver, lambda event: event.kind in config.events)

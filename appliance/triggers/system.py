@@ -17,8 +17,20 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from appliance.contracts import Config, ConfigError, Duration, Problem, Trigger, TriggerContext, World, seconds
-from appliance.triggers._devices import Agent, Options, faults, listen
+from appliance.contracts import (
+    Agent,
+    Config,
+    ConfigError,
+    Duration,
+    Options,
+    Problem,
+    Trigger,
+    TriggerContext,
+    World,
+    driver_faults,
+    seconds,
+)
+from appliance.triggers._devices import listen
 
 _TRUTHS = ("link", "mains", "undervoltage", "throttled")
 _NO_LIMIT = "say when: above, below, or every"
@@ -64,7 +76,7 @@ class System(Trigger[SystemConfig]):
         if config["metric"] not in _TRUTHS and all(each is None for each in limits):
             yield Problem("above", _NO_LIMIT)
         given = {"metrics": [config["metric"]], **config.get("options", {})}
-        yield from faults({"agent": config.get("agent", ""), "options": given}, "system", (), world)
+        yield from driver_faults({"agent": config.get("agent", ""), "options": given}, "system", (), world)
 
     def attach(self, ctx: TriggerContext, config: SystemConfig) -> Callable[[], None]:
         driver = {"metrics": [config.metric], **config.options}

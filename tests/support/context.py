@@ -31,6 +31,7 @@ from appliance.contracts import (
     ExpressionError,
     Files,
     Http,
+    Models,
     Mqtt,
     Node,
     NodeError,
@@ -121,7 +122,7 @@ def _unplugged(name: str) -> Callable[[], Any]:
 
 @dataclass
 class FakeContext:
-    """What a node receives, with everything it did on record: ``logs``, ``signals``, ``on_cancels``."""
+    """What a node receives, with everything it did on record: ``logs``, ``streamed``, ``signals``, ``on_cancels``."""
 
     root: Path | None = None
     flow: str = "flow"
@@ -141,9 +142,11 @@ class FakeContext:
     sandbox: Sandbox = field(default_factory=_unplugged("sandbox"))
     files: Files = field(default_factory=_unplugged("files"))
     blobs: Blobs = field(default_factory=MemoryBlobs)
+    models: Models = field(default_factory=_unplugged("models"))
     payload: Any = None
     names: dict[str, Any] = field(default_factory=dict)
     logs: list[tuple[str, str]] = field(default_factory=list)
+    streamed: list[str] = field(default_factory=list)
     signals: list[tuple[str, Any]] = field(default_factory=list)
     on_cancels: list[Callable[[], None]] = field(default_factory=list)
 
@@ -170,6 +173,9 @@ class FakeContext:
 
     def log(self, message: str, level: str = "info") -> None:
         self.logs.append((level, message))
+
+    def stream(self, text: str) -> None:
+        self.streamed.append(text)
 
     def signal(self, name: str, value: Any = None) -> None:
         self.signals.append((name, value))

@@ -1,0 +1,64 @@
+"""What is going on right now, told to whoever watches over the kernel's socket."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from appliance.kernel.server import BadRequest, Caller, Params, Reply
+
+KEPT_LIVE = 4096
+#: Seconds for which live events are still made when nobody watches any more.
+LINGER = 120.0
+
+
+class Live:
+    """Live events: numbered, the newest kept, so that a watcher who was cut off goes on where it stopped."""
+
+    def __init__(self, post: Callable[[Callable[[], None]], None], switch: Callable[[bool], None]) -> None:
+        self._post = post
+        self._switch = switch
+        self._watchers: dict[Caller, Reply] = {}
+        self._kept: deque[tuple[int, dict[str, Any]]] = deque(maxlen=KEPT_LIVE)
+        self._number = 0
+        self._alone_since = 0.0
+
+    def subscribe(self, params: Params, reply: Reply) -> None:
+        """Items ``{"id", …}`` from behind ``after`` on; ``{"type": "reset"}`` first if those are gone."""
+        after = params.get("after")
+        if after is not None and not isinstance(after, int):
+            raise BadRequest("the parameter 'after' must be a number")
+        self._post(lambda: self._begin(after, reply))
+        reply.caller.on_close.append(lambda: self._post(lambda: self._end(reply.caller)))
+
+    def _begin(self, after: int | None, reply: Reply) -> None:
+        oldest = self._kept[0][0] if self._kept else self._number + 1
+        if after is not None and (after > self._number or after < oldest - 1):
+            reply.item({"type": "reset", "id": self._number})
+        elif after is not None:
+            for number, item in self._kept:
+                if number > after:
+                    reply.item(item)
+        else:
+            reply.item({"type": "hello", "id": self._number})
+        self._watchers[reply.caller] = reply
+        self._switch(True)
+
+    def _end(self, caller: Caller) -> None:
+        self._watchers.pop(caller, None)
+        self._alone_since = time.monotonic()
+
+    def tell(self, item: dict[str, Any]) -> None:
+        """Number an item, keep it, send it. Goes on for a while without watchers, for those who were cut off."""
+        self._number += 1
+        if not self._watchers and time.monotonic() - self._alone_since > LINGER:
+            # Whoever comes back after this finds its number too old, and begins anew.
+            self._kept.clear()
+            self._switch(False)
+            return
+        item["id"] = self._number
+        self._kept.append((self._number, item))
+        for reply in list(self._watchers.values()):
+            reply.item(item)
