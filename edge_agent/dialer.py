@@ -6,11 +6,15 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 logger = logging.getLogger(__name__)
+
+#: Seconds for which nothing is said of an appliance that is not there yet: agent and appliance often start together.
+SILENCE = 5.0
 
 Dial = Callable[[], socket.socket]
 
@@ -82,6 +86,7 @@ class Dialer:
 
     def _run(self, wait: float) -> None:
         pause = self._route.first
+        aloud = time.monotonic() + SILENCE
         while not self._stopping.wait(wait):
             for name, dial in self._route.ways():
                 if self._stopping.is_set():
@@ -89,9 +94,9 @@ class Dialer:
                 try:
                     link = dial()
                 except OSError as exc:
-                    self._say(f"{name}: {exc.strerror or exc}")
+                    if time.monotonic() >= aloud:
+                        self._say(f"{name}: {exc.strerror or exc}")
                     continue
-                self._said = ""
                 self._connected(link, name)
                 return
             wait = pause * (0.8 + os.urandom(1)[0] / 640)

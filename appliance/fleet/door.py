@@ -29,7 +29,7 @@ from edge_agent.protocol.channel import tune
 
 logger = logging.getLogger(__name__)
 
-#: Visitors that are heard at one time, and seconds that each has.
+#: Visitors that are heard at one time, and seconds that each has in all, however slowly it speaks.
 VISITORS, PATIENCE = 8, 10.0
 #: Wrong codes until a pairing ends.
 GUESSES = 5
@@ -54,6 +54,32 @@ class OpenPairing(Struct):
     code: str
     expires: float
     guesses: int = 0
+
+
+class Hurried:
+    """A connection that has to be done with by ``until`` (monotonic): each wait is only as long as what is left.
+
+    Implements :class:`edge_agent.protocol.pairing.Connection`. Raises ``TimeoutError``.
+    """
+
+    def __init__(self, link: socket.socket, until: float) -> None:
+        self.link = link
+        self._until = until
+
+    def wait(self) -> None:
+        """Let the next operation, and its parts together, take what is left."""
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("it took too long")
+        self.link.settimeout(left)
+
+    def recv(self, count: int, flags: int = 0, /) -> bytes:
+        self.wait()
+        return self.link.recv(count, flags)
+
+    def sendall(self, data: bytes, /) -> None:
+        self.wait()
+        self.link.sendall(data)
 
 
 class Visitor(Struct, frozen=True):
@@ -234,13 +260,13 @@ class Door:
     def _hear(self, link: socket.socket, address: str) -> None:
         handed = False
         try:
-            link.settimeout(PATIENCE)
             tune(link)
-            first = link.recv(1, socket.MSG_PEEK)
+            hurried = Hurried(link, time.monotonic() + PATIENCE)
+            first = hurried.recv(1, socket.MSG_PEEK)
             if first and first[0] == _TLS:
-                handed = self._identify(link, address)
-            elif link.recv(len(pairing.MAGIC), socket.MSG_WAITALL) == pairing.MAGIC:
-                self._pair(link, address)
+                handed = self._identify(hurried, address)
+            elif first and pairing.is_magic(hurried):
+                self._pair(hurried, address)
             else:
                 logger.info("a connection from %s was not of this protocol", address)
         except (OSError, pairing.PairingError) as exc:
@@ -255,12 +281,13 @@ class Door:
                 link.close()
             self._seats.release()
 
-    def _identify(self, link: socket.socket, address: str) -> bool:
+    def _identify(self, hurried: Hurried, address: str) -> bool:
         """TLS with a certificate that is known."""
         known = {agent.id: agent for agent in self._book.all()}
         trusted = [agent.certificate.encode() for agent in known.values()]
         context = certificates.context(self._folder, server=True, trusted=trusted)
-        secure = context.wrap_socket(link, server_side=True)
+        hurried.wait()
+        secure = context.wrap_socket(hurried.link, server_side=True)
         identity = certificates.fingerprint_of(secure.getpeercert(binary_form=True) or b"")
         if identity not in known or self._closed:
             secure.close()
@@ -268,7 +295,7 @@ class Door:
         self._let_in(Visitor(secure, identity, address))
         return True
 
-    def _pair(self, link: socket.socket, address: str) -> None:
+    def _pair(self, link: Hurried, address: str) -> None:
         guest = pairing.Guest(link)
         number = guest.number()
         with self._lock:

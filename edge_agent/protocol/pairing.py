@@ -19,8 +19,7 @@ from __future__ import annotations
 
 import re
 import secrets
-import socket
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -54,6 +53,14 @@ class Answer(Struct):
     name: str
     engine: str
     certificate: bytes
+
+
+class Connection(Protocol):
+    """What a pairing needs of a socket."""
+
+    def recv(self, count: int, /) -> bytes: ...
+
+    def sendall(self, data: bytes, /) -> None: ...
 
 
 class Sealed:
@@ -96,7 +103,12 @@ def split(code: str) -> tuple[str, str]:
     return found[1], found[2] + found[3]
 
 
-def request(link: socket.socket, code: str, mine: Request) -> Answer:
+def is_magic(link: Connection) -> bool:
+    """Whether a visitor begins as a pairing does; reads as far as it does."""
+    return all(link.recv(1) == bytes([each]) for each in MAGIC)
+
+
+def request(link: Connection, code: str, mine: Request) -> Answer:
     """The agent's side. Raises ``PairingError``, ``OSError``."""
     from spake2 import SPAKE2_A
 
@@ -119,7 +131,7 @@ def request(link: socket.socket, code: str, mine: Request) -> Answer:
 class Guest:
     """The appliance's side, step by step, so that it can count what went wrong in between."""
 
-    def __init__(self, link: socket.socket) -> None:
+    def __init__(self, link: Connection) -> None:
         self._link = link
 
     def number(self) -> str:
@@ -153,18 +165,18 @@ def _finish(exchange: Any, theirs: bytes) -> bytes:
     return shared
 
 
-def _send(link: socket.socket, data: bytes) -> None:
+def _send(link: Connection, data: bytes) -> None:
     link.sendall(len(data).to_bytes(4, "big") + data)
 
 
-def _receive(link: socket.socket) -> bytes:
+def _receive(link: Connection) -> bytes:
     length = int.from_bytes(_exactly(link, 4), "big")
     if length > LARGEST:
         raise PairingError("the other side does not speak this protocol")
     return _exactly(link, length)
 
 
-def _exactly(link: socket.socket, count: int) -> bytes:
+def _exactly(link: Connection, count: int) -> bytes:
     data = b""
     while len(data) < count:
         piece = link.recv(count - len(data))

@@ -7,11 +7,13 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from edge_agent import config
+from edge_agent import config, dialer
 from edge_agent.config import SettingsError
 from edge_agent.notify import Systemd
 from edge_agent.protocol import certificates
@@ -136,3 +138,42 @@ def test_one_agent_works_on_a_folder(tmp_path: Path) -> None:
         done = flowork_agent("--data", str(folder))
         assert done.returncode == 1
         assert f"another agent runs on {folder}" in done.stderr
+
+
+class Nowhere:
+    """A route with one way, which fails."""
+
+    first, longest = 0.01, 0.01
+
+    def __init__(self) -> None:
+        self.tries = 0
+
+    def ways(self) -> Iterator[tuple[str, dialer.Dial]]:
+        self.tries += 1
+        yield "nowhere", self._dial
+
+    def worked(self, name: str) -> None:
+        raise AssertionError(name)
+
+    def _dial(self) -> socket.socket:
+        raise OSError("nobody there")
+
+
+def test_an_appliance_that_is_not_up_yet_is_not_news(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(dialer, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    caplog.set_level("INFO", "edge_agent.dialer")
+    route = Nowhere()
+    dialling = dialer.Dialer(route, lambda *_: None)
+    dialling.begin(0.0)
+    try:
+        eventually(lambda: route.tries > 3, "tries")
+        assert not caplog.messages
+        now[0] = dialer.SILENCE + 1
+        tries = route.tries
+        eventually(lambda: route.tries > tries + 3, "more tries")
+    finally:
+        dialling.stop()
+    assert caplog.messages == ["no connection to the appliance yet; nowhere: nobody there"]

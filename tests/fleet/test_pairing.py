@@ -262,3 +262,25 @@ def test_more_visitors_than_there_are_seats_are_turned_away(made: Rig) -> None:
     assert made.command({"entity": "lamp", "value": True}, FAST, agent="greenhouse")["value"] is True
     for link in (*idle, late):
         link.close()
+
+
+@pytest.mark.parametrize("start", [pairing.MAGIC + b"\0\0\xff\xff", b"\x16\x03\x01\x40\x00"], ids=["pairing", "tls"])
+def test_a_visitor_that_speaks_ever_so_slowly_has_no_more_time_than_others(
+    made: Rig, monkeypatch: pytest.MonkeyPatch, start: bytes
+) -> None:
+    """A byte now and then, each well within the patience for one: a seat is not to be held so."""
+    monkeypatch.setattr(door, "PATIENCE", 0.5)
+    made.fleet.door.pair("greenhouse")
+    with socket.create_connection(("127.0.0.1", made.options["port"]), PATIENCE) as link:
+        link.sendall(start)
+        link.settimeout(0.05)  # the pace of the bytes
+        sent = 0
+        with suppress(ConnectionError):
+            while sent < 200:
+                with suppress(TimeoutError):
+                    if link.recv(1) == b"":
+                        break
+                link.sendall(b"\0")
+                sent += 1
+        assert sent < 200
+    made.until(lambda: not made.fleet.door._hearing, "the end of the visit")
