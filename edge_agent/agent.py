@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -26,6 +25,7 @@ from edge_agent import __version__
 from edge_agent.blobs import BlobFolder, references
 from edge_agent.config import write_atomic
 from edge_agent.dialer import Dialer, Route
+from edge_agent.machine import LOCK, machine_id
 from edge_agent.memory import CommandMemory, Outcome
 from edge_agent.notify import Systemd
 from edge_agent.outbox import Clocks, Outbox, system_clocks
@@ -33,15 +33,11 @@ from edge_agent.protocol import messages
 from edge_agent.protocol.channel import Channel, ChannelClosed
 from edge_agent.protocol.messages import Body, Configure, Done, Events, Hello, Watch, encode
 from edge_agent.survey import Survey
-from edge_agent.units import Claims, Machine, Unit, key_of
+from edge_agent.works import Works
 
 logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
-OUTPUTS = "outputs.json"
-LOCK = "lock"
-#: Seconds between two looks at what only time brings: retries, entities, the dead-man rule.
-TICK = 0.5
 #: Seconds that reports wait for more changes.
 SETTLE = 0.05
 #: Heartbeats that may be missed before the appliance counts as away.
@@ -59,13 +55,6 @@ class Kept(Struct):
 
     watches: list[Watch] = []
     dead_man: float = 0.0
-
-
-class Output(Struct):
-    """A driver that was commanded; after a crash its outputs are made safe before anything else."""
-
-    driver: str
-    config: dict[str, Any]
 
 
 class Agent:
@@ -95,13 +84,9 @@ class Agent:
         self._outbox = Outbox(folder / "outbox.db", self._ring, self._clocks, max_bytes=max_bytes, max_age=max_age)
         self._memory = CommandMemory(folder / "commands.db", self._clocks.wall)
         self._blobs = BlobFolder(folder / "blobs")
-        self._claims = Claims()
-        self._units: dict[str, Unit] = {}
-        self._ending: list[Unit] = []
+        self._works = Works(folder, self._memory, self._blobs, self._outbox.put, self.post, self._changed, self._answer)
         self._kept = Kept()
         self._revision = 0
-        self._outputs: dict[str, Output] = {}
-        self._running_keys: dict[str, list[int]] = {}
         self._channel: Channel | None = None
         self._way = ""
         self._welcome: messages.Welcome | None = None
@@ -115,7 +100,6 @@ class Agent:
         self._safe = False
         self._report_at = 0.0
         self._tick_at = 0.0
-        self._look_at = 0.0
         self._survey = Survey(lambda: self.post(self._report))
         self._systemd = Systemd()
         self._beat_at = 0.0
@@ -143,7 +127,7 @@ class Agent:
         self._selector.register(self._bell_read, selectors.EVENT_READ)
         self._gone_since = time.monotonic()
         try:
-            self._make_safe_after_crash()
+            self._works.make_safe_after_crash()
             self._load_config()
             self._dial(0.0)
             self._systemd.tell("READY=1")
@@ -210,31 +194,14 @@ class Agent:
             self._send_report()
         if self._tick_at and now < self._tick_at:
             return
-        waits: list[float] = []
-        for unit in list(self._units.values()):
-            if unit.retry_at and now >= unit.retry_at:
-                unit.retry()
-            elif unit.retry_at:
-                waits.append(unit.retry_at)
-            if unit.heard:
-                if now >= self._look_at:
-                    unit.look_again()
-                else:
-                    waits.append(self._look_at)
-            if unit.idle and not unit.commanded:
-                del self._units[unit.key]
-        if now >= self._look_at:
-            self._look_at = now + 5.0
-        self._ending = [unit for unit in self._ending if not unit.idle]
-        if self._ending:
-            waits.append(now + TICK)
+        waits = self._works.tick(now)
         if self._channel is not None and self._welcome is not None:
             limit = self._heard_at + self._welcome.heartbeat * MISSED
             if now >= limit:
                 raise ChannelClosed("the appliance has not been heard of")
             waits.append(limit)
         dead_man = self._kept.dead_man
-        if self._welcome is None and dead_man and self._outputs and not self._safe:
+        if self._welcome is None and dead_man and self._works.has_outputs and not self._safe:
             if now >= self._gone_since + dead_man:
                 self._make_safe(f"the appliance has been away for {dead_man:g} s")
             else:
@@ -249,13 +216,7 @@ class Agent:
         self._survey.stop()
         if self._dialer is not None:
             self._dialer.stop()
-        for unit in self._units.values():
-            unit.end()
-        hung = [unit for unit in [*self._units.values(), *self._ending] if not unit.join()]
-        for unit in hung:
-            logger.error("the driver %s does not stop; it is left behind", unit.type)
-        if not hung:
-            (self._folder / OUTPUTS).unlink(missing_ok=True)
+        self._works.close()
         if self._channel is not None:
             self._channel.close()
         self._outbox.close()
@@ -333,7 +294,8 @@ class Agent:
             case messages.Ping():
                 self._send(messages.Pong(sent=message.sent, at=self._clocks.wall(), up=self._clocks.up()))
             case messages.Command():
-                self._command(message)
+                self._works.command(message)
+                self._soon()
             case messages.Configure():
                 self._configure(message)
             case messages.Welcome():
@@ -408,25 +370,9 @@ class Agent:
         self._report()
 
     def _apply(self, watches: list[Watch]) -> None:
-        """Run what is wanted; what is wanted as before is not touched."""
         self._outbox.keep({watch.id: watch.durable for watch in watches})
-        wanted: dict[str, list[Watch]] = {}
-        for watch in watches:
-            wanted.setdefault(key_of(watch.driver, watch.config), []).append(watch)
-        for key, unit in self._units.items():
-            if key not in wanted:
-                unit.want(())
-        for key, those in wanted.items():
-            unit = self._units.get(key) or self._make(those[0].driver, those[0].config)
-            unit.want(tuple(watch.id for watch in those))
+        self._works.apply(watches)
         self._soon()
-
-    def _make(self, driver: str, config: dict[str, Any]) -> Unit:
-        key = key_of(driver, config)
-        host = Machine(self._folder / "state" / key, self._blobs.keep)
-        unit = Unit(driver, config, host, self._claims, self._outbox.put, lambda: self.post(self._changed))
-        self._units[key] = unit
-        return unit
 
     def _changed(self) -> None:
         self._report()
@@ -440,7 +386,7 @@ class Agent:
         if self._welcome is None:
             return
         report = messages.Report(
-            drivers=[unit.report(values=self._values_due) for unit in self._units.values()],
+            drivers=self._works.report(values=self._values_due),
             revision=self._revision,
             waiting=self._outbox.waiting,
             dropped=self._outbox.dropped,
@@ -456,36 +402,6 @@ class Agent:
 
     # --- commands -------------------------------------------------------------------------------
 
-    def _command(self, message: messages.Command) -> None:
-        key = message.key
-        if key in self._running_keys:  # asked again while it is being carried out
-            self._running_keys[key].append(message.id)
-            return
-        remembered = bool(key) and not message.repeatable
-        if remembered:
-            try:
-                outcome = self._memory.begin(key)
-            except sqlite3.Error as exc:
-                outcome = Outcome(None, f"the agent's disk does not take it: {exc}")
-            if outcome is not None:
-                self._answer([message.id], outcome)
-                return
-        unit_key = key_of(message.driver, message.config)
-        unit = self._units.get(unit_key) or self._make(message.driver, message.config)
-        self._remember_output(unit)
-        name = key or f"#{message.id}"
-        self._running_keys[name] = [message.id]
-
-        def done(outcome: Outcome) -> None:
-            if remembered:
-                try:
-                    self._memory.end(key, outcome)
-                except sqlite3.Error as exc:
-                    logger.error("what came of a command cannot be kept: %s", exc)
-            self.post(lambda: self._answer(self._running_keys.pop(name, []), outcome))
-
-        unit.command(message.command, done)
-
     def _answer(self, numbers: list[int], outcome: Outcome) -> None:
         if self._channel is None or self._welcome is None:
             return  # it will be asked again
@@ -495,73 +411,8 @@ class Agent:
                 self._channel.send(part)
             self._channel.send(answer)
 
-    # --- outputs --------------------------------------------------------------------------------
-
-    def _remember_output(self, unit: Unit) -> None:
-        unit.commanded = True
-        if unit.key not in self._outputs:
-            self._outputs[unit.key] = Output(unit.type, unit.config)
-            self._write_outputs()
-
-    def _write_outputs(self) -> None:
-        try:
-            write_atomic(self._folder / OUTPUTS, msgspec.json.encode(list(self._outputs.values())))
-        except OSError as exc:
-            logger.error("after a crash, outputs could not be made safe: %s", exc.strerror)
-
-    def _make_safe_after_crash(self) -> None:
-        """What an earlier process commanded and did not put away."""
-        try:
-            left = msgspec.json.decode((self._folder / OUTPUTS).read_bytes(), type=list[Output])
-        except FileNotFoundError:
-            return
-        except (OSError, msgspec.DecodeError) as exc:
-            logger.error("which outputs were on cannot be read: %s", exc)
-            return
-        logger.warning("the agent did not end by itself: %d outputs go to their safe state", len(left))
-        for output in left:
-            unit = self._make(output.driver, output.config)
-            unit.commanded = True
-            self._outputs[unit.key] = output
-            unit.retry()
-            unit.make_safe()
-
     def _make_safe(self, why: str) -> None:
         self._safe = True
         logger.warning("%s: the outputs go to their safe state", why)
-        for unit in self._units.values():
-            unit.make_safe()
-            if unit.watches:
-                body = Body("agent", "safe_state", why)
-                self._outbox.put(unit.watches, body, self._clocks.wall(), 100)
-
-
-def is_running(folder: Path) -> bool:
-    """Whether an agent works on a folder at this moment."""
-    try:
-        with (folder / LOCK).open("r") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
-
-
-def machine_id() -> str:
-    """What stays with the hardware when its SD card goes elsewhere: a serial number, or a network card's address."""
-    for place in ("/sys/firmware/devicetree/base/serial-number", "/sys/class/dmi/id/product_uuid"):
-        try:
-            text = Path(place).read_text().strip(" \0\n")
-        except OSError:
-            continue
-        if text.strip("0-"):
-            return f"serial:{text}"
-    cards = []
-    for card in sorted(Path("/sys/class/net").glob("*")):
-        try:
-            if (card / "device").exists():
-                cards.append((card / "address").read_text().strip())
-        except OSError:
-            continue
-    return f"mac:{cards[0]}" if cards else ""
+        for watches in self._works.make_safe():
+            self._outbox.put(watches, Body("agent", "safe_state", why), self._clocks.wall(), 100)

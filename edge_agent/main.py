@@ -13,9 +13,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from edge_agent import __version__, config
-from edge_agent.agent import Agent, is_running, machine_id
+from edge_agent.agent import Agent
 from edge_agent.config import Settings, SettingsError
 from edge_agent.local import serve
+from edge_agent.machine import is_running, machine_id
 from edge_agent.notify import Systemd
 from edge_agent.protocol.pairing import PairingError
 
