@@ -9,9 +9,9 @@ from pathlib import Path
 
 from drivers.base import names
 
-#: Opens what an ordinary box has on, then tells CPU seconds and MiB after some seconds of nothing.
+#: Opens what an ordinary box has on, then tells what it holds (CPU is a figure of `scripts/bench edge`).
 _BOX = """
-import os, resource, sys, time, tty
+import os, resource, sys, tty
 from pathlib import Path
 from tests.drivers.host import FakeHost, Heard
 from drivers.base import find
@@ -30,12 +30,7 @@ for name, config in wanted:
     driver.open()
     drivers.append(driver)
     stops.append(driver.events(Heard()))
-def forks():
-    return int(Path("/proc/stat").read_text().partition("processes ")[2].split()[0])
-time.sleep(1)
-before, made = time.process_time(), forks()
-time.sleep(5)
-print(time.process_time() - before, forks() - made, memory())
+print(memory())
 print(sorted(name for name in sys.modules if name in ("flask", "huey", "peewee", "numpy", "httpx", "appliance")))
 for stop, driver in zip(stops, drivers):
     stop()
@@ -43,14 +38,11 @@ for stop, driver in zip(stops, drivers):
 """
 
 
-def test_an_idle_box_uses_under_a_hundredth_of_a_core(tmp_path: Path) -> None:
+def test_an_ordinary_box_needs_little_memory(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", _BOX, str(tmp_path)], capture_output=True, text=True, timeout=55)
-    figures, forbidden = done.stdout.splitlines()
-    cpu, forks, memory = (float(each) for each in figures.split())
+    memory, forbidden = done.stdout.splitlines()
     assert forbidden == "[]"
-    # Whatever others start meanwhile wakes the process source, for a fraction of a millisecond.
-    assert cpu < 5 * 0.01 + forks * 0.0004
-    assert memory < 40
+    assert float(memory) < 40
 
 
 def test_no_driver_imports_its_library_before_it_is_used() -> None:
