@@ -39,6 +39,7 @@ from appliance.contracts.errors import (
 from appliance.contracts.models import (
     ChatReply,
     ChatRequest,
+    Inference,
     ModelFacts,
     Models,
     Vectors,
@@ -106,6 +107,7 @@ __all__ = [
     "Graph",
     "Http",
     "HttpReply",
+    "Inference",
     "Limits",
     "Message",
     "ModelFacts",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -74,6 +74,18 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     images: bool = False
 
 
+class Inference(Struct, frozen=True, kw_only=True):
+    """What an ONNX model found: ``outputs`` are JSON values, and bytes for pictures; ``task`` says which there are
+    (docs/onnx.md). ``seconds`` is the model's own time.
+    """
+
+    outputs: dict[str, Any]
+    task: str
+    model: str
+    provider: str
+    seconds: float = 0.0
+
+
 class Models(Protocol):
     """The engine's models, for one step: what it uses is put to its flow's and node's account.
 
@@ -92,3 +104,14 @@ class Models(Protocol):
 
     async def facts(self, model: str = "") -> ModelFacts:
         """What is known of a model, by name or the default."""
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        options: Mapping[str, Any] | None = None,
+        timeout: float = 60.0,
+    ) -> Inference:
+        """Run an ONNX model of this machine once. ``inputs`` are JSON values, and bytes for pictures and sound, by the
+        names that its task has: ``image``, ``audio``, ``text``, or those of the graph.
+        """
