@@ -42,11 +42,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.triggers": BASE,
     "appliance.supervisor": set(),
     "appliance.fleet": BASE | {"appliance.security", "edge_agent.protocol", "drivers"},
-    "appliance.kernel": BASE | SERVICES | {"appliance.fleet"},
+    "appliance.workshop": BASE | {"appliance.engine", "appliance.store"},
+    "appliance.kernel": BASE | SERVICES | {"appliance.fleet", "appliance.workshop", "appliance.world"},
     "appliance.world": BASE | {"appliance.sandbox", "appliance.fleet"},
     "appliance.webpaths": BASE | {"appliance.engine"},
     "appliance.flowbook": BASE | SERVICES - {"appliance.queue"} | {"appliance.fleet", "appliance.kernel"} | FLOWS,
     "appliance.backups": BASE | {"appliance.store"},
+    "appliance.restoring": {
+        "appliance.paths", "appliance.safemode", "appliance.security", "appliance.store", "appliance.supervisor",
+    },
     "appliance.findings": {"appliance.safemode", "appliance.strain"},
     "appliance.strain": set(),
     "appliance.running": set(),
@@ -58,7 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"appliance.kernel"}
     | FLOWS
     | HEALTH
-    | {"appliance.backups"},
+    | {"appliance.backups", "appliance.restoring"},
     "edge_agent.protocol": set(),
     "edge_agent": {"drivers", "edge_agent.protocol"},
     "drivers": set(),

@@ -79,10 +79,12 @@ from appliance.contracts.services import (
     Sandbox,
     State,
 )
+from appliance.contracts.workshop import Analysis, Draft, DraftRequest, Finding, Workshop
 
 __all__ = [
     "Agent",
     "AgentState",
+    "Analysis",
     "Blobs",
     "Busy",
     "C",
@@ -97,12 +99,15 @@ __all__ = [
     "DeviceState",
     "Devices",
     "Done",
+    "Draft",
+    "DraftRequest",
     "Duration",
     "Effect",
     "Event",
     "Expression",
     "ExpressionError",
     "Files",
+    "Finding",
     "FlowError",
     "Graph",
     "Http",
@@ -133,6 +138,7 @@ __all__ = [
     "WebRefusal",
     "WebRequest",
     "WebTrigger",
+    "Workshop",
     "World",
     "decode",
     "driver_faults",

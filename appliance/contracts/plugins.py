@@ -13,6 +13,7 @@ from appliance.contracts.errors import FlowError
 from appliance.contracts.models import Models
 from appliance.contracts.results import Effect, Result, Wake
 from appliance.contracts.services import Blobs, Files, Http, Mqtt, Sandbox, State
+from appliance.contracts.workshop import Workshop
 
 
 class Context(Protocol):
@@ -58,6 +59,8 @@ class Context(Protocol):
     def blobs(self) -> Blobs: ...
     @property
     def models(self) -> Models: ...
+    @property
+    def workshop(self) -> Workshop: ...
 
     def now(self) -> float:
         """Unix seconds, UTC."""

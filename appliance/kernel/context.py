@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from appliance.contracts import Blobs, Devices, ExpressionError, Files, Http, Models, Mqtt, Sandbox, State
+from appliance.contracts import Blobs, Devices, ExpressionError, Files, Http, Models, Mqtt, Sandbox, State, Workshop
 from appliance.engine import expressions
 from appliance.engine.runner import Walk
 from appliance.kernel.state import FlowStates, StepState
@@ -35,6 +35,8 @@ class Services:
     blobs: Blobs
     #: The models, for one step.
     models: Callable[[StepContext], Models]
+    #: The workshop, for one step.
+    workshop: Callable[[StepContext], Workshop]
 
     def __init__(self) -> None:
         #: Shows a piece of a step's output to whoever watches.
@@ -178,6 +180,10 @@ class StepContext:
     @property
     def models(self) -> Models:
         return self._services.models(self)
+
+    @property
+    def workshop(self) -> Workshop:
+        return self._services.workshop(self)
 
     def now(self) -> float:
         return self._services.wall()

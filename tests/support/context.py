@@ -39,6 +39,7 @@ from appliance.contracts import (
     Sandbox,
     State,
     Wake,
+    Workshop,
     decode,
 )
 from appliance.fleet import check
@@ -143,6 +144,7 @@ class FakeContext:
     files: Files = field(default_factory=_unplugged("files"))
     blobs: Blobs = field(default_factory=MemoryBlobs)
     models: Models = field(default_factory=_unplugged("models"))
+    workshop: Workshop = field(default_factory=_unplugged("workshop"))
     payload: Any = None
     names: dict[str, Any] = field(default_factory=dict)
     logs: list[tuple[str, str]] = field(default_factory=list)
