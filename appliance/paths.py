@@ -123,6 +123,19 @@ class EngineLock:
             time.sleep(0.02)
 
 
+def holder(folder: Path, role: str) -> int:
+    """The pid of who holds the :class:`EngineLock` of a role; 0 if nobody does."""
+    path = folder / f"{role}.lock"
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return 0
+    try:
+        return 0 if _try_lock(fd, path) else _pid_in(fd)
+    finally:
+        os.close(fd)
+
+
 def _try_lock(fd: int, path: Path) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

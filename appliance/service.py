@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from appliance import listener, sdnotify
+from appliance import listener, restoring, sdnotify
 from appliance.contracts import FlowError
 from appliance.paths import EngineLock, find_folder
 from appliance.running import answers
@@ -52,6 +52,7 @@ def serve_kernel(data: Path | None) -> int:
     folder = _folder(data)
     # A kernel that hangs is ended with SIGABRT: the log then shows where it hung.
     faulthandler.enable()
+    restoring.swap_alone(folder)
     with EngineLock(folder, "kernel"):
         return run_kernel(folder)
 
@@ -133,6 +134,7 @@ def serve_gateway(data: Path | None, host: str, port: int) -> int:
     os.umask(0o077)
     folder = _folder(data)
     faulthandler.enable()
+    restoring.swap_alone(folder)
     with EngineLock(folder, "gateway"):
         given = sdnotify.listening_socket()
         sock = socket.socket(fileno=given) if given is not None else listener.bind(host, port)
@@ -182,7 +184,7 @@ def say(text: str) -> None:
 
 def _folder(data: Path | None) -> Path:
     folder = find_folder(data)
-    if not (folder / DATABASE).exists():
+    if not (folder / DATABASE).exists() and not restoring.waits(folder):
         raise NotPrepared(
             f"there is no engine in {folder}; make one with `flowork init`, or choose another with --data"
         )

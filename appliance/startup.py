@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from appliance import herald, listener
+from appliance import herald, listener, restoring
 from appliance.contracts import FlowError
 from appliance.firststart import Prepared, is_prepared, prepare
 from appliance.paths import EngineLock, data_folder
@@ -35,11 +36,16 @@ def up(data: Path | None, host: str, port: int) -> int:
         for role in ROLES:
             held.enter_context(EngineLock(folder, role))
         sock = held.enter_context(listener.bind(host, port))
+        _swap(folder)
         prepared = _prepare(folder)
         require_owner(prepared.keys, sock)
         listener.listen(sock)  # not before: nothing answers on the network before there is an owner
         say("starting the kernel and the gateway")
-        return Supervisor(programs(folder, sock, prepared, began), say).run()
+        code = Supervisor(programs(folder, sock, prepared, began), say).run()
+    if restoring.is_anew(folder):
+        say("starting anew")
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # itself
+    return code
 
 
 def programs(folder: Path, sock: socket.socket, prepared: Prepared, began: float) -> list[Program]:
@@ -56,6 +62,12 @@ def programs(folder: Path, sock: socket.socket, prepared: Prepared, began: float
         Program("agent", partial(agent.main, folder)),
         Program("herald", partial(herald.main, folder, sock, prepared, began, say), restart=False),
     ]
+
+
+def _swap(folder: Path) -> None:
+    if restoring.waits(folder):
+        restoring.swap(folder)
+        say(f"a backup was restored; the engine that was here is in {folder / restoring.REPLACED}")
 
 
 def _prepare(folder: Path) -> Prepared:

@@ -48,9 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.webpaths": BASE | {"appliance.engine"},
     "appliance.flowbook": BASE | SERVICES - {"appliance.queue"} | {"appliance.fleet", "appliance.kernel"} | FLOWS,
     "appliance.backups": BASE | {"appliance.store"},
-    "appliance.restoring": {
-        "appliance.paths", "appliance.safemode", "appliance.security", "appliance.store", "appliance.supervisor",
-    },
+    "appliance.restoring": {"appliance.paths", "appliance.safemode", "appliance.security", "appliance.store"},
     "appliance.findings": {"appliance.safemode", "appliance.strain"},
     "appliance.strain": set(),
     "appliance.running": set(),
