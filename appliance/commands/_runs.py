@@ -105,7 +105,8 @@ class Reader:
         if head.origin is not None and event.get("replay_from"):
             start, payload = (str(event["replay_from"]), payload), self._value(event.get("replay_payload"))
         records = [self._whole(record) for record in detail.records]
-        told = story_of(plan, payload, records, event=event, start=start, ended=not RunState(head.state).under_way)
+        over = not RunState(head.state).under_way
+        told = story_of(plan, payload, records, event=event, start=start, place=head.place, ended=over)
         notes = [str(record.value) for record in records if record.kind == trace.NOTE]
         return Story(head, event, payload, told.steps, told.output, notes, detail.letter_note)
 

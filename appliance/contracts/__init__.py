@@ -65,6 +65,7 @@ from appliance.contracts.results import (
     Pending,
     Result,
     Spawn,
+    Target,
     Wake,
 )
 from appliance.contracts.services import (
@@ -130,6 +131,7 @@ __all__ = [
     "Sandbox",
     "Spawn",
     "State",
+    "Target",
     "TimedOut",
     "Trigger",
     "TriggerContext",

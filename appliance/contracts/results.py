@@ -37,13 +37,25 @@ class Park(Struct, frozen=True):
     ask: Mapping[str, Any] | None = None
 
 
+class Target(Struct, frozen=True):
+    """What is run for one item of a :class:`Spawn`: a flow by its id, or the node's own body from ``start`` on.
+
+    ``start`` is one of the body's first nodes (to which no edge leads): it and what comes behind it run, the other
+    first nodes do not. With neither it is the whole body.
+    """
+
+    flow: str = ""
+    start: str = ""
+
+
 class Spawn(Struct, frozen=True):
     """Run a flow (``flow``: its id) or the node's own body (``flow=""``) once per item, as child runs.
 
-    At most ``concurrency`` at a time. The node is resumed with ``Wake.value`` a list of
-    ``{"ok": bool, "output": ..., "error": ..., "run": id}`` in the order of ``items``. A failed child is
-    run again up to ``attempts`` times in all, ``backoff`` seconds after it failed (doubling). With
-    ``stop_on_error`` the first child that failed for good cancels those that have not finished.
+    ``targets``, if given, says for each item by itself what is run. At most ``concurrency`` at a time. The node is
+    resumed with ``Wake.value`` a list of ``{"ok": bool, "output": ..., "error": ..., "run": id}`` in the order of
+    ``items``. A failed child is run again up to ``attempts`` times in all, ``backoff`` seconds after it failed
+    (doubling). With ``stop_on_error`` the first child that failed for good cancels those that have not finished; so
+    does the moment ``until`` (Unix seconds, UTC), behind which the error's id is ``timed-out``.
     """
 
     items: Sequence[Any]
@@ -53,6 +65,8 @@ class Spawn(Struct, frozen=True):
     backoff: float = 1.0
     stop_on_error: bool = False
     memo: Any = None
+    targets: Sequence[Target] = ()
+    until: float | None = None
 
 
 class Wake(Struct, frozen=True):

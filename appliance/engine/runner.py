@@ -34,6 +34,7 @@ class Walk:
         "_live",
         "ends",
         "fired_edges",
+        "only",
         "outputs",
         "overrides",
         "payload",
@@ -50,16 +51,34 @@ class Walk:
         self.overrides: dict[int, Any] = {}
         self.ends: list[int] = []
         self.fired_edges: list[int] = []
+        #: The one node without incoming edges that runs, if not all of them do.
+        self.only: int | None = None
         self.status = bytearray(count)
         self.remaining = count
         self._arrived = [0] * count
         self._live: dict[int, list[int]] = {}
 
     def start(self) -> list[int]:
-        """The nodes without incoming edges."""
+        """The nodes without incoming edges, or the one of them that this run begins at."""
+        if self.only is not None:
+            return self._start_at(self.only)
         for index in self.plan.starts:
             self.status[index] = READY
         return list(self.plan.starts)
+
+    def begin_at(self, place: str, view: Mapping[str, Any]) -> None:
+        """A run of a body (``place``) may be one of a single branch of it: its event says at which node it begins."""
+        node = self.plan.by_id.get(str(view.get("start", ""))) if place else None
+        if node is not None and not node.incoming:
+            self.only = node.index
+
+    def _start_at(self, only: int) -> list[int]:
+        dead = [index for index in self.plan.starts if index != only]
+        for index in dead:
+            self.status[index] = DEAD
+        self.remaining -= len(dead)
+        self.status[only] = READY
+        return [only, *self._bury(dead)]
 
     def inputs_of(self, index: int) -> dict[str, Any]:
         """What came in, by the id of the node that it came from."""
@@ -117,6 +136,11 @@ class Walk:
                 if index not in live:
                     live.append(index)
             ready += self._judge_target(edge.target, dead)
+        return ready + self._bury(dead) if dead else ready
+
+    def _bury(self, dead: list[int]) -> list[int]:
+        """Settle the edges of nodes that do not run; returns what became ready."""
+        ready: list[int] = []
         while dead:
             gone = dead.pop()
             for edge in self.plan.nodes[gone].out:

@@ -138,14 +138,16 @@ def story_of(
     *,
     event: dict[str, Any] | None = None,
     start: tuple[str, Any] | None = None,
+    place: str = "",
     ended: bool,
 ) -> Story:
     """What became of each node, and what the run has led to.
 
     ``start`` is the node that a replay began at with its payload; ``payload`` is then what the original run
-    had. ``ended``: nothing goes on in the run any more.
+    had. ``place`` is where in its flow the run's graph is. ``ended``: nothing goes on in the run any more.
     """
     walk = _SeenWalk(plan, payload)
+    walk.begin_at(place, event or {})
     if start is not None and start[0] in plan.by_id:
         walk.overrides[plan.by_id[start[0]].index] = start[1]
     # A plan of another version than the records' would be a fault of the caller; a lost node must not end all.

@@ -102,6 +102,7 @@ class RunTeller:
             detail.records,
             event=view,
             start=(start, payload) if start else None,
+            place=head.place,
             ended=not RunState(head.state).under_way,
         )
 

@@ -381,6 +381,7 @@ class Engine:
         run.event = event_view(event, sub.kind, sub.trigger, run.accepted / 1e6)
         run.parent, run.item, run.origin = sub.parent, sub.item, sub.origin
         run.walk.payload = event.payload
+        run.walk.begin_at(run.place, run.event)
         item = list(sub.item) if sub.item else None
         run.event_data, run.walk.payload = self.keeper.pack_event(run, event, item)
         if event.cursor is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from appliance.contracts import Event, FlowError, Spawn
+from appliance.contracts import Event, FlowError, Spawn, Target
 from appliance.engine.plan import body_place
 from appliance.engine.states import RunState
 from appliance.kernel.runs import Family, LiveRun, Parked
@@ -40,6 +40,8 @@ class Families:
         """The record of a family, without starting anything."""
         family = Family(run, index, spawn)
         run.families[index] = family
+        if spawn.until is not None:
+            family.timer = self._engine.timers.at(spawn.until, lambda: self._too_late(family))
         return family
 
     def go_on(self, family: Family) -> None:
@@ -62,9 +64,11 @@ class Families:
 
     def _start(self, family: Family, position: int) -> None:
         run, spawn = family.run, family.spawn
-        slot = self._slot(family)
-        if slot is None:
-            self.note(family, position, {"ok": False, "error": {"message": f"no flow {spawn.flow!r}"}})
+        target = spawn.targets[position] if spawn.targets else Target(spawn.flow)
+        slot, place = self._slot(run, target.flow), body_place(run.place, run.node(family.index).id)
+        if slot is None or not (target.flow or self._begins(run, place, target.start)):
+            lacks = f"flow {target.flow!r}" if target.flow else f"node {target.start!r} that its body begins with"
+            self.note(family, position, {"ok": False, "error": {"id": "not-found", "message": f"there is no {lacks}"}})
             return
         number = family.attempts.get(position, 0) + 1
         family.attempts[position] = number
@@ -75,11 +79,12 @@ class Families:
             "try": number,
             "depth": depth_of(run) + 1,
         }
+        if target.start:
+            meta["start"] = target.start
         child = Submission(slot, "child", "child", Event(payload=spawn.items[position], meta=meta))
         child.parent, child.item = run.id, (family.index, position)
-        if not spawn.flow:
-            child.version, child.bypass_mode = run.version, True
-            child.place = body_place(run.place, run.node(family.index).id)
+        if not target.flow:
+            child.version, child.bypass_mode, child.place = run.version, True, place
         elif self._calls_itself(run, slot):
             # Waiting in its own flow's queue for an ancestor that waits for it would take for ever.
             child.bypass_mode = True
@@ -98,12 +103,19 @@ class Families:
             run = self._engine.runs.get(run.parent) if run.parent is not None else None
         return False
 
-    def _slot(self, family: Family) -> int | None:
-        if not family.spawn.flow:
-            return family.run.flow.num
-        workspace = family.run.flow.workspace
+    def _begins(self, run: LiveRun, place: str, start: str) -> bool:
+        """There is such a body, and the node that is to be its only first one is a first one."""
+        graph = run.flow_plan.graphs.get(place)
+        if graph is None or not start:
+            return graph is not None
+        return start in graph.by_id and not graph.by_id[start].incoming
+
+    def _slot(self, run: LiveRun, flow: str) -> int | None:
+        if not flow:
+            return run.flow.num
+        workspace = run.flow.workspace
         for slot in self._engine.flows.values():
-            if slot.id == family.spawn.flow and slot.workspace == workspace and slot.live is not None:
+            if slot.id == flow and slot.workspace == workspace and slot.live is not None:
                 return slot.num
         return None
 
@@ -139,18 +151,29 @@ class Families:
 
     def stop(self, family: Family) -> None:
         """The first failure ends the rest."""
-        for position, child in list(family.active.items()):
-            family.active.pop(position, None)
-            self.note(family, position, {"ok": False, "error": {"id": "cancelled", "message": "cancelled"}})
-            self._engine.cancel(child, "another item failed (stop_on_error)")
+        self._end(family, "cancelled", "cancelled", "another item failed (stop_on_error)")
         self._all_failed(family, "not started: another item failed (stop_on_error)")
 
-    def _all_failed(self, family: Family, why: str) -> None:
+    def _too_late(self, family: Family) -> None:
+        """The moment has come behind which nobody waits for the rest."""
+        if family.run.families.get(family.index) is family and not family.run.ended:
+            self._end(family, "timed-out", "it took too long and was ended", "its caller waits no longer")
+            self._all_failed(family, "not started: the time was over", "timed-out")
+            self.go_on(family)
+
+    def _end(self, family: Family, error: str, message: str, reason: str) -> None:
+        for position, child in list(family.active.items()):
+            family.active.pop(position, None)
+            self.note(family, position, {"ok": False, "error": {"id": error, "message": message}, "run": child.text})
+            self._engine.cancel(child, reason)
+
+    def _all_failed(self, family: Family, why: str, error: str = "not-started") -> None:
         for position in range(len(family.results)):
-            self.note(family, position, {"ok": False, "error": {"id": "not-started", "message": why}})
+            self.note(family, position, {"ok": False, "error": {"id": error, "message": why}})
 
     def _gathered(self, family: Family) -> None:
         run, index = family.run, family.index
+        self._forget_timer(family)
         del run.families[index]
         parked = Parked(index, run.attempts.get(index, 1))
         parked.memo = family.spawn.memo
@@ -161,8 +184,28 @@ class Families:
         """The parent is over: so are its children."""
         families, run.families = dict(run.families), {}
         for family in families.values():
+            self._forget_timer(family)
             for child in list(family.active.values()):
                 self._engine.cancel(child, "the run that started it has ended")
+
+    def _forget_timer(self, family: Family) -> None:
+        if family.timer:
+            self._engine.timers.cancel(family.timer)
+
+
+def pack_spawn(spawn: Spawn) -> list[Any]:
+    """All of a spawn but its items, as it is kept with the step."""
+    packed = [spawn.flow, spawn.concurrency, spawn.attempts, spawn.backoff, spawn.stop_on_error, spawn.memo]
+    if spawn.targets or spawn.until is not None:
+        packed += [[[target.flow, target.start] for target in spawn.targets], spawn.until]
+    return packed
+
+
+def unpack_spawn(items: list[Any], packed: list[Any]) -> Spawn:
+    """The spawn that :func:`pack_spawn` was given."""
+    flow, concurrency, attempts, backoff, stop_on_error, memo, targets, until = [*packed, [], None][:8]
+    chosen = [Target(*target) for target in targets]
+    return Spawn(items, flow, concurrency, attempts, backoff, stop_on_error, memo, chosen, until)
 
 
 def depth_of(run: LiveRun) -> int:

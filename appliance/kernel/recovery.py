@@ -16,7 +16,7 @@ from appliance.engine.states import Letter, RunState
 from appliance.engine.trace import Record, records_of
 from appliance.kernel.context import judge_for
 from appliance.kernel.engine import Engine
-from appliance.kernel.families import result_of
+from appliance.kernel.families import result_of, unpack_spawn
 from appliance.kernel.runs import Family, FlowSlot, LiveRun
 from appliance.store.journal import Batch, RunRow, RunUpdate, ended
 from appliance.store.runids import to_text
@@ -91,6 +91,7 @@ class Recovery:
         run.event = view
         run.event_data = row.event
         run.walk.payload = engine.keeper.unpack(payload)
+        run.walk.begin_at(run.place, view)
         run.trigger, run.accepted, run.parent, run.origin = row.trigger, row.accepted, row.parent, row.origin
         run.item = (item[0], item[1]) if item else None
         run.state, run.letter, run.finished = RunState(row.state), Letter(row.letter), row.finished
@@ -184,7 +185,7 @@ class Recovery:
             return
         memo = step.record.value
         if step.kind == trace.SPAWNED:
-            memo = (step.record.extra or {}).get("spawn", [None] * 6)[5]
+            memo = self._spawn_of(step.record).memo
         wake = Wake(extra.get("kind", ""), extra.get("signal", ""), step.woken.value, memo)
         self._engine.steps.resume(run, index, step.attempt, wake)
 
@@ -199,10 +200,8 @@ class Recovery:
 
     def _family(self, run: LiveRun, index: int, step: Unfinished) -> None:
         """Gather the children that exist; start only those that were never accepted."""
-        flow, concurrency, attempts, pause, stop_on_error, memo = (step.record.extra or {})["spawn"]
-        spawn = Spawn(step.record.value, flow, concurrency, attempts, pause, stop_on_error, memo)
         families = self._engine.families
-        family = families.join(run, index, spawn)
+        family = families.join(run, index, self._spawn_of(step.record))
         newest: dict[int, tuple[RunRow, list[bytes]]] = {}
         for row, chunks in self._engine.journal.children(run.id):
             item = trace.unpack(row.event)[3]
@@ -211,6 +210,9 @@ class Recovery:
                 newest[item[1]] = (row, chunks)
         self._gather(family, newest)
         self._engine.post(lambda: families.go_on(family))
+
+    def _spawn_of(self, record: Record) -> Spawn:
+        return unpack_spawn(record.value, self._engine.keeper.unpack((record.extra or {})["spawn"]))
 
     def _gather(self, family: Family, newest: dict[int, tuple[RunRow, list[bytes]]]) -> None:
         """The results of the children that have ended; those that are under way are waited for."""

@@ -79,6 +79,7 @@ class Replay:
         run = LiveRun(self._row.id, flow, self._row.version, plan, self._row.place)
         run.event, run.origin = self._view, self._row.origin
         run.walk.payload = self._payload
+        run.walk.begin_at(run.place, self._view)
         self._kernel.recovery.overrides(run, self._view)
         recover(run.walk, self._records, judge_for(self._engine.services, run, 0))
         return run

@@ -58,13 +58,14 @@ class Parked:
 class Family:
     """The children of one ``Spawn``."""
 
-    __slots__ = ("active", "attempts", "index", "next", "open", "results", "run", "spawn", "starting")
+    __slots__ = ("active", "attempts", "index", "next", "open", "results", "run", "spawn", "starting", "timer")
 
     def __init__(self, run: LiveRun, index: int, spawn: Spawn) -> None:
         self.run = run
         self.index = index
         self.spawn = spawn
         self.next = 0
+        self.timer = 0
         self.starting = False
         self.active: dict[int, LiveRun] = {}
         self.attempts: dict[int, int] = {}

@@ -31,6 +31,7 @@ from appliance.engine.states import RunState
 from appliance.engine.trace import Record
 from appliance.engine.validate import ERROR_PORT
 from appliance.kernel.context import StepContext, judge_for
+from appliance.kernel.families import pack_spawn
 from appliance.kernel.io import Io
 from appliance.kernel.runs import LiveRun, Parked
 
@@ -457,9 +458,7 @@ class Steps:
     def _spawn(self, flight: Flight, spawn: Spawn) -> None:
         run, index = flight.run, flight.index
         extra: dict[str, Any] = self._extra(flight) or {}
-        extra["spawn"] = [
-            spawn.flow, spawn.concurrency, spawn.attempts, spawn.backoff, spawn.stop_on_error, spawn.memo,
-        ]  # fmt: skip
+        extra["spawn"] = pack_spawn(spawn)
         took = self._took(flight)
         items = list(spawn.items)
         spawn = msgspec.structs.replace(spawn, items=items)
