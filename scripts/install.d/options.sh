@@ -2,7 +2,7 @@
 # shellcheck disable=SC2034  # read by the other parts of scripts/install
 # Options, where things go, and how a step is told and done.
 
-mode=install dry=0 edge=0 mosquitto=0 yes=0 purge=0
+mode=install dry=0 edge=0 mosquitto=0 yes=0 purge=0 image=0
 port="" hostname=""
 account=flowork
 opt=/opt/flowork
@@ -19,6 +19,7 @@ read_options() {
     case $1 in
       --dry-run) dry=1 ;;
       --edge-only) edge=1 ;;
+      --image) image=1 ;;
       --with-mosquitto) mosquitto=1 ;;
       --uninstall) mode=remove ;;
       --purge) mode=remove purge=1 ;;

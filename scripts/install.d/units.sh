@@ -84,7 +84,7 @@ INI
 
 # first_key: on a terminal the owner's key is shown where it is made, and nowhere else.
 first_key() {
-  ((!edge)) && [[ ! -e $data/flowork.db ]] || return 0
+  ((!edge && !image)) && [[ ! -e $data/flowork.db ]] || return 0
   step "make the engine: keys, database, an example flow" make_engine
 }
 
@@ -139,7 +139,7 @@ come_up() {
 }
 
 farewell() {
-  ((!dry)) || return 0
+  ((!dry && !image)) || return 0
   if ((edge)); then
     if [[ -e $edge_data/paired.json ]]; then
       say "the edge agent runs: journalctl -fu flowork-agent"
