@@ -12,7 +12,8 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -21,14 +22,15 @@ from msgspec import Struct
 from appliance.store.archive import Manifest, Progress
 from appliance.store.backup import make_backup
 from appliance.store.backup_log import State, read_state, write_state
-from appliance.store.errors import StoreError, explained
+from appliance.store.errors import NotFound, StoreError, explained
 from appliance.store.seal import Lock
 from appliance.store.settings import Settings
 from appliance.store.sqlite_file import sync_folder
 
 RCLONE = "rclone:"
 #: What our backups are called; nothing else is ever listed or deleted.
-_NAME = re.compile(r"^flowork-\d{8}-\d{6}\.(tar\.gz|tar\.gz\.age|sealed\.tar)$")
+NAME = r"^flowork-\d{8}-\d{6}\.(tar\.gz|tar\.gz\.age|sealed\.tar)$"
+_NAME = re.compile(NAME)
 #: rclone's own settings for this engine; without them those of the user count.
 _CONFIG = "rclone.conf"
 #: Seconds without any progress after which an upload is given up, by rclone itself.
@@ -116,6 +118,12 @@ class Folder:
             sync_folder(self._path)
             file.unlink()
 
+    def path_of(self, name: str) -> Path:
+        """One of them. Raises ``NotFound``."""
+        if not (self._path / name).is_file():
+            raise NotFound(f"there is no {name} in {self._path}")
+        return self._path / name
+
     def get(self, name: str, target: Path) -> None:
         with explained(self._path):
             shutil.copyfile(self._path / name, target)
@@ -123,6 +131,20 @@ class Folder:
     def delete(self, name: str) -> None:
         with explained(self._path):
             (self._path / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def local_copy(place: Place, name: str, room: Path) -> Iterator[Path]:
+    """One of a place's backups as a file on this machine; fetched into the folder ``room`` if it lies elsewhere."""
+    if isinstance(place, Folder):
+        yield place.path_of(name)
+        return
+    copy = room / f".fetched-{name}"
+    try:
+        place.get(name, copy)
+        yield copy
+    finally:
+        copy.unlink(missing_ok=True)
 
 
 class Rclone:

@@ -67,6 +67,12 @@ def drop(data: Path) -> None:
         shutil.rmtree(data / FOLDER / _ENGINE, ignore_errors=True)
 
 
+def tidy(data: Path) -> None:
+    """What a restore that was cut off has left; for a gateway that begins."""
+    if not waits(data):
+        shutil.rmtree(data / FOLDER, ignore_errors=True)
+
+
 def waits(data: Path) -> bool:
     """Whether an engine is to be swapped in."""
     return _step_of(data) != ""

@@ -1,4 +1,4 @@
-"""Kernel, gateway and agent as services of their own: each takes its lock, says to systemd how it is, and can rest.
+"""Kernel, gateway, agent and model host as services of their own: each takes its lock, says to systemd how it is.
 
 ``flowork up`` runs the same kernel under its own supervisor.
 """
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from appliance import listener, restoring, sdnotify
 from appliance.contracts import FlowError
@@ -136,6 +136,7 @@ def serve_gateway(data: Path | None, host: str, port: int) -> int:
     faulthandler.enable()
     restoring.swap_alone(folder)
     with EngineLock(folder, "gateway"):
+        restoring.tidy(folder)
         given = sdnotify.listening_socket()
         sock = socket.socket(fileno=given) if given is not None else listener.bind(host, port)
         try:
@@ -162,6 +163,30 @@ def serve_agent(data: Path | None) -> int:
     faulthandler.enable()
     with EngineLock(folder, "agent"):
         return local.main(folder)
+
+
+def exec_models(data: Path | None, door: socket.socket | None = None) -> NoReturn:
+    """``flowork model-host``: become the model host of a data folder. Raises ``FlowError``.
+
+    ``door`` is its listening socket; left out: the one of systemd, else its own. A host made by exec begins with a
+    memory of its own instead of that of a supervisor or of the command line.
+    """
+    from appliance.ai.host import door as doors
+    from appliance.ai.host import process as host
+    from appliance.store.metadata import open_store
+
+    os.umask(0o077)
+    folder = _folder(data)
+    store = open_store(folder)
+    settings = store.settings.load()
+    store.close()
+    if door is None:
+        given = sdnotify.listening_socket()
+        door = socket.socket(fileno=given) if given is not None else doors.listen(folder)
+    door.set_inheritable(True)
+    command = host.command(folder, door.fileno(), settings.models_memory_mb, settings.models_idle_minutes)
+    sys.stdout.flush()
+    os.execv(command[0], command)  # noqa: S606  # this very Python
 
 
 def require_owner(keys: InitResult, sock: socket.socket) -> None:

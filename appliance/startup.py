@@ -15,11 +15,12 @@ from functools import partial
 from pathlib import Path
 
 from appliance import herald, listener, restoring
+from appliance.ai.host import door
 from appliance.contracts import FlowError
 from appliance.firststart import Prepared, is_prepared, prepare
 from appliance.paths import EngineLock, data_folder
 from appliance.safemode import SafeMode
-from appliance.service import require_owner, run_kernel, say
+from appliance.service import exec_models, require_owner, run_kernel, say
 from appliance.supervisor import Program, Supervisor
 
 #: What runs once per data folder.
@@ -40,15 +41,18 @@ def up(data: Path | None, host: str, port: int) -> int:
         prepared = _prepare(folder)
         require_owner(prepared.keys, sock)
         listener.listen(sock)  # not before: nothing answers on the network before there is an owner
+        models = held.enter_context(door.listen(folder))
         say("starting the kernel and the gateway")
-        code = Supervisor(programs(folder, sock, prepared, began), say).run()
+        code = Supervisor(programs(folder, sock, models, prepared, began), say).run()
     if restoring.is_anew(folder):
         say("starting anew")
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # itself
     return code
 
 
-def programs(folder: Path, sock: socket.socket, prepared: Prepared, began: float) -> list[Program]:
+def programs(
+    folder: Path, sock: socket.socket, models: socket.socket, prepared: Prepared, began: float
+) -> list[Program]:
     """The children in the order of their start. Imported here, before the fork, so that they share it."""
     from appliance.gateway import process as gateway
     from appliance.kernel import process
@@ -60,6 +64,7 @@ def programs(folder: Path, sock: socket.socket, prepared: Prepared, began: float
         Program("kernel", _explained(partial(run_kernel, folder)), grace=30.0, saw_end=SafeMode(folder).saw),
         Program("gateway", _explained(partial(gateway.main, folder, host, port, sock.fileno()))),
         Program("agent", partial(agent.main, folder)),
+        Program("models", _explained(partial(exec_models, folder, models)), door=models),
         Program("herald", partial(herald.main, folder, sock, prepared, began, say), restart=False),
     ]
 
@@ -68,6 +73,7 @@ def _swap(folder: Path) -> None:
     if restoring.waits(folder):
         restoring.swap(folder)
         say(f"a backup was restored; the engine that was here is in {folder / restoring.REPLACED}")
+    restoring.tidy(folder)
 
 
 def _prepare(folder: Path) -> Prepared:

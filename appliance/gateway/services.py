@@ -22,11 +22,13 @@ from appliance.gateway.identity import Callers
 from appliance.gateway.kept import Kept
 from appliance.gateway.naming import Names
 from appliance.gateway.problems import BadRequest
+from appliance.gateway.restores import Restores
 from appliance.gateway.run_teller import RunTeller
 from appliance.gateway.traffic import Traffic
 from appliance.kernel.blobs import BlobStore
 from appliance.kernel.client import KernelAway, KernelClient
 from appliance.registry import Registry
+from appliance.restoring import begin_anew
 from appliance.security.access import Access
 from appliance.security.audit import AuditLog
 from appliance.security.keys import derived_secret, read_engine
@@ -107,6 +109,8 @@ class Gateway:
         #: How many panels watch live.
         self.sockets: Callable[[], int] = lambda: 0
         self._closers: list[Callable[[], object]] = []
+        self.restores = Restores(data, lambda: begin_anew(data))
+        self.on_close(self.restores.close)
 
     def on_close(self, work: Callable[[], object]) -> None:
         """Have something let go of first when the gateway closes."""

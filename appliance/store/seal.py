@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Literal, cast
 
 from msgspec import Struct
 
@@ -26,6 +26,8 @@ KEY_PART, SEALED_PART = "key.age", "backup.tar.gz.age"
 _AGE = b"age-encryption.org/v1"
 _TAR_MAGIC_AT, _TAR_MAGIC = 257, b"ustar"
 _BLOCK = 512
+#: What it takes to open a backup.
+Sealed = Literal["plain", "key", "passphrase"]
 _KEY_LIMIT = 10_000
 
 
@@ -109,13 +111,13 @@ def opened(path: Path, keys: Keys, on_bytes: Callable[[int], None] = lambda _: N
         yield stack.enter_context(_decrypting(path, source, [_identity(text) for text in identities]))
 
 
-def is_sealed(path: Path) -> str:
-    """``plain``, ``key`` or ``passphrase``: what it takes to open a backup."""
+def is_sealed(path: Path) -> Sealed:
+    """What it takes to open a backup."""
     with path.open("rb") as file:
         return _kind(file)
 
 
-def _kind(file: IO[bytes]) -> str:
+def _kind(file: IO[bytes]) -> Sealed:
     head = file.read(_BLOCK)
     file.seek(0)
     if head.startswith(_AGE):
