@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta, Struct
 
 from appliance.contracts import Event, FlowError
+from appliance.engine.plan import plan_flow
 from appliance.engine.states import Letter, RunState
 from appliance.kernel.fleet_api import fleet_methods
 from appliance.kernel.live import Live
 from appliance.kernel.maintenance import Unknown
 from appliance.kernel.params import NotNow, arguments, run_number, text
+from appliance.kernel.rehearsal import Asking, Rehearsal
 from appliance.kernel.replay import Replay
 from appliance.kernel.runs import LiveRun
 from appliance.kernel.server import BadRequest, Handler, Params, Reply
@@ -53,7 +55,7 @@ class Api:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._engine = kernel.engine
-        self._live = Live(self._engine.post, self._set_live)
+        self.live = Live(self._engine.post, self._set_live)
 
     def methods(self) -> dict[str, Handler]:
         return {
@@ -68,12 +70,13 @@ class Api:
             "waiting": self._on_engine(self._waiting),
             "reload": self._reload,
             "status": self._status,
-            "live": self._live.subscribe,
+            "live": self.live.subscribe,
             "sweep": self._sweep,
             "rest": self._rest,
             "backup": self._backup,
             **fleet_methods(self._kernel.fleet),
             "try": self._on_engine(self._try),
+            "rehearse": self._on_engine(self._rehearse),
         }
 
     def _on_engine(self, work: Callable[[Params, Reply], None]) -> Handler:
@@ -153,6 +156,11 @@ class Api:
         if slot is None:
             raise Unknown("there is no such flow")
         Trial(self._engine, asked, reply.ok).begin(slot, trial_plan(asked.node, self._kernel.registry))
+
+    def _rehearse(self, params: Params, reply: Reply) -> None:
+        """A dry run of a flow that is not saved: answered with what each step does, or would do."""
+        asked, registry = arguments(params, Asking), self._kernel.registry
+        Rehearsal(self._engine, registry, plan_flow(asked.flow, registry), asked, reply.ok).begin()
 
     # --- runs under way ------------------------------------------------------------------------------
 
@@ -259,7 +267,7 @@ class Api:
         reply.ok()
 
     def _set_live(self, on: bool) -> None:
-        self._engine.live = self._live.tell if on else None
+        self._engine.live = self.live.tell if on else None
 
     def tell(self, item: dict[str, Any]) -> None:
         """Something to those who watch live that is not a run (health, triggers)."""

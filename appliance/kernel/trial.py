@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import UNSET, Meta, Struct
 
 from appliance.contracts import Effect, FlowError, Out, Park, Pending, Spawn, TimedOut
+from appliance.engine.configs import ConfigPlan
 from appliance.engine.flow import Flow, NodeSpec
 from appliance.engine.plan import FlowPlan
 from appliance.engine.validate import Catalog
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from appliance.kernel.engine import Engine
 
 
+#: Stands for the result of a node that was not run.
+_HELD: Any = object()
+
+
 class HasEffect(FlowError):
     """The node does something to the world, and nobody said that it may."""
 
@@ -38,7 +43,10 @@ class HasEffect(FlowError):
 
 
 class Asked(Struct, kw_only=True):
-    """The parameters of ``try``. ``effects``: the node may really have its effect; ``limit`` in seconds."""
+    """The parameters of ``try``. ``effects``: the node may really have its effect; ``limit`` in seconds.
+
+    ``hold``: instead of being refused, a node with an effect only tells its config (outcome ``held``).
+    """
 
     flow: Annotated[int, Meta(ge=0, lt=1 << 62)]
     node: NodeSpec
@@ -46,6 +54,7 @@ class Asked(Struct, kw_only=True):
     event: dict[str, Any] = {}
     steps: dict[str, Any] = {}
     effects: bool = False
+    hold: bool = False
     limit: float = 30.0
 
 
@@ -81,7 +90,8 @@ class Trial:
     def begin(self, slot: FlowSlot, flow_plan: FlowPlan) -> None:
         """Run the node. Raises ``HasEffect``; what goes wrong in the node itself is an answer."""
         node = flow_plan.graphs[""].nodes[0]
-        if node.effect is not Effect.PURE and not self._asked.effects:
+        held = node.effect is not Effect.PURE and not self._asked.effects
+        if held and not self._asked.hold:
             raise HasEffect(f"{node.spec.type!r} is {node.effect}: trying it really does what it does")
         # A number of its own, so that no two tries have the same idempotency key.
         number = self._engine.journal.ids.next(self._engine.services.wall())
@@ -93,7 +103,8 @@ class Trial:
         self._began = time.monotonic_ns()
         self._timer = self._engine.timers.after(self._limit, self._too_long)
         try:
-            self._take(self._start(node.kind, ctx, node.config))
+            config = self._configured(ctx, node.config)
+            self._take(_HELD if held else self._start(node.kind, ctx, config))
         except Exception as exc:
             self._settle(None, exc)
 
@@ -101,12 +112,14 @@ class Trial:
     def _limit(self) -> float:
         return min(max(self._asked.limit, 0.1), LONGEST_TRIAL)
 
-    def _start(self, kind: Any, ctx: _Context, plan: Any) -> Any:
-        config = plan.constant
-        if config is None:
-            values = plan.rendered(ctx.scope(plan.names))
-            config = plan.decode(values)
-            self._rendered = {name: values[name] for name in plan.dynamic}
+    def _configured(self, ctx: _Context, plan: ConfigPlan) -> Any:
+        if plan.constant is not None:
+            return plan.constant
+        values = plan.rendered(ctx.scope(plan.names))
+        self._rendered = {name: values[name] for name in plan.dynamic}
+        return plan.decode(values)
+
+    def _start(self, kind: Any, ctx: _Context, config: Any) -> Any:
         if kind.inline or inspect.iscoroutinefunction(kind.run):
             return kind.run(ctx, config, self._asked.payload)
         return self._engine.steps.io.call(lambda: kind.run(ctx, config, self._asked.payload))
@@ -161,6 +174,8 @@ class Trial:
             }
         if error is not None:
             return {**told, "outcome": "failed", "port": "error", "error": describe(error, self._asked.node.id)}
+        if value is _HELD:
+            return {**told, "outcome": "held"}
         if isinstance(value, Park):
             return {**told, "outcome": "waits", "until": value.until, "ask": dict(value.ask or {})}
         if isinstance(value, Spawn):

@@ -145,3 +145,40 @@ def test_what_goes_wrong_in_a_tried_node_is_an_answer(home: Home, told: tuple[st
 def test_a_tried_node_hides_secrets(home: Home, told: tuple[str, str]) -> None:
     tried = home.owner.do("POST", f"/flows/{told[0]}/try", {"node": compute("x", "secrets.door")})
     assert "open-sesame" not in str(tried)
+
+
+def test_a_dry_run_goes_through_the_whole_flow_and_has_no_effect(home: Home) -> None:
+    draft = body(
+        "Dry",
+        node("hot", "condition", {"when": "payload.t > 30"}),
+        compute("text", "'%d °C' % payload.t"),
+        node("send", "http_request", {"url": "http://127.0.0.1:9/{{ payload }}"}),
+        compute("after", "payload"),
+        node("cold", "log", {"message": "cold"}),
+        links=edges("hot>text>true", "hot>cold>false", "text>send", "send>after"),
+    )
+    before = home.owner.get("/runs?limit=500")
+    told = home.owner.do("POST", "/drafts/rehearse", {"flow": draft, "payload": {"t": 31}})
+    steps = {step["node"]: step for step in told["steps"]}
+    assert list(steps) == ["hot", "text", "send", "after"] and told["complete"]
+    assert steps["hot"]["port"] == "true" and steps["text"]["output"] == "31 °C"
+    assert steps["send"]["outcome"] == "held" and steps["send"]["config"] == {"url": "http://127.0.0.1:9/31 °C"}
+    assert not steps["send"]["guess"] and steps["after"]["guess"]
+    assert home.owner.get("/runs?limit=500") == before
+
+
+def test_a_dry_run_ends_at_a_failure_and_goes_on_at_a_wired_error_port(home: Home) -> None:
+    fails = compute("bad", "1 / 0")
+    told = home.owner.do(
+        "POST", "/drafts/rehearse", {"flow": body("Fails", fails, compute("b", "1"), links=edges("bad>b"))}
+    )
+    assert [step["outcome"] for step in told["steps"]] == ["failed"]
+    caught = body("Caught", fails, compute("b", "payload.message"), links=edges("bad>b>error"))
+    told = home.owner.do("POST", "/drafts/rehearse", {"flow": caught})
+    assert [step["outcome"] for step in told["steps"]] == ["failed", "done"]
+    assert "division" in told["steps"][1]["output"]
+
+
+def test_a_dry_run_of_a_flow_with_faults_is_refused_with_all_of_them(home: Home) -> None:
+    answer = home.owner("POST", "/drafts/rehearse", {"flow": body("Faulty", node("x", "nothing"))})
+    assert answer.status_code == 422

@@ -15,7 +15,7 @@ from appliance.engine import expressions, trace
 from appliance.engine.diff import FlowDiff, diff
 from appliance.engine.steps_view import Step
 from appliance.gateway import answers
-from appliance.gateway.common import Body, VersionNumber
+from appliance.gateway.common import Body, InWorkspace, VersionNumber, one_workspace
 from appliance.gateway.flow_views import shown
 from appliance.gateway.nouns.steps import NodeId
 from appliance.gateway.routing import Call, Nothing, Noun
@@ -85,6 +85,34 @@ class Tried(Struct, frozen=True, kw_only=True):
     until: float | None = None
     ask: Any = None
     items: int | None = None
+
+
+class DryRun(Body, frozen=True):
+    """A flow, the payload that its trigger would bring, and what templates see as `event`."""
+
+    flow: dict[str, Any]
+    payload: Any = None
+    event: dict[str, Any] = {}
+
+
+class DryStep(Tried, frozen=True, kw_only=True):
+    """What one step did, or would have done.
+
+    `outcome` is as in a try, or `held`: the step has an effect, which it did not have, and the run went on with what
+    had come into it. `guess`: behind such a step, so that nobody knows whether this is what really comes.
+    """
+
+    node: str
+    type: str
+    input: Any = None
+    guess: bool = False
+
+
+class Rehearsed(Struct, frozen=True):
+    """The steps in the order in which they ran; not `complete` if there were too many."""
+
+    steps: list[DryStep]
+    complete: bool
 
 
 @noun.post("/flows/{flow}/compare", permission="flows:read", unaudited=_QUIET)
@@ -175,3 +203,22 @@ def try_out(call: Call[Nothing, TryOut], flow: Flow) -> Tried:
     given = {"payload": asked.payload, "event": asked.event, "steps": asked.steps, "effects": asked.effects}
     told = gateway.call("try", timeout=LONGEST_TRIAL + 10, flow=flow.num, node=node, **given)
     return msgspec.convert({key: answers.plain(value) for key, value in told.items()}, Tried)
+
+
+@noun.post("/drafts/rehearse", permission="flows:deploy", errors=(422,), audit="flow.rehearse")
+def rehearse(call: Call[InWorkspace, DryRun]) -> Rehearsed:
+    """A dry run of a flow that need not be saved: steps without effect really run, the others say what they would do.
+
+    No run is made and nothing is kept.
+    """
+    from appliance.flowbook import InvalidFlow
+
+    one_workspace(call.workspace)
+    asked, gateway = call.body, call.gateway
+    if problems := gateway.book.problems(asked.flow, None, call.workspace):
+        raise InvalidFlow(problems)
+    call.note(str(asked.flow.get("name", "")), nodes=len(asked.flow["nodes"]))
+    given = {"flow": asked.flow, "payload": asked.payload, "event": asked.event, "workspace": call.workspace}
+    told = gateway.call("rehearse", timeout=LONGEST_TRIAL * 10, **given)
+    steps = [{key: answers.plain(value) for key, value in step.items()} for step in told["steps"]]
+    return msgspec.convert({"steps": steps, "complete": told["complete"]}, Rehearsed)
