@@ -11,9 +11,8 @@ from msgspec import Struct
 class Ask(Struct, frozen=True, kw_only=True):
     """One generation. ``messages`` as in OpenAI's chat format (text only), or else ``prompt`` as it is.
 
-    ``schema`` (JSON Schema) or ``grammar`` (GBNF) binds the answer. The first ``shared`` messages are the same at
-    every call and are kept evaluated. Higher ``priority`` goes first; equal ones in the order of their coming.
-    """
+        ``schema`` (JSON Schema) or ``grammar`` (GBNF) binds the answer. The first ``shared`` messages are the same at
+    X"""
 
     messages: Sequence[dict[str, Any]] = ()
     prompt: str | None = None
@@ -29,6 +28,7 @@ class Ask(Struct, frozen=True, kw_only=True):
     stop: tuple[str, ...] = ()
     shared: int = 0
     priority: int = 0
+    adapter: str = ""
 
 
 class Answer(Struct, frozen=True, kw_only=True):

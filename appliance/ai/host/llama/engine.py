@@ -1,0 +1,439 @@
+"""The thread of a language model: it takes what waits, evaluates it together where that is faster, and tells.
+
+One step is one call of llama.cpp. It evaluates either parts of prompts (with them rides every answer that waits for its
+next token, for that costs next to nothing), or one token each of many answers, or one token of one answer: up to three
+answers are quicker in turns than together. A part of a prompt is as long as takes a fraction of a second at the speed
+measured so far, so that a long prompt keeps nobody waiting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from appliance.ai.host.llama.job import Job
+from appliance.ai.host.llama.native import Context
+from appliance.ai.host.llama.slots import Slot, Slots
+from appliance.ai.host.llama.states import States
+from appliance.ai.host.llama.waiting import Waiting
+from appliance.contracts import Busy, NodeError
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that one step may take while others wait for their next token, and while nobody does.
+_SHORT, _LONG = 0.15, 1.0
+_SMALLEST_PART = 32
+#: A shared beginning of fewer tokens is not worth a slot.
+_SHORTEST_PIN = 16
+#: A saved one of fewer tokens is evaluated faster than it is read from a slow card.
+_SHORTEST_SAVE = 64
+
+
+class Speed:
+    """Tokens per second, the last steps weighing most; 0 before the first."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """So many tokens took so long."""
+        if seconds > 0:
+            new = tokens / seconds
+            self.value = new if not self.value else 0.8 * self.value + 0.2 * new
+
+
+@contextlib.contextmanager
+def _held(slot: Slot | None) -> Iterator[None]:
+    """The slot is not forgotten meanwhile."""
+    if slot is None:
+        yield
+        return
+    slot.held = True
+    try:
+        yield
+    finally:
+        slot.held = False
+
+
+class Engine:
+    """Runs jobs on one context. ``parallel`` at once, together from ``batch_from`` on; the others wait.
+
+    ``adapters`` are LoRA adapters by name; the empty name is none.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        slots: Slots,
+        waiting: Waiting[Job],
+        *,
+        piece: Callable[[int], bytes],
+        ends: Callable[[int], bool],
+        parallel: int,
+        batch_from: int,
+        whole: bool,
+        states: States | None,
+        adapters: dict[str, Any],
+        name: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._context = context
+        self._slots = slots
+        self._waiting = waiting
+        self._piece = piece
+        self._ends = ends
+        self._parallel = parallel
+        self._batch_from = batch_from
+        self._whole = whole
+        self._states = states
+        self._adapters = adapters
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._active: deque[Job] = deque()
+        #: Jobs whose prompt llama.cpp is reading at this moment: cancelling one stops it.
+        self._reading: frozenset[Job] = frozenset()
+        self._closing = False
+        self.prompt_speed = Speed()
+        self.answer_speed = Speed()
+        self._thread = threading.Thread(target=self._run, name=name)
+
+    def start(self) -> Callable[[], None]:
+        """Begin to work; returns what ends it: cancels everything, keeps what is to be kept, waits for the thread."""
+        self._thread.start()
+        return self._stop
+
+    def _stop(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._context.abort()
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def submit(self, job: Job) -> None:
+        """Queue a job. ``Busy`` past the bound."""
+        with self._changed:
+            if self._closing:
+                raise NodeError("the model is being closed")
+            if self._waiting.full:
+                raise Busy(f"{len(self._waiting)} generations wait for this model already", self._retry_after())
+            self._waiting.add(job)
+            self._changed.notify_all()
+
+    def cancel(self, job: Job) -> None:
+        """End a job soon, from any thread."""
+        with self._changed:
+            job.cancelled = True
+            if job in self._reading:
+                self._context.abort()
+            self._changed.notify_all()
+
+    def now(self) -> float:
+        """Seconds on the clock that jobs are timed with."""
+        return self._clock()
+
+    def facts(self) -> dict[str, Any]:
+        """What is under way and what is kept."""
+        with self._changed:
+            return {
+                "active": len(self._active),
+                "queued": len(self._waiting),
+                "cells": self._slots.capacity,
+                "cells_used": self._slots.filled,
+                "prefixes": [len(slot.tokens) for slot in self._slots.pins()],
+                "prompt_speed": round(self.prompt_speed.value, 1),
+                "answer_speed": round(self.answer_speed.value, 1),
+            }
+
+    def _retry_after(self) -> float:
+        return max(1.0, min(60.0, len(self._waiting) * 128 / (self.answer_speed.value or 10.0) / self._parallel))
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not (self._closing or self._active or len(self._waiting)):
+                    unsaved = self._unsaved()
+                    if unsaved is None:
+                        self._changed.wait()
+                        continue
+                else:
+                    unsaved = None
+                closing = self._closing
+            if unsaved is not None:
+                self._save(unsaved)
+            elif closing:
+                break
+            else:
+                self._turn()
+        for job in [*self._active, *self._waiting.everyone()]:
+            self._end(job, "cancelled")
+        while (unsaved := self._unsaved()) is not None:
+            self._save(unsaved)
+
+    def _turn(self) -> None:
+        """Drop what was cancelled, take in what waits, do one step. Jobs may fail here, the thread never."""
+        for job in [*self._active, *self._waiting.everyone()]:
+            if job.cancelled:
+                self._end(job, "cancelled")
+        try:
+            self._admit()
+            if self._active:
+                self._step()
+        except Exception as error:
+            logger.exception("the model's thread failed; what it was doing is given up")
+            for job in list(self._active):
+                self._end(job, "", NodeError(f"the model failed: {error}"))
+            self._forget_all()
+
+    # Taking in
+
+    def _admit(self) -> None:
+        while len(self._active) < self._parallel:
+            with self._changed:
+                job = self._waiting.first(self._clock())
+            if job is None or not self._place(job):
+                return
+            with self._changed:
+                self._waiting.remove(job)
+                self._active.append(job)
+            job.began = self._clock()
+
+    def _place(self, job: Job) -> bool:
+        """Find the job a slot with as much of its prompt as is known; False if it must wait for room."""
+        self._from_disk(job)
+        source, length = self._slots.match(job.tokens, job.adapter)
+        promised = sum(other.rest for other in self._active)
+        with _held(source):
+            while self._slots.filled + promised + job.limit - length > self._slots.capacity:
+                if not self._forget_oldest():
+                    if self._active:
+                        return False
+                    break  # it is alone, and no job needs more than the whole
+            takes_over = source is not None and not source.busy and not source.pinned and length == len(source.tokens)
+            target = source if takes_over else self._empty()
+        if target is None:
+            return False
+        if source is not None and target is not source:
+            self._context.copy(source.number, target.number, length)
+            self._slots.share(source, target, length)
+            self._slots.touch(source)
+        target.busy = True
+        target.adapter = job.adapter
+        self._slots.touch(target)
+        job.slot, job.cached = target, length
+        return True
+
+    def _from_disk(self, job: Job) -> None:
+        """Bring the job's shared beginning back from disk, if memory has less of it."""
+        states, beginning = self._states, job.tokens[: job.shared]
+        if states is None or job.shared < _SHORTEST_SAVE or not states.has(beginning, job.adapter):
+            return
+        if self._slots.match(job.tokens, job.adapter)[1] >= min(job.shared, job.prompt - 1):
+            return
+        promised = sum(other.rest for other in self._active)
+        while self._slots.filled + promised + job.shared > self._slots.capacity:
+            if not self._forget_oldest():
+                return
+        slot = self._empty()
+        if slot is None:
+            return
+        number = slot.number
+        if states.load(beginning, job.adapter, lambda place, size: self._context.restore(number, place, size)):
+            slot.adapter = job.adapter
+            self._slots.extend(slot, beginning)
+            slot.pinned = slot.saved = True
+            self._slots.touch(slot)
+        else:
+            self._context.cut(number)
+
+    def _empty(self) -> Slot | None:
+        """An empty slot, made by forgetting if there is none; None while all are busy."""
+        while (slot := self._slots.empty()) is None:
+            if not self._forget_oldest():
+                return None
+        return slot
+
+    # Stepping
+
+    def _step(self) -> None:
+        adapter = self._active[0].adapter
+        jobs = [job for job in self._active if job.adapter == adapter]
+        reading = [job for job in jobs if job.pending > 1]
+        ready = [job for job in jobs if job.pending == 1]
+        if reading:
+            parts = self._parts(reading, self._context.size - len(ready), bool(ready))
+            parts += [(job, 1) for job in ready]
+        elif len(ready) >= self._batch_from:
+            parts = [(job, 1) for job in ready]
+        else:
+            parts = [(ready[0], 1)]
+        self._active.rotate(-1)
+        self._context.adapt(self._adapters[adapter] if adapter else None)
+        count = self._fill(parts)
+        with self._changed:
+            self._reading = frozenset(job for job, take in parts if take > 1)
+            if not self._closing and not any(job.cancelled for job in self._reading):
+                self._context.proceed()
+        began = self._clock()
+        result = self._context.decode(count)
+        took = self._clock() - began
+        with self._changed:
+            self._reading = frozenset()
+        if result == 0:
+            self._took(parts, took, bool(reading))
+            self._evaluated(parts)
+        else:
+            self._undo(parts, result)
+
+    def _parts(self, reading: list[Job], room: int, others: bool) -> list[tuple[Job, int]]:
+        """How much of which prompt is read in this step: equal shares, and what one leaves is the next one's."""
+        speed = self.prompt_speed.value
+        fitting = int(speed * (_SHORT if others else _LONG)) if speed else 2 * _SMALLEST_PART
+        room = min(room, max(_SMALLEST_PART, fitting))
+        parts = []
+        left = len(reading)
+        for job in sorted(reading, key=lambda job: job.pending):
+            assert job.slot is not None
+            take = min(job.pending, max(1, room // left))
+            to_pin = job.shared - len(job.slot.tokens)
+            if self._whole and 0 < to_pin < take:
+                take = to_pin  # this memory can only be copied where it ends
+            room -= take
+            left -= 1
+            parts.append((job, take))
+        return parts
+
+    def _fill(self, parts: list[tuple[Job, int]]) -> int:
+        context, at = self._context, 0
+        for job, take in parts:
+            assert job.slot is not None
+            done = len(job.slot.tokens)
+            to = at + take
+            context.tokens[at:to] = job.tokens[done : done + take]
+            context.positions[at:to] = range(done, done + take)
+            context.sequences[at:to] = job.slot.number
+            context.outputs[at:to] = 0
+            context.outputs[to - 1] = take == job.pending
+            at = to
+        return at
+
+    def _took(self, parts: list[tuple[Job, int]], seconds: float, prompts: bool) -> None:
+        count = sum(take for _, take in parts)
+        if not prompts:
+            self.answer_speed.add(count, seconds)
+        elif count >= _SMALLEST_PART:
+            self.prompt_speed.add(count, seconds)
+
+    def _evaluated(self, parts: list[tuple[Job, int]]) -> None:
+        at = 0
+        for job, take in parts:
+            assert job.slot is not None
+            at += take
+            done = len(job.slot.tokens)
+            ready = take == job.pending
+            self._slots.extend(job.slot, job.tokens[done : done + take])
+            if done < job.shared <= done + take:
+                self._pin(job)
+            if ready and not job.cancelled:
+                try:
+                    self._next(job, at - 1)
+                except Exception as error:
+                    slot = job.slot
+                    self._end(job, "", error)
+                    self._forget(slot)
+
+    def _next(self, job: Job, index: int) -> None:
+        """Choose the job's next token and hand on what it says."""
+        scores = job.choice.scores(self._context.logits(index))
+        token = job.choice.pick(scores) if job.constraint is None else job.constraint.choose(scores, job.choice)
+        if job.first is None:
+            job.first = self._clock()
+        if self._ends(token):
+            self._end(job, "stop")
+            return
+        job.tokens.append(token)
+        job.choice.accept(token)
+        if job.constraint is not None:
+            job.constraint.accept(token)
+        job.say(job.out.feed(self._piece(token)))
+        if job.out.stopped or (job.constraint is not None and job.constraint.is_done()):
+            self._end(job, "stop")
+        elif len(job.tokens) >= job.limit:
+            self._end(job, "length")
+
+    def _undo(self, parts: list[tuple[Job, int]], result: int) -> None:
+        """An evaluation was stopped or failed: back to where it began."""
+        for job, _ in parts:
+            assert job.slot is not None
+            if not self._context.cut(job.slot.number, len(job.slot.tokens)):
+                self._context.cut(job.slot.number)
+                self._slots.cut(job.slot)  # it will be read again from its beginning
+        if result == 2:
+            return
+        if result == 1 and self._forget_oldest():
+            return
+        for job, _ in parts:
+            self._end(job, "", NodeError(f"llama.cpp could not evaluate the text (code {result})"))
+        self._forget_all()
+
+    def _end(self, job: Job, finish: str, error: Exception | None = None) -> None:
+        with self._changed:
+            if job in self._active:
+                self._active.remove(job)
+            else:
+                self._waiting.remove(job)
+        if job.slot is not None:
+            job.slot.busy = False
+            self._slots.touch(job.slot)
+        job.end(finish, self._clock(), error)
+
+    # Keeping and forgetting
+
+    def _pin(self, job: Job) -> None:
+        """Keep the job's shared beginning in a slot of its own."""
+        assert job.slot is not None
+        beginning = job.tokens[: job.shared]
+        if job.shared < _SHORTEST_PIN or self._slots.pinned(beginning, job.adapter) is not None:
+            return
+        slot = self._empty()
+        if slot is None:
+            return
+        self._context.copy(job.slot.number, slot.number, job.shared)
+        self._slots.share(job.slot, slot, job.shared)
+        slot.pinned = True
+        slot.saved = self._states is not None and self._states.has(beginning, job.adapter)
+        self._slots.touch(slot)
+
+    def _unsaved(self) -> Slot | None:
+        if self._states is None:
+            return None
+        fit = (slot for slot in self._slots.pins() if not slot.saved and len(slot.tokens) >= _SHORTEST_SAVE)
+        return next(fit, None)
+
+    def _save(self, slot: Slot) -> None:
+        assert self._states is not None
+        slot.saved = True  # or will never be: it is not tried again and again
+        self._states.save(slot.tokens, slot.adapter, self._context.save(slot.number))
+
+    def _forget_oldest(self) -> bool:
+        slot = self._slots.oldest()
+        if slot is None:
+            return False
+        if slot.pinned and not slot.saved and self._states is not None and len(slot.tokens) >= _SHORTEST_SAVE:
+            self._save(slot)
+        self._forget(slot)
+        return True
+
+    def _forget(self, slot: Slot) -> None:
+        self._context.cut(slot.number)
+        self._slots.cut(slot)
+
+    def _forget_all(self) -> None:
+        for slot in self._slots.slots:
+            self._slots.cut(slot)
+        self._context.clear()

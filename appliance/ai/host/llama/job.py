@@ -1,0 +1,105 @@
+"""One generation under way: what was asked, how far it is, and who is told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from appliance.ai.host.llama.constraint import Constraint
+from appliance.ai.host.llama.sampling import Choice
+from appliance.ai.host.llama.slots import Slot
+from appliance.ai.host.llama.text import TextOut
+from appliance.ai.host.work import Answer, Ask
+
+logger = logging.getLogger(__name__)
+
+
+class Job:
+    """``tokens`` are the prompt's and then the answer's; those that its slot has are evaluated, the rest is not.
+
+    ``limit`` is how many there may be in the end. Times are in seconds of the engine's clock.
+    """
+
+    def __init__(
+        self,
+        ask: Ask,
+        tokens: list[int],
+        *,
+        shared: int,
+        limit: int,
+        stops: tuple[str, ...],
+        constraint: Constraint | None,
+        submitted: float,
+        on_text: Callable[[str], None],
+        on_end: Callable[[Answer | None, Exception | None], None],
+    ) -> None:
+        self.tokens = tokens
+        self.prompt = len(tokens)
+        self.shared = shared
+        self.limit = limit
+        self.constraint = constraint
+        self.adapter = ask.adapter
+        self.priority = ask.priority
+        self.submitted = submitted
+        self.choice = Choice(
+            temperature=ask.temperature,
+            top_p=ask.top_p,
+            top_k=ask.top_k,
+            min_p=ask.min_p,
+            repeat_penalty=ask.repeat_penalty,
+            seed=ask.seed,
+        )
+        self.out = TextOut(stops)
+        self.slot: Slot | None = None
+        self.cached = 0
+        self.began = submitted
+        self.first: float | None = None
+        self.cancelled = False
+        self._on_text = on_text
+        self._on_end = on_end
+
+    @property
+    def pending(self) -> int:
+        """Tokens that must be evaluated before the next one can be chosen."""
+        assert self.slot is not None
+        return len(self.tokens) - len(self.slot.tokens)
+
+    @property
+    def rest(self) -> int:
+        """Cells that it may still need."""
+        return self.limit - (len(self.slot.tokens) if self.slot is not None else 0)
+
+    def say(self, text: str) -> None:
+        """Hand on a piece of the answer."""
+        if text:
+            self._on_text(text)
+
+    def free(self) -> None:
+        """Give back what llama.cpp holds for it. Twice is fine."""
+        if self.constraint is not None:
+            self.constraint.close()
+
+    def end(self, finish: str, now: float, error: Exception | None = None) -> None:
+        """Tell how it ended; the rest of the text goes out first."""
+        self.free()
+        try:
+            if error is not None:
+                self._on_end(None, error)
+                return
+            if finish != "cancelled":
+                self.say(self.out.finish())
+            self._on_end(
+                Answer(
+                    text=self.out.text,
+                    finish=finish,
+                    tokens_in=self.prompt,
+                    tokens_cached=self.cached,
+                    tokens_out=len(self.tokens) - self.prompt,
+                    began=self.began - self.submitted,
+                    first=(now if self.first is None else self.first) - self.submitted,
+                    seconds=now - self.submitted,
+                ),
+                None,
+            )
+        except Exception:
+            logger.exception("who asked for an answer could not be told of its end")

@@ -1,0 +1,257 @@
+"""A loaded model as the host's server sees it: checks what is asked, and hands it to the engine or the embedder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from appliance.ai.host.llama import Options, ggufs
+from appliance.ai.host.llama.chat import Chat
+from appliance.ai.host.llama.constraint import Alphabet, Constraint
+from appliance.ai.host.llama.embedder import Embedder
+from appliance.ai.host.llama.engine import Engine
+from appliance.ai.host.llama.job import Job
+from appliance.ai.host.llama.native import Context, Grammar, Model, version
+from appliance.ai.host.llama.schema import grammar_of
+from appliance.ai.host.llama.slots import Slots
+from appliance.ai.host.llama.states import States
+from appliance.ai.host.llama.waiting import Waiting
+from appliance.ai.host.work import Answer, Ask, Language, Ticket
+from appliance.contracts import ConfigError, NodeError
+
+#: Tokens evaluated in one call of llama.cpp at most.
+_BATCH = 512
+_DEFAULT_CONTEXT = 4096
+#: What a context needs besides its cells: buffers for a batch. Measured with Qwen2.5-0.5B to 7B, rounded up.
+_BUFFERS = 128 << 20
+#: A grammar is a program: one that is longer than this, or nested deeper, is none that a person means.
+_LONGEST_GRAMMAR, _DEEPEST_GRAMMAR = 1 << 18, 64
+
+
+def open_language(path: Path, options: Options) -> Language:
+    """See ``load``."""
+    facts = ggufs.read(path)
+    context = options.context or min(facts.context or _DEFAULT_CONTEXT, _DEFAULT_CONTEXT)
+    cells = max(context, options.cells or 2 * context)
+    need = facts.size + facts.cell * cells + _BUFFERS
+    bound = options.memory or _free_memory()
+    if need > bound:
+        raise ConfigError(
+            f"model {path.name} needs {need >> 20} MB of memory with {cells} tokens of context, and {bound >> 20} MB "
+            "may be used. Choose a smaller model or quantization, or a shorter context"
+        )
+    model = Model(path)
+    try:
+        if facts.pooling or not model.decoder or facts.architecture == "bert":
+            embedder = Embedder(model, options, pooling=facts.pooling or 1, context=facts.context or 512)
+            return Embeddings(model, embedder, facts, options)
+        return Generator(model, facts, options, context, cells).start()
+    except BaseException:
+        model.close()
+        raise
+
+
+def _free_memory() -> int:
+    """Bytes that can be used without swapping, by the machine and by the limit of this process's group."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(fields["MemAvailable"].split()[0]) << 10
+    group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
+    with contextlib.suppress(OSError, ValueError):
+        limit, used = int((group / "memory.max").read_text()), int((group / "memory.current").read_text())
+        free = min(free, limit - used)
+    return free
+
+
+class Generator:
+    """A model that writes text."""
+
+    def __init__(self, model: Model, facts: ggufs.Facts, options: Options, context: int, cells: int) -> None:
+        self._model = model
+        self._facts = facts
+        self._options = options
+        self._length = context
+        self._cells = cells
+
+    def start(self) -> Language:
+        """Make its context and begin to work."""
+        model, options = self._model, self._options
+        survey = model.survey()
+        self._chat = Chat(model, survey)
+        self._alphabet = Alphabet(survey)
+        adapters = {name: model.adapter(path) for name, path in options.adapters.items()}
+        sequences = options.parallel + options.kept
+        self._context = Context(
+            model,
+            cells=self._cells,
+            sequences=sequences,
+            batch=_BATCH,
+            threads=options.answer_threads(),
+            prompt_threads=options.reading_threads(),
+        )
+        self._engine = Engine(
+            self._context,
+            Slots(sequences, self._cells, whole=model.whole),
+            Waiting(options.queue),
+            piece=model.piece,
+            ends=model.ends,
+            parallel=options.parallel,
+            batch_from=options.batch_from,
+            whole=model.whole,
+            states=self._states(),
+            adapters=adapters,
+            name=f"model {options.name or self._facts.name}",
+        )
+        self._stop = self._engine.start()
+        return self
+
+    def _states(self) -> States | None:
+        options = self._options
+        if options.state is None:
+            return None
+        # A state says nothing of the model, of llama.cpp and of the adapters that it was made with.
+        mark = hashlib.blake2b(f"{self._facts.identity} {version()} {self._cells}".encode(), digest_size=8)
+        for name, path in sorted(options.adapters.items()):
+            mark.update(f"{name} {ggufs.read(path).identity}".encode())
+        return States(options.state, mark.hexdigest(), bound=options.state_bytes, age=options.state_age)
+
+    def submit(
+        self, ask: Ask, on_text: Callable[[str], None], on_end: Callable[[Answer | None, Exception | None], None]
+    ) -> Ticket:
+        """See ``Language``."""
+        tokens, shared = self._prompt(ask)
+        if not tokens:
+            raise ConfigError("the prompt is empty")
+        if len(tokens) >= self._length:
+            raise ConfigError(
+                f"the prompt has {len(tokens)} tokens, and this model reads {self._length - 1} at most "
+                "(the answer needs some, too). Shorten it, or load the model with a longer context"
+            )
+        if ask.max_tokens < 1:
+            raise ConfigError("max_tokens must be at least 1")
+        if ask.adapter not in ("", *self._options.adapters):
+            raise ConfigError(f"this model was loaded without an adapter named {ask.adapter!r}")
+        job = Job(
+            ask,
+            tokens,
+            shared=shared,
+            limit=min(self._length, len(tokens) + ask.max_tokens),
+            stops=(*ask.stop, *(self._chat.stops if ask.prompt is None else ())),
+            constraint=self._constraint(ask),
+            submitted=self._engine.now(),
+            on_text=on_text,
+            on_end=on_end,
+        )
+        try:
+            self._engine.submit(job)
+        except BaseException:
+            job.free()
+            raise
+        return _Ticket(self._engine, job)
+
+    def _prompt(self, ask: Ask) -> tuple[list[int], int]:
+        if ask.prompt is None:
+            return self._chat.tokens(ask.messages, ask.shared) if ask.messages else ([], 0)
+        if ask.messages:
+            raise ConfigError("give messages or a prompt, not both")
+        return self._model.tokenize(ask.prompt, begin=True, special=True) if ask.prompt else [], 0
+
+    def _constraint(self, ask: Ask) -> Constraint | None:
+        if ask.schema is not None and ask.grammar is not None:
+            raise ConfigError("give a schema or a grammar, not both")
+        text = ask.grammar if ask.schema is None else grammar_of(ask.schema)
+        if text is None:
+            return None
+        if len(text) > _LONGEST_GRAMMAR or _depth(text) > _DEEPEST_GRAMMAR:
+            raise ConfigError(f"the grammar is too large: {len(text)} characters, brackets {_depth(text)} deep")
+        return Constraint(Grammar(self._model, text), self._alphabet, self._model.piece)
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """See ``Language``: this one makes none."""
+        raise NodeError("this model writes text and makes no vectors: choose an embedding model", retryable=False)
+
+    def count(self, text: str) -> int:
+        """See ``Language``."""
+        return len(self._model.tokenize(text, begin=False, special=True))
+
+    def describe(self) -> dict[str, Any]:
+        """See ``Language``."""
+        return {
+            **_facts(self._model, self._facts, self._options),
+            "context": self._length,
+            "bytes": self._facts.size + self._facts.cell * self._cells,
+            **self._engine.facts(),
+        }
+
+    def close(self) -> None:
+        """See ``Language``."""
+        self._stop()
+        self._context.close()
+        self._model.close()
+
+
+class _Ticket:
+    def __init__(self, engine: Engine, job: Job) -> None:
+        self._engine = engine
+        self._job = job
+
+    def cancel(self) -> None:
+        self._engine.cancel(self._job)
+
+
+class Embeddings:
+    """A model that makes vectors."""
+
+    def __init__(self, model: Model, embedder: Embedder, facts: ggufs.Facts, options: Options) -> None:
+        self._model = model
+        self._embedder = embedder
+        self._facts = facts
+        self._options = options
+
+    def submit(
+        self, ask: Ask, on_text: Callable[[str], None], on_end: Callable[[Answer | None, Exception | None], None]
+    ) -> Ticket:
+        """See ``Language``: this one writes nothing."""
+        raise ConfigError("this model makes vectors and writes no text: choose a language model")
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """See ``Language``."""
+        return self._embedder.embed(texts)
+
+    def count(self, text: str) -> int:
+        """See ``Language``."""
+        return len(self._model.tokenize(text, begin=True, special=False))
+
+    def describe(self) -> dict[str, Any]:
+        """See ``Language``."""
+        return {
+            **_facts(self._model, self._facts, self._options),
+            "context": self._embedder.context,
+            "dimensions": self._model.width,
+            "bytes": self._facts.size,
+        }
+
+    def close(self) -> None:
+        """See ``Language``."""
+        self._embedder.close()
+        self._model.close()
+
+
+def _facts(model: Model, facts: ggufs.Facts, options: Options) -> dict[str, Any]:
+    return {
+        "name": options.name or facts.name,
+        "kind": model.kind,
+        "architecture": facts.architecture,
+        "parameters": model.parameters,
+        "threads": [options.answer_threads(), options.reading_threads()],
+    }
+
+
+def _depth(grammar: str) -> int:
+    deep = most = 0
+    for character in grammar:
+        deep += (character == "(") - (character == ")")
+        most = max(most, deep)
+    return most

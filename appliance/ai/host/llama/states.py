@@ -1,0 +1,138 @@
+"""Evaluated beginnings of prompts on disk, so that they are there again after a restart or when memory ran out.
+
+One file is one beginning: a head (JSON in one line: sizes and a checksum), the tokens, then llama.cpp's own state of
+them. Its name is made of what the state depends on (the model's content, llama.cpp's version, the adapter) and of the
+tokens. Files are put in place whole; one that is damaged or does not fit is ignored and removed. They are a cache: to
+spare SD cards nothing is synced, and the checksum finds what a power cut left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import mmap
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+_SUFFIX = ".state"
+#: A file's time of last use is written at most this often, in seconds.
+_TOUCH = 3600.0
+#: A file that is still being written after this many seconds is none.
+_DRAFT = 3600.0
+
+
+class States:
+    """The states in one folder that belong to ``key`` (16 hexadecimal digits).
+
+    All keys together keep at most ``bound`` bytes, those used last; what was not used for ``age`` seconds goes too.
+    """
+
+    def __init__(
+        self, folder: Path, key: str, *, bound: int, age: float, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._folder = folder
+        self._key = key
+        self._bound = bound
+        self._age = age
+        self._clock = clock
+
+    def has(self, tokens: Sequence[int], adapter: str = "") -> bool:
+        """Whether there is a file for exactly these tokens."""
+        return self._path(tokens, adapter).exists()
+
+    def save(self, tokens: Sequence[int], adapter: str, state: bytes | bytearray) -> bool:
+        """Keep a state; False if it is too large or the disk refuses."""
+        if len(state) > self._bound:
+            return False
+        ids = np.array(tokens, np.int32).tobytes()
+        head = json.dumps({"tokens": len(tokens), "state": len(state), "sum": _checksum(ids, state)}).encode() + b"\n"
+        path = self._path(tokens, adapter)
+        draft = path.with_suffix(f".{os.getpid()}")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self.tidy(room=len(state))
+            with draft.open("wb") as file:
+                file.writelines((head, ids, state))
+            now = self._clock()
+            os.utime(draft, (now, now))
+            draft.replace(path)
+        except OSError as error:
+            logger.warning("an evaluated prompt could not be kept in %s: %s", self._folder, error)
+            with contextlib.suppress(OSError):
+                draft.unlink()
+            return False
+        return True
+
+    def load(self, tokens: Sequence[int], adapter: str, restore: Callable[[int, int], bool]) -> bool:
+        """Hand the state of exactly these tokens to ``restore`` (address and size in bytes); False without one.
+
+        A file that is damaged, or that ``restore`` refuses, is removed.
+        """
+        path = self._path(tokens, adapter)
+        try:
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content:
+                good = self._restore(content, tokens, restore)
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError) as error:  # an empty file cannot be mapped
+            logger.warning("a kept prompt cannot be read: %s: %s", path, error)
+            good = False
+        with contextlib.suppress(OSError):
+            if not good:
+                path.unlink()
+            elif self._clock() - path.stat().st_mtime > _TOUCH:
+                os.utime(path, (self._clock(), self._clock()))
+        return good
+
+    def _restore(self, content: mmap.mmap, tokens: Sequence[int], restore: Callable[[int, int], bool]) -> bool:
+        data = np.frombuffer(content, np.uint8)
+        try:
+            end = content.find(b"\n", 0, 256) + 1
+            head = json.loads(content[:end] or b"null")
+            size = 4 * len(tokens)
+            if not isinstance(head, dict) or len(data) != end + size + head.get("state", -1):
+                return False
+            ids, state = data[end : end + size], data[end + size :]
+            if ids.tobytes() != np.array(tokens, np.int32).tobytes() or _checksum(ids, state) != head.get("sum"):
+                return False
+            return restore(state.ctypes.data, len(state))
+        finally:
+            del data
+
+    def tidy(self, room: int = 0) -> None:
+        """Remove what is too old, what nobody finished, and the least used until ``room`` bytes fit in."""
+        now = self._clock()
+        left = self._bound - room
+        for path, size, used in sorted(self._files(), key=lambda found: -found[2]):
+            left -= size
+            if left < 0 or now - used > (self._age if path.suffix == _SUFFIX else _DRAFT):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    def _files(self) -> Iterator[tuple[Path, int, float]]:
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.is_file(follow_symlinks=False):
+                        facts = entry.stat()
+                        yield Path(entry.path), facts.st_size, facts.st_mtime
+
+    def _path(self, tokens: Sequence[int], adapter: str) -> Path:
+        mark = hashlib.blake2b(adapter.encode() + b"\0" + np.array(tokens, np.int32).tobytes(), digest_size=16)
+        return self._folder / f"{self._key}-{mark.hexdigest()}{_SUFFIX}"
+
+
+def _checksum(*parts: object) -> int:
+    total = 0
+    for part in parts:
+        total = zlib.crc32(part, total)  # type: ignore[arg-type]
+    return total
