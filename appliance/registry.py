@@ -1,8 +1,8 @@
-"""Finds nodes and triggers by scanning folders; a broken plug-in is kept, disabled, with its error.
+"""Finds nodes, triggers and providers of models by scanning folders; a broken one is kept, disabled, with its error.
 
-A plug-in is a module with one subclass of ``Node`` or ``Trigger``; its type is the module's name. Built-in ones lie
-in ``appliance/nodes`` and ``appliance/triggers``, a person's own in ``packages/nodes`` and ``packages/triggers`` of
-the data folder.
+A plug-in is a module with one subclass of ``Node``, ``Trigger`` or ``Provider``; its type is the module's name.
+Built-in ones lie in ``appliance/nodes``, ``appliance/triggers`` and ``appliance/ai/providers``, a person's own in
+``nodes``, ``triggers`` and ``providers`` of the data folder's ``packages``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from appliance.contracts import Node, Trigger, WebTrigger
+from appliance.contracts import Node, Provider, Trigger, WebTrigger
 
 logger = logging.getLogger(__name__)
 
-P = TypeVar("P", bound=Node[Any] | Trigger[Any])
+P = TypeVar("P", bound=Node[Any] | Trigger[Any] | Provider[Any])
 _HERE = Path(__file__).parent
 
 
@@ -38,11 +38,12 @@ class Broken(msgspec.Struct, frozen=True):
 
 
 class Registry:
-    """The installed node and trigger kinds."""
+    """The installed kinds of nodes, triggers and providers."""
 
     def __init__(self) -> None:
         self._nodes: dict[str, Node[Any]] = {}
         self._triggers: dict[str, Trigger[Any]] = {}
+        self._providers: dict[str, Provider[Any]] = {}
         self.broken: list[Broken] = []
 
     @property
@@ -53,13 +54,19 @@ class Registry:
     def triggers(self) -> Mapping[str, Trigger[Any]]:
         return self._triggers
 
+    @property
+    def providers(self) -> Mapping[str, Provider[Any]]:
+        return self._providers
+
     def scan(self, packages: Path | None = None) -> Registry:
         """Load all plug-ins; ``packages`` is the data folder's place for a person's own."""
         self._scan(_HERE / "nodes", "node", Node, self._nodes, "appliance.nodes")
         self._scan(_HERE / "triggers", "trigger", Trigger, self._triggers, "appliance.triggers")
+        self._scan(_HERE / "ai" / "providers", "provider", Provider, self._providers, "appliance.ai.providers")
         if packages is not None:
             self._scan(packages / "nodes", "node", Node, self._nodes, None)
             self._scan(packages / "triggers", "trigger", Trigger, self._triggers, None)
+            self._scan(packages / "providers", "provider", Provider, self._providers, None)
         return self
 
     def _scan(self, folder: Path, kind: str, base: type[P], into: dict[str, P], package: str | None) -> None:

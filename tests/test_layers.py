@@ -38,12 +38,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.store": BASE | {"appliance.engine"},
     "appliance.registry": BASE,
     "appliance.ai": BASE,
+    "appliance.ai.gateway": BASE,
+    "appliance.ai.providers": BASE,
     "appliance.nodes": BASE,
     "appliance.triggers": BASE,
     "appliance.supervisor": set(),
+    "appliance.box": BASE | {"appliance.security"},
     "appliance.fleet": BASE | {"appliance.security", "edge_agent.protocol", "drivers"},
     "appliance.workshop": BASE | {"appliance.engine", "appliance.store"},
-    "appliance.kernel": BASE | SERVICES | {"appliance.fleet", "appliance.workshop", "appliance.world"},
+    "appliance.kernel": BASE
+    | SERVICES
+    | {"appliance.fleet", "appliance.workshop", "appliance.world", "appliance.ai.gateway"},
     "appliance.world": BASE | {"appliance.sandbox", "appliance.fleet"},
     "appliance.webpaths": BASE | {"appliance.engine"},
     "appliance.flowbook": BASE | SERVICES - {"appliance.queue"} | {"appliance.fleet", "appliance.kernel"} | FLOWS,
@@ -76,7 +81,7 @@ TOP = {
 }
 EVERYTHING = set(MAY_IMPORT) | TOP
 #: Folders in which one file is one plug-in.
-PLUGINS = ("appliance.nodes", "appliance.triggers", "drivers")
+PLUGINS = ("appliance.nodes", "appliance.triggers", "appliance.ai.providers", "drivers")
 #: Libraries whose home DESIGN.md names. Any other may choose its home, but has only one.
 HOMES = {"peewee": "appliance.store", "huey": "appliance.queue", "flask": "appliance.gateway"}
 #: msgspec is part of the contract, as the types of every config.

@@ -59,6 +59,12 @@ from appliance.contracts.plugins import (
     driver_faults,
 )
 from appliance.contracts.results import (
+from appliance.contracts.providers import (
+    HttpStream,
+    Provider,
+    Reach,
+    StreamingHttp,
+)
     Effect,
     Out,
     Park,
@@ -115,6 +121,7 @@ __all__ = [
     "HttpReply",
     "Inference",
     "Limits",
+    "HttpStream",
     "Message",
     "ModelFacts",
     "Models",
@@ -128,11 +135,14 @@ __all__ = [
     "Problem",
     "Result",
     "RunEnded",
+    "Provider",
+    "Reach",
     "Sandbox",
     "Spawn",
     "State",
     "Target",
     "TimedOut",
+    "StreamingHttp",
     "Trigger",
     "TriggerContext",
     "Vectors",

@@ -12,10 +12,12 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     """One question to a language model.
 
     ``messages`` are those of OpenAI's chat format: ``{"role": "system" | "user" | "assistant", "content": text}``,
-    where ``content`` may also be a list of parts, among them images. ``models`` are names, tried in this order;
-    none: the engine's default. With ``schema`` (JSON Schema) the answer is one JSON value that fits it. ``shared`` is
-    how many of the first messages are the same at every call: a local model evaluates those once and keeps them.
-    ``timeout`` is in seconds, waiting for the model included.
+    where ``content`` may also be a list of parts: ``{"type": "text", "text": …}``, ``{"type": "image", "image":
+    reference}`` with a blob's reference, or OpenAI's ``image_url`` with a ``data:`` URL. ``models`` are names, tried
+    in this order; none: the engine's default. With ``schema`` (JSON Schema) the answer is one JSON value that fits
+    it. ``shared`` is how many of the first messages are the same at every call: a local model evaluates those once
+    and keeps them. ``timeout`` is in seconds, for one model, waiting for it included. With ``cache`` an answer that
+    is known from the same question at temperature 0 is given again.
     """
 
     messages: Sequence[dict[str, Any]]
@@ -28,6 +30,7 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     stop: tuple[str, ...] = ()
     shared: int = 0
     timeout: float = 120.0
+    cache: bool = True
 
 
 class ChatReply(Struct, frozen=True, kw_only=True):
@@ -94,7 +97,10 @@ class Models(Protocol):
     """
 
     async def chat(self, request: ChatRequest, on_text: Callable[[str], None] | None = None) -> ChatReply:
-        """``on_text`` gets the answer piece by piece as it is made, on the engine's IO thread."""
+        """``on_text`` gets the answer piece by piece as it is made, on the engine's IO thread.
+
+        Where an answer was cut off in the middle and is begun anew, those who watch the step see it begin anew.
+        """
 
     async def embed(self, texts: Sequence[str], model: str = "", timeout: float = 60.0) -> Vectors:
         """Vectors by a name, or by the engine's default for embeddings."""

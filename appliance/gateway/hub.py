@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 #: Events kept for a watcher that was cut off, and that may wait for one that is slow.
 KEPT = 4096
 MAX_WAITING = 2048
+#: Events that may wait when something of the moment comes: what a step shows while it works.
+MAX_PASSING = 256
 #: Seconds between two tries to reach a kernel that is away.
 RETRY = 0.5
 _PAUSE = 1.0
@@ -47,6 +49,11 @@ class Watcher:
         self.dropped = False
         self.closed = False
         self._items: deque[bytes] = deque()
+
+    def show(self, item: Item) -> None:
+        """Add something of the moment, or leave it out for a watcher that is behind."""
+        if len(self._items) < MAX_PASSING:
+            self.put(item)
 
     def put(self, item: Item) -> None:
         """Add an event if it is wanted and there is room; a watcher without room is dropped."""
@@ -231,6 +238,9 @@ class Hub:
                 self._tell(self._at("reset"))
             self._say_up(True)
             return
+        if kind == "stream":
+            self._show(_item(0, event, str(event.get("flow", ""))))
+            return
         shaped = {**self._shape(event), "id": f"{self._epoch}-{number}"}
         about = DEVICES if kind in {"devices", "agent"} else str(event.get("flow", ""))
         item = _item(number, shaped, about)
@@ -240,6 +250,12 @@ class Hub:
             watchers = list(self._watchers)
         for watcher in watchers:
             watcher.put(item)
+
+    def _show(self, item: Item) -> None:
+        with self._lock:
+            watchers = list(self._watchers)
+        for watcher in watchers:
+            watcher.show(item)
 
     def _say_up(self, up: bool) -> None:
         with self._changed:

@@ -18,6 +18,7 @@ from appliance.kernel.state import FlowStates, StepState
 
 if TYPE_CHECKING:
     from appliance.kernel.runs import LiveRun
+    from appliance.kernel.streams import Shown
 
 MAX_LOGS = 200
 MAX_LOG = 4_000
@@ -94,6 +95,7 @@ class StepContext:
         "logs",
         "node",
         "saw",
+        "shown",
         "signals",
     )
 
@@ -113,6 +115,16 @@ class StepContext:
         self.saw: dict[str, Any] = {}
         self.logs: list[list[Any]] = []
         self.signals: list[tuple[str, Any]] = []
+        self.shown: Shown | None = None
+
+    @property
+    def flow_number(self) -> int:
+        return self._run.flow.num
+
+    @property
+    def priority(self) -> int:
+        """Of the flow: which of several steps goes first where they wait for the same thing."""
+        return self._run.flow_plan.settings.priority
 
     @property
     def flow(self) -> str:

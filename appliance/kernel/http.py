@@ -1,4 +1,4 @@
-"""The engine's one HTTP client: what nodes receive as ``ctx.http``; the only importer of httpx.
+"""The engine's one HTTP client: what nodes receive as ``ctx.http``, and providers of models; imports httpx alone.
 
 It belongs to one asyncio loop and opens nothing before the first request. Flows share its connections
 but nothing else: cookies are never kept, so one flow's session cannot leak into another's request.
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -24,6 +26,8 @@ MAX_REDIRECTS = 10
 #: Seconds. Short, because a server that closes an idle connection while a POST is on its way makes it fail.
 KEEPALIVE = 5.0
 CONNECT_TIMEOUT = 10.0
+#: Bytes of one line of a stream.
+LONGEST_LINE = 4_000_000
 _GZIP = 16 + zlib.MAX_WBITS
 #: RFC 9110 section 5.6.2 (names) and 5.5 (values).
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -41,7 +45,8 @@ class HttpClient:
     def __init__(self, *, max_connections: int = 50, user_agent: str = "Flowork") -> None:
         self._max_connections = max_connections
         self._user_agent = user_agent
-        self._clients: dict[bool, httpx.AsyncClient] = {}
+        self._clients: dict[bool | Path, httpx.AsyncClient] = {}
+        self._folders: list[int] = []
         self._closed = False
 
     async def request(
@@ -73,18 +78,55 @@ class HttpClient:
         except Exception as exc:
             _explain(exc, _place(request.url))
 
+    @asynccontextmanager
+    async def open(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        socket: Path | None = None,
+        verify: bool = True,
+    ) -> AsyncIterator[Streamed]:
+        """Implements :class:`appliance.contracts.StreamingHttp`; follows no redirect, sets no limit of time."""
+        client = self._client(socket or verify)
+        request = _build(client, method, url, headers, None, body, CONNECT_TIMEOUT)
+        place = str(socket.name) if socket else _place(request.url)
+        try:
+            response = await client.send(request, stream=True)
+        except Exception as exc:
+            _explain(exc, place)
+        try:
+            yield Streamed(response, place)
+        finally:
+            await response.aclose()
+
     async def aclose(self) -> None:
         """Close every connection; a later request fails. Calling it twice is fine."""
         self._closed = True
         while self._clients:
             await self._clients.popitem()[1].aclose()
+        while self._folders:
+            os.close(self._folders.pop())
 
-    def _client(self, verify: bool) -> httpx.AsyncClient:
+    def _client(self, way: bool | Path) -> httpx.AsyncClient:
+        """The client for a way to go: with or without checking certificates, or a Unix socket."""
         if self._closed:
             raise NodeError("the engine is stopping", detail={"sent": False})
-        if verify not in self._clients:
-            self._clients[verify] = self._open(verify)
-        return self._clients[verify]
+        if way not in self._clients:
+            self._clients[way] = self._open_socket(way) if isinstance(way, Path) else self._open(way)
+        return self._clients[way]
+
+    def _open_socket(self, socket: Path) -> httpx.AsyncClient:
+        import httpx
+
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        # Through a descriptor, for the kernel takes no more than 107 bytes of a socket's path.
+        folder = os.open(socket.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._folders.append(folder)
+        way = httpx.AsyncHTTPTransport(uds=f"/proc/self/fd/{folder}/{socket.name}")
+        return httpx.AsyncClient(transport=way, headers={"Accept-Encoding": "identity"})
 
     def _open(self, verify: bool) -> httpx.AsyncClient:
         import http.cookiejar
@@ -106,6 +148,48 @@ class HttpClient:
                 keepalive_expiry=KEEPALIVE,
             ),
         )
+
+
+class Streamed:
+    """Implements :class:`appliance.contracts.HttpStream`."""
+
+    def __init__(self, response: httpx.Response, place: str) -> None:
+        self._response = response
+        self._place = place
+
+    @property
+    def status(self) -> int:
+        return self._response.status_code
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return dict(self._response.headers.items())
+
+    async def lines(self) -> AsyncIterator[str]:
+        """The lines of the body without their ends."""
+        rest = bytearray()
+        try:
+            async for chunk in _chunks(self._response, LONGEST_LINE):
+                rest += chunk
+                while (end := rest.find(b"\n")) >= 0:
+                    line = bytes(rest[:end])
+                    del rest[: end + 1]
+                    yield line.removesuffix(b"\r").decode(errors="replace")
+                if len(rest) > LONGEST_LINE:
+                    raise _too_long(self._response, LONGEST_LINE)
+        except NodeError:
+            raise
+        except Exception as exc:
+            _explain(exc, self._place)
+        if rest:
+            yield rest.decode(errors="replace")
+
+    async def read(self, limit: int = LONGEST_LINE) -> bytes:
+        """The whole body."""
+        try:
+            return await _read(self._response, limit)
+        except Exception as exc:
+            _explain(exc, self._place)
 
 
 def _trust() -> ssl.SSLContext:
@@ -177,13 +261,16 @@ async def _read(response: httpx.Response, limit: int) -> bytes:
     announced = response.headers.get("content-length", "")
     if response.request.method != "HEAD" and announced.isdigit() and int(announced) > limit:
         raise _too_long(response, limit)
-    chunks = _unpacked(response, limit) if _is_packed(response) else response.aiter_raw()
     body = bytearray()
-    async for chunk in chunks:
+    async for chunk in _chunks(response, limit):
         body += chunk
         if len(body) > limit:
             raise _too_long(response, limit)
     return bytes(body)
+
+
+def _chunks(response: httpx.Response, limit: int) -> AsyncIterator[bytes]:
+    return _unpacked(response, limit) if _is_packed(response) else response.aiter_raw()
 
 
 async def _unpacked(response: httpx.Response, limit: int) -> AsyncIterator[bytes]:

@@ -29,11 +29,13 @@ from appliance.kernel.files import FlowFiles
 from appliance.kernel.hosting import TriggerHost
 from appliance.kernel.http import HttpClient
 from appliance.kernel.maintenance import Maintenance, free_bytes, give_up_reserve
+from appliance.kernel.models import ModelService
 from appliance.kernel.mqtt import MqttHub
 from appliance.kernel.recovery import Recovery
 from appliance.kernel.runs import FlowSlot
 from appliance.kernel.server import Server
 from appliance.kernel.standin import adopt_task
+from appliance.kernel.streams import Streams
 from appliance.kernel.wear import Wear
 from appliance.queue.app import make_huey
 from appliance.queue.consumer import start_consumer
@@ -138,6 +140,7 @@ class Kernel:
         self.maintenance.on_tick = self._tick
         self.backups = Backups(self._home, self.store.settings.load, time.time)
         self.hosting = TriggerHost(self.engine, self.registry, time.monotonic)
+        self.models = self._make_models()
         self.fleet: Fleet | None = None if self._alone else self._make_fleet()
         if self.fleet is not None:
             self.services.devices = self.fleet
@@ -167,6 +170,21 @@ class Kernel:
         self._mqtt, self._http = mqtt, http
         services.devices = NoDevices()
         return services
+
+    def _make_models(self) -> ModelService:
+        scrub = self._scrubber
+        streams = Streams(
+            self.engine.steps.io.loop,
+            lambda item: self.api.live.show(item),
+            lambda: self.api.live.watched(),
+            scrub.scrub_text,
+            scrub.unfinished,
+        )
+        models = ModelService(self._home, self.services, self._http, streams)
+        models.load(self.store.settings.load(), self.registry.providers)
+        self.services.models = models.for_step
+        self.services.stream = streams.piece
+        return models
 
     def _make_fleet(self) -> Fleet:
         settings = self.store.settings.load()
@@ -384,6 +402,7 @@ class Kernel:
                 wanted = self._load_flows()
                 self._load_values()
             except Exception as exc:
+                self.models.load(self.store.settings.load(), self.registry.providers)
                 logger.exception("what was changed cannot be loaded")
                 failed(exc)
                 return

@@ -50,6 +50,15 @@ class Live:
         self._watchers.pop(caller, None)
         self._alone_since = time.monotonic()
 
+    def watched(self) -> bool:
+        """Whether anybody watches now."""
+        return bool(self._watchers)
+
+    def show(self, item: dict[str, Any]) -> None:
+        """Send something of the moment: it has no number, is not kept, and does not wait for a turn of the engine."""
+        for reply in list(self._watchers.values()):
+            reply.item(item)
+
     def tell(self, item: dict[str, Any]) -> None:
         """Number an item, keep it, send it. Goes on for a while without watchers, for those who were cut off."""
         self._number += 1

@@ -30,7 +30,7 @@ _OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 class _Index:
     """What is sought, made ready once; replaced as a whole when the secrets change."""
 
-    __slots__ = ("in_bytes", "in_text", "needles", "short", "type", "width", "words")
+    __slots__ = ("beginnings", "in_bytes", "in_text", "longest", "needles", "short", "type", "width", "words")
 
     def __init__(self, values: Iterable[str]) -> None:
         texts: dict[str, bool] = {}  # form → may stand anywhere
@@ -38,6 +38,8 @@ class _Index:
             for text, anywhere in forms(value).items():
                 texts[text] = anywhere or texts.get(text, False)
         self.needles = tuple(sorted({_bytes(text) for text in texts}, key=len, reverse=True))
+        self.longest = max(map(len, texts), default=0)
+        self.beginnings = frozenset(text[:end] for text in texts for end in range(1, len(text)))
         self.short = tuple(needle for needle in self.needles if len(needle) < 2 * _WORD - 1)
         long = [needle for needle in self.needles if len(needle) >= 2 * _WORD - 1]
         wide = bool(long) and len(long[-1]) >= 2 * _LONG_WORD - 1
@@ -75,6 +77,14 @@ class Scrubber:
         if index.words.isdisjoint(memoryview(data[: len(data) & -index.width]).cast(index.type)):
             return False
         return any(needle in data for needle in index.needles)
+
+    def unfinished(self, text: str) -> int:
+        """How many characters at the end of ``text`` may be the beginning of a secret whose rest is still to come."""
+        beginnings = self._index.beginnings
+        for length in range(min(len(text), self._index.longest - 1), 0, -1):
+            if text[-length:] in beginnings:
+                return length
+        return 0
 
     def scrub_text(self, text: str) -> str:
         """The text with every secret replaced by ``•••``."""

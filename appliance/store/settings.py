@@ -188,6 +188,33 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = ""
 
+    model_default: Annotated[
+        tuple[str, ...],
+        Meta(
+            title="Models by default",
+            description="Tried in this order where a step names none: NAME is this machine's, UPSTREAM/NAME an "
+            "upstream's; empty: the first model of this machine",
+            extra_json_schema=_about("Models"),
+        ),
+    ] = ()
+    model_embed: Annotated[
+        str,
+        Meta(
+            title="Model for embeddings",
+            description="Taken where a step names none; empty: the first model of this machine that makes vectors",
+            extra_json_schema=_about("Models"),
+        ),
+    ] = ""
+    model_upstreams: Annotated[
+        dict[str, dict[str, Any]],
+        Meta(
+            title="Upstreams",
+            description="Other places with models, by name: "
+            '`{"NAME": {"provider": "openai", "config": {"url": …, "secret": …}}}`; `flowork upstream` does the same',
+            extra_json_schema=_about("Models"),
+        ),
+    ] = {}
+
     agent_port: Annotated[
         int,
         Meta(
@@ -408,3 +435,8 @@ def from_text(name: str, text: str) -> Any:
     if isinstance(getattr(_DEFAULTS, name), tuple):
         return [part.strip() for part in text.split(",") if part.strip()]
     return text
+    if isinstance(getattr(_DEFAULTS, name), dict):
+        try:
+            return msgspec.json.decode(text)
+        except msgspec.DecodeError as exc:
+            raise ConfigError(f"{name}: must be JSON: {exc}") from None

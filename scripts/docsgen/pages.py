@@ -22,6 +22,7 @@ _CATEGORIES = {
     "data": "Data and memory",
     "time": "Time and waiting",
     "people": "People",
+    "ai": "Models",
     "network": "Network",
     "devices": "Pins, ports and devices",
     "files": "Files",

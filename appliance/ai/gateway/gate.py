@@ -1,0 +1,238 @@
+"""One question's way: which models are tried in which order, within which bounds, and what is put to whose account.
+
+Everything here runs on one asyncio loop, the engine's. A target that cannot be had (open breaker, spent budget, no
+answer) is passed over for the next of the request's models; what all of them said is in the error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from appliance.ai.gateway import answers
+from appliance.ai.gateway.names import Target, Upstreams
+from appliance.contracts import (
+    Busy,
+    ChatReply,
+    ChatRequest,
+    ConfigError,
+    FlowError,
+    Inference,
+    ModelFacts,
+    NodeError,
+    Reach,
+    TimedOut,
+    Vectors,
+)
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+#: Seconds for which what an upstream has is believed, and that asking it may take.
+LISTED_FOR = 30.0
+LISTING = 20.0
+#: Times that a target is asked when the connection broke, in all.
+TRIES = 2
+
+
+class Who(Struct, frozen=True):
+    """Who asks: a flow (its number; 0 for none) and the name under which its use is kept."""
+
+    flow: int
+    node: str
+    priority: int = 0
+
+
+class Watching(Protocol):
+    """Those who see an answer as it is made."""
+
+    def piece(self, text: str) -> None: ...
+    def anew(self) -> None:
+        """What came so far is void."""
+
+
+class Gate:
+    """Asks upstreams. ``reach(who)`` is what a provider receives."""
+
+    def __init__(self, upstreams: Upstreams, default: Sequence[str], reach: Callable[[Who], Reach]) -> None:
+        self.upstreams = upstreams
+        self.default = default
+        self._reach = reach
+        self._listed: dict[str, tuple[float, list[ModelFacts]]] = {}
+
+    async def chat(self, who: Who, request: ChatRequest, watching: Watching) -> ChatReply:
+        """The answer of the first target that gives one."""
+
+        async def ask(target: Target) -> ChatReply:
+            return await self._fitting(who, target, request, watching)
+
+        return await self._first(request.models, self.default, ask, watching.anew)
+
+    async def embed(self, who: Who, texts: Sequence[str], model: str, default: str, timeout: float) -> Vectors:
+        """One vector of length 1 per text."""
+
+        async def ask(target: Target) -> Vectors:
+            config, kind = target.upstream.config, target.upstream.kind
+            async with _limit(timeout, target):
+                found = await kind.embed(self._reach(who), config, target.model, list(texts))
+            vectors = [_normed(vector, target) for vector in found.vectors]
+            return msgspec.structs.replace(found, vectors=vectors, provider=target.upstream.name)
+
+        return await self._first((model,), (default,), ask, lambda: None)
+
+    async def count(self, who: Who, text: str, model: str) -> int:
+        """Tokens of a text; a guess where nobody here can tell."""
+        target = await self._named(self.upstreams.targets((model,), self.default)[0])
+        config, kind = target.upstream.config, target.upstream.kind
+        async with _limit(LISTING, target):
+            found = await kind.count(self._reach(who), config, target.model, text)
+        return max(1, len(text.encode(errors="replace")) // 4) if found is None else found
+
+    async def infer(
+        self, who: Who, model: str, inputs: Mapping[str, Any], options: Mapping[str, Any], timeout: float
+    ) -> Inference:
+        """Run an ONNX model once."""
+        target = self.upstreams.target(model)
+        if not target.model:
+            raise ConfigError("name the model")
+        async with _limit(timeout, target):
+            found = await target.upstream.kind.infer(
+                self._reach(who), target.upstream.config, target.model, inputs, options
+            )
+        return msgspec.structs.replace(found, provider=target.upstream.name)
+
+    async def facts(self, who: Who, model: str) -> ModelFacts:
+        """What is known of a model."""
+        target = await self._named(self.upstreams.targets((model,), self.default)[0])
+        upstream = target.upstream
+        async with _limit(LISTING, target):
+            told = await upstream.kind.facts(self._reach(who), upstream.config, target.model)
+        if told is not None:
+            return msgspec.structs.replace(told, provider=upstream.name, place=upstream.place)
+        for found in await self.models(target.upstream.name):
+            if found.name == target.model:
+                return found
+        return ModelFacts(name=target.model, provider=upstream.name, place=upstream.place)
+
+    async def models(self, upstream: str) -> list[ModelFacts]:
+        """What an upstream has, asked at most twice a minute. Raises what asking raises."""
+        known = self._listed.get(upstream)
+        if known is not None and time.monotonic() - known[0] < LISTED_FOR:
+            return known[1]
+        target = Target(self.upstreams.known[upstream], "")
+        async with _limit(LISTING, target):
+            found = await target.upstream.kind.models(self._reach(Who(0, "")), target.upstream.config)
+        found = [msgspec.structs.replace(one, provider=upstream, place=target.upstream.place) for one in found]
+        self._listed[upstream] = (time.monotonic(), found)
+        return found
+
+    # --- one after the other ---------------------------------------------------------------------------
+
+    async def _first(
+        self,
+        names: Sequence[str],
+        default: Sequence[str],
+        ask: Callable[[Target], Awaitable[T]],
+        anew: Callable[[], None],
+    ) -> T:
+        """What the first target says that says something. Raises what the only one, or all of them, raised."""
+        faults: list[tuple[str, FlowError]] = []
+        for target in self.upstreams.targets(names, default):
+            if faults:
+                anew()
+            try:
+                return await ask(await self._named(target))
+            except FlowError as exc:
+                faults.append((str(target), exc))
+                logger.info("the model %s gave no answer: %s", target, exc.message)
+        raise _together(faults)
+
+    async def _named(self, target: Target) -> Target:
+        """The target with its model's name: the upstream's first where none was given."""
+        if target.model:
+            return target
+        found = await self.models(target.upstream.name)
+        if not found:
+            where = f"the upstream {target.upstream.name!r}" if target.upstream.place else "this machine"
+            raise ConfigError(f"{where} has no model; `flowork models pull` fetches one")
+        return Target(target.upstream, found[0].name)
+
+    async def _fitting(self, who: Who, target: Target, request: ChatRequest, watching: Watching) -> ChatReply:
+        """An answer, which fits the schema if there is one."""
+        if request.schema is None:
+            return await self._persistent(who, target, request, watching)
+        fault = ""
+        for attempt in range(answers.TRIES):
+            if attempt:
+                watching.anew()
+            reply = await self._persistent(who, target, request, watching)
+            try:
+                return msgspec.structs.replace(reply, data=answers.value_of(reply.text, request.schema))
+            except answers.Unfit as exc:
+                fault = str(exc)
+            if reply.finish == "length":
+                message = f"the answer of {target} was cut at {request.max_tokens} tokens, before its JSON was whole"
+                raise NodeError(f"{message}; raise max_tokens", retryable=False, detail={"text": reply.text[:2000]})
+            more = answers.ask_again(reply.text, fault, request.schema)
+            request = msgspec.structs.replace(request, messages=[*request.messages, *more])
+        message = f"{target} answered {answers.TRIES} times with what does not fit the schema; at last: {fault}"
+        raise NodeError(message, retryable=False, detail={"text": reply.text[:2000]})
+
+    async def _persistent(self, who: Who, target: Target, request: ChatRequest, watching: Watching) -> ChatReply:
+        """An answer, over a connection that may break once (a host that was killed is started anew)."""
+        for attempt in range(1, TRIES + 1):
+            try:
+                return await self._ask(who, target, request, watching)
+            except NodeError as exc:
+                broke = isinstance(exc.detail, Mapping) and "status" not in exc.detail and "sent" in exc.detail
+                if not (broke and exc.retryable) or attempt == TRIES:
+                    raise
+                watching.anew()
+        raise AssertionError("unreachable")
+
+    async def _ask(self, who: Who, target: Target, request: ChatRequest, watching: Watching) -> ChatReply:
+        upstream = target.upstream
+        async with _limit(request.timeout, target):
+            reply = await upstream.kind.chat(self._reach(who), upstream.config, target.model, request, watching.piece)
+        return msgspec.structs.replace(reply, provider=upstream.name, model=target.model)
+
+
+@asynccontextmanager
+async def _limit(seconds: float, target: Target) -> AsyncIterator[None]:
+    """``asyncio.timeout`` that says what took too long."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise TimedOut(f"{target} did not answer within {seconds:g} s") from None
+
+
+def _normed(vector: Sequence[float], target: Target) -> list[float]:
+    """The vector with length 1. Raises ``NodeError`` for one that has no direction."""
+    length = math.sqrt(math.fsum(value * value for value in vector))
+    if not length or not math.isfinite(length):
+        raise NodeError(f"{target} gave a vector without a direction", retryable=False)
+    return [value / length for value in vector]
+
+
+def _together(faults: Sequence[tuple[str, FlowError]]) -> FlowError:
+    """One error for all: that of the only one, else what each said."""
+    if len(faults) == 1:
+        return faults[0][1]
+    errors = [exc for _, exc in faults]
+    message = "no model answered: " + "; ".join(f"{name}: {exc.message}" for name, exc in faults)
+    retryable = [exc for exc in errors if exc.retryable]
+    waits = [exc.retry_after for exc in retryable if isinstance(exc, Busy)]
+    if retryable and len(waits) == len(retryable):
+        busy = Busy(message, min(waits))
+        busy.detail = {"retry_after": busy.retry_after}
+        return busy
+    return NodeError(message, retryable=bool(retryable))

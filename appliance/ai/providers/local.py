@@ -1,0 +1,123 @@
+"""This machine's own models, in the model host: nothing leaves the box.
+
+The host is started by the first request, and ends when nobody has asked for a while. A model is named as its file in
+`models/` without `.gguf`.
+
+    {}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from appliance.ai.providers._openai_api import Api, chat_body, has_images
+from appliance.contracts import (
+    ChatReply,
+    ChatRequest,
+    Config,
+    ConfigError,
+    Inference,
+    ModelFacts,
+    Provider,
+    Reach,
+    Vectors,
+)
+
+_NAME = "the model host"
+#: Bytes of what an ONNX model may answer.
+_LARGEST = 64_000_000
+
+
+class LocalConfig(Config, frozen=True):
+    """No settings: those of the model host are the engine's."""
+
+
+class _Kind(Struct):
+    kind: str = ""
+    task: str = ""
+
+
+class _Listed(Struct):
+    id: str
+    flowork: _Kind = msgspec.field(default_factory=_Kind)
+
+
+class _List(Struct):
+    data: list[_Listed]
+
+
+class _Counted(Struct):
+    total: int
+
+
+class _Loaded(Struct):
+    model: str
+    context: int = 0
+
+
+class _Stats(Struct):
+    models: list[_Loaded]
+
+
+class _Inferred(Struct):
+    outputs: dict[str, Any]
+    task: str
+    seconds: float = 0.0
+
+
+class Local(Provider[LocalConfig]):
+    Config = LocalConfig
+    title = "This machine"
+    builtin = True
+
+    def place(self, config: LocalConfig) -> str:
+        return ""
+
+    async def chat(
+        self, reach: Reach, config: LocalConfig, model: str, request: ChatRequest, on_text: Callable[[str], None]
+    ) -> ChatReply:
+        if has_images(request):
+            raise ConfigError(f"the model {model!r} of this machine does not see pictures")
+        body = chat_body(request, reach.blobs)
+        body |= {"flowork_shared": request.shared, "flowork_priority": reach.priority}
+        return await _api(reach).chat(model, request, body, on_text)
+
+    async def embed(self, reach: Reach, config: LocalConfig, model: str, texts: Sequence[str]) -> Vectors:
+        return await _api(reach).embed(model, texts)
+
+    async def count(self, reach: Reach, config: LocalConfig, model: str, text: str) -> int | None:
+        api = _api(reach)
+        found: Any = api.shaped(await api.ask("/tokens", {"model": model, "input": text}), _Counted)
+        return int(found.total)
+
+    async def infer(
+        self, reach: Reach, config: LocalConfig, model: str, inputs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> Inference:
+        api = _api(reach)
+        body = msgspec.msgpack.encode({"model": model, "inputs": inputs, "options": options})
+        async with api.open("/infer", body, "application/msgpack") as stream:
+            await api.fail_unless_ok(stream)
+            data = await stream.read(_LARGEST)
+        found = msgspec.msgpack.decode(data, type=_Inferred)
+        return Inference(outputs=found.outputs, task=found.task, model=model, provider="", seconds=found.seconds)
+
+    async def models(self, reach: Reach, config: LocalConfig) -> list[ModelFacts]:
+        api = _api(reach)
+        found = api.shaped(await api.ask("/models", None), _List)
+        return [ModelFacts(name=one.id, provider="") for one in found.data if one.flowork.task in ("", "language")]
+
+    async def facts(self, reach: Reach, config: LocalConfig, model: str) -> ModelFacts | None:
+        """Its context is known once it is loaded, so it is: whoever asks for facts has something to ask the model."""
+        await self.count(reach, config, model, "")
+        api = Api(http=reach.http, url="http://models", name=_NAME, socket=reach.host)
+        stats: _Stats = api.shaped(await api.ask("/stats", None), _Stats)
+        context = next((one.context for one in stats.models if one.model == model), 0)
+        return ModelFacts(name=model, provider="", context=context)
+
+
+def _api(reach: Reach) -> Api:
+    return Api(http=reach.http, url="http://models/v1", name=_NAME, socket=reach.host)
