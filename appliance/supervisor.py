@@ -2,7 +2,8 @@
 
 It knows nothing of what the children do; ``appliance.startup`` says which there are. They are forked from
 this process after it has imported what they share, so that its memory is paid for once. Nothing here
-polls: one ``select`` sleeps until a signal arrives or a restart is due.
+polls: one ``select`` sleeps until a signal arrives, a restart is due, or somebody calls for a child that is
+only started then.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Program:
     """One kind of child. ``main`` runs in the child and returns its exit code.
 
     ``grace`` is how many seconds it gets between SIGTERM and SIGKILL. With ``restart`` false it may end.
-    ``saw_end`` is told how it ended before it is started again.
+    ``saw_end`` is told how it ended before it is started again. With ``door``, a socket that listens, it is started
+    when somebody connects there, accepts the connections itself, and may end when nobody does.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Program:
     grace: float = 10.0
     restart: bool = True
     saw_end: Callable[[str], None] = lambda how: None
+    door: socket.socket | None = None
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,17 @@ class Backoff:
 
 @dataclass
 class _Child:
+    """``due`` is when it may be started next; None while it runs, or if it is not to be started again."""
+
     program: Program
     pid: int = 0
     born: float = 0.0
     failures: int = 0
     due: float | None = field(default=0.0)
+
+    def waits_at_door(self, now: float) -> bool:
+        """Whether it would be started at once if somebody connected."""
+        return self.program.door is not None and self.due is not None and self.due <= now
 
 
 class Supervisor:
@@ -79,9 +88,13 @@ class Supervisor:
         self._listen_to_signals()
         gc.collect()
         gc.freeze()  # else the first collection in a child would copy every shared page
+        called: list[_Child] = []
         while not self._stopping:
-            self._start_due()
-            self._sleep(min((c.due for c in self._children if c.due is not None), default=None))
+            self._start_due(called)
+            now = time.monotonic()
+            waiting = [child for child in self._children if child.waits_at_door(now)]
+            moments = (child.due for child in self._children if child not in waiting and child.due is not None)
+            called = self._sleep(min(moments, default=None), waiting)
         return self._stop()
 
     # --- signals ---------------------------------------------------------------------------------
@@ -99,10 +112,14 @@ class Supervisor:
             self._hurry = self._stopping
             self._stopping = True
 
-    def _sleep(self, until: float | None) -> None:
-        """Until a signal or the monotonic time ``until``; then bury whoever has died."""
+    def _sleep(self, until: float | None, waiting: Sequence[_Child] = ()) -> list[_Child]:
+        """Until a signal, the monotonic time ``until``, or a call for one of ``waiting``; then bury whoever has died.
+        Returns those that are called.
+        """
         wait = None if until is None else max(0.0, until - time.monotonic())
-        if select.select([self._wake], [], [], wait)[0]:
+        doors = [child.program.door for child in waiting if child.program.door is not None]
+        ready = select.select([self._wake, *doors], [], [], wait)[0]
+        if self._wake in ready:
             self._wake.recv(4096)
         while any(child.pid for child in self._children):  # waitid raises where there is none
             dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -111,13 +128,16 @@ class Supervisor:
             # Before it is reaped its pid, and so its group's id, can belong to nobody else.
             _kill_group(dead.si_pid)
             _, status = os.waitpid(dead.si_pid, 0)
-            self._bury(dead.si_pid, _describe(os.waitstatus_to_exitcode(status)))
+            self._bury(dead.si_pid, os.waitstatus_to_exitcode(status))
+        return [child for child in waiting if child.program.door in ready]
 
     # --- a child's life --------------------------------------------------------------------------
 
-    def _start_due(self) -> None:
+    def _start_due(self, called: Sequence[_Child]) -> None:
         now = time.monotonic()
         for child in self._children:
+            if child.program.door is not None and child not in called:
+                continue
             if child.due is not None and child.due <= now and not self._stopping:
                 child.due, child.born = None, now
                 try:
@@ -166,12 +186,15 @@ class Supervisor:
             finally:
                 os._exit(code)
 
-    def _bury(self, pid: int, how: str) -> None:
+    def _bury(self, pid: int, code: int) -> None:
         child = next((c for c in self._children if c.pid == pid), None)
         if child is None:
             return  # an orphan that this process inherited as the first one of a container
         child.pid = 0
-        if child.program.restart and not self._stopping:
+        if child.program.door is not None and code == 0:
+            child.failures, child.due = 0, 0.0  # nobody needed it any more
+        elif child.program.restart and not self._stopping:
+            how = _describe(code)
             child.program.saw_end(how)
             self._retry(child, how)
 
@@ -182,7 +205,8 @@ class Supervisor:
         child.failures += 1
         delay = self._backoff.delay(child.failures)
         child.due = now + delay
-        self._say(f"{child.program.name} ended ({why}); starting it again in {delay:g} s")
+        when = f"in {delay:g} s" + (", if it is needed" if child.program.door is not None else "")
+        self._say(f"{child.program.name} ended ({why}); starting it again {when}")
 
     # --- the end ---------------------------------------------------------------------------------
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -241,3 +243,79 @@ select.select = watch
 """
     engine = toy("import select" + watched + "run(Program('kernel', loyal('kernel')))")
     assert engine.until(r"asleep until (\S+)")[1] == "None"
+
+
+# --- a child that is started when somebody connects -----------------------------------------------------
+
+DOOR = """
+import socket
+door = socket.create_server(("127.0.0.1", 0))
+say(f"door {door.getsockname()[1]}")
+def host():
+    say(f"host up {os.getpid()}")
+    link = door.accept()[0]
+    order = link.recv(100)
+    if order == b"die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    link.sendall(b"done")
+    return 0
+"""
+
+
+def at_the_door(first: float) -> str:
+    return f"{DOOR}run(Program('kernel', loyal('kernel')), Program('host', host, door=door), first={first})"
+
+
+def call(port: int, order: bytes) -> bytes:
+    """What the host answers; it is started for that."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as link:
+        link.sendall(order)
+        return link.recv(100)
+
+
+def test_a_child_with_a_door_is_started_by_a_connection_and_may_end(toy: Callable[[str], Toy]) -> None:
+    engine = toy(at_the_door(60))
+    port = int(engine.until(r"^door (\d+)")[1])
+    engine.pids("kernel")
+    pids = []
+    for _ in range(3):
+        assert call(port, b"hello") == b"done"
+        pids.append(int(engine.until(r"^host up (\d+)")[1]))
+    assert len(set(pids)) == 3
+    engine.signal(signal.SIGTERM)
+    assert engine.end() == 0
+    assert not [line for line in engine.lines if "ended" in line], "an end that was meant is not told"
+
+
+def test_one_that_died_at_work_is_started_by_the_next_connection(toy: Callable[[str], Toy]) -> None:
+    engine = toy(at_the_door(0.01))
+    port = int(engine.until(r"^door (\d+)")[1])
+    with contextlib.suppress(ConnectionResetError):
+        assert call(port, b"die") == b""
+    first = int(engine.until(r"^host up (\d+)")[1])
+    engine.until(r"^host ended \(SIGKILL\); starting it again in 0.01 s, if it is needed")
+    assert call(port, b"hello") == b"done"
+    assert int(engine.until(r"^host up (\d+)")[1]) != first
+
+
+def test_one_that_keeps_dying_lets_its_callers_wait(toy: Callable[[str], Toy]) -> None:
+    engine = toy(at_the_door(0.01))
+    port = int(engine.until(r"^door (\d+)")[1])
+    waits = []
+    for _ in range(3):
+        with contextlib.suppress(ConnectionError):
+            call(port, b"die")
+        waits.append(engine.until(r"^host ended .* in (\S+) s")[1])
+    assert waits == ["0.01", "0.02", "0.04"]
+
+
+def test_a_door_at_which_nobody_knocks_costs_no_wake_up(toy: Callable[[str], Toy]) -> None:
+    watched = """
+wait = select.select
+def watch(*args):
+    say(f"asleep until {args[3]} at {len(args[0])}")
+    return wait(*args)
+select.select = watch
+"""
+    engine = toy("import select" + watched + at_the_door(60))
+    assert engine.until(r"asleep until (\S+) at 2")[1] == "None"

@@ -233,6 +233,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             extra_json_schema=_about("Devices", restart=True),
         ),
     ] = True
+    agent_updates: Annotated[
+        Literal["manual", "automatic"],
+        Meta(
+            title="Updates of agents",
+            description="`manual`: an agent is updated to this engine's release when you say so. `automatic`: as soon "
+            "as it is connected and has an older one; a release that an agent has rolled back is not tried again",
+            extra_json_schema=_about("Devices", restart=True),
+        ),
+    ] = "manual"
     announce_broker: Annotated[
         str,
         Meta(
@@ -311,6 +320,27 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             extra_json_schema=_about("Backups"),
         ),
     ] = ()
+    models_memory_mb: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10_000_000,
+            title="Memory for models",
+            description="MiB of memory that loaded models may use together; 0: six tenths of the machine's. Holds from "
+            "the model host's next start on",
+            extra_json_schema=_about("Models", unit="MiB", restart=True),
+        ),
+    ] = 0
+    models_idle_minutes: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=100_000,
+            title="Keep models loaded",
+            description="Minutes without work after which the model host ends and gives its memory back; 0: never",
+            extra_json_schema=_about("Models", unit="minutes", restart=True),
+        ),
+    ] = 5.0
 
     def __post_init__(self) -> None:
         if self.timezone and not _is_zone(self.timezone):
@@ -432,11 +462,11 @@ def _is_zone(name: str) -> bool:
 def from_text(name: str, text: str) -> Any:
     """What a person has written for a setting (a list with commas), for :func:`check` with ``strict=False``."""
     _known(name)
-    if isinstance(getattr(_DEFAULTS, name), tuple):
-        return [part.strip() for part in text.split(",") if part.strip()]
-    return text
     if isinstance(getattr(_DEFAULTS, name), dict):
         try:
             return msgspec.json.decode(text)
         except msgspec.DecodeError as exc:
             raise ConfigError(f"{name}: must be JSON: {exc}") from None
+    if isinstance(getattr(_DEFAULTS, name), tuple):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return text

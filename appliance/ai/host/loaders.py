@@ -1,0 +1,86 @@
+"""How the two kinds of models come into memory. The libraries are imported here, when the first model of a kind is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from appliance.ai.host.errors import ModelUnusable, NoEngine
+from appliance.ai.host.files import FOLDER, ONNX, Found, Kind
+from appliance.ai.host.shelf import Loader, Model
+from appliance.contracts import ConfigError
+
+T = TypeVar("T")
+
+_PIECE = 8 << 20
+#: Tokens of context, prompt and answer together, where the model has that many.
+_CONTEXT = 4096
+#: Beside the weights: what is prepared for the processor, and what is between two layers.
+_BUFFERS = 128 << 20
+_SETUP = "`flowork models setup` installs it"
+
+
+class LanguageLoader:
+    """GGUF files, by llama.cpp. What prompts were evaluated to is kept in ``<data>/models/state``."""
+
+    def __init__(self, data: Path) -> None:
+        self._state = data / FOLDER / "state"
+
+    def need(self, found: Found) -> int:
+        from appliance.ai.host.llama import ggufs
+
+        facts = _usable(found, lambda: ggufs.read(found.path))
+        return facts.size + facts.cell * 2 * min(facts.context or _CONTEXT, _CONTEXT) + _BUFFERS
+
+    def load(self, found: Found, progress: Callable[[float], None]) -> Model:
+        try:
+            import llama_cpp
+        except (ImportError, OSError, RuntimeError) as exc:  # RuntimeError: its library is for another machine
+            raise NoEngine(f"what runs language models is not installed ({exc}): {_SETUP}") from None
+        assert llama_cpp
+        from appliance.ai.host.llama import Options, load
+
+        _read_through(found.path, progress)
+        options = Options(name=found.name, context=_CONTEXT, memory=self.need(found) + _BUFFERS, state=self._state)
+        return _usable(found, lambda: load(found.path, options))
+
+
+class OnnxLoader:
+    """Folders with an ONNX graph, by onnxruntime."""
+
+    def need(self, found: Found) -> int:
+        return int(found.size * 1.5) + _BUFFERS // 4
+
+    def load(self, found: Found, progress: Callable[[float], None]) -> Model:
+        try:
+            from appliance.ai.host.onnx import load
+        except ImportError as exc:
+            raise NoEngine(f"what runs ONNX models is not installed ({exc.name} is missing): {_SETUP}") from None
+        _read_through(found.path / ONNX, progress)
+        return load(found.path, found.name)
+
+
+def loaders(data: Path) -> dict[Kind, Loader]:
+    """The loader of each kind."""
+    return {"language": LanguageLoader(data), "onnx": OnnxLoader()}
+
+
+def _usable(found: Found, act: Callable[[], T]) -> T:
+    try:
+        return act()
+    except ConfigError as exc:
+        raise ModelUnusable(exc.message) from None
+    except OSError as exc:
+        raise ModelUnusable(f"{found.path.name} cannot be read: {exc.strerror}") from None
+
+
+def _read_through(path: Path, progress: Callable[[float], None]) -> None:
+    """Have the file in memory before the library asks for it page by page: from a card that takes twice as long, and
+    nobody could say how far it is. ``progress`` may raise, to end it.
+    """
+    with path.open("rb", buffering=0) as file:
+        size, done, room = path.stat().st_size, 0, bytearray(_PIECE)
+        while count := file.readinto(room):
+            done += count
+            progress(done / size)

@@ -1,0 +1,97 @@
+"""The host's server: takes connections from the door, ends when nobody has wanted anything for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from appliance.ai.host.http import Connection, Handler, Reply, Request
+from appliance.ai.host.shelf import Shelf
+from appliance.contracts import Busy
+
+#: Each takes a file descriptor; more callers than this are told to come back.
+MOST_CALLERS = 200
+#: Bytes of a request: a picture in base64, some hundred pages of text.
+LIMIT = 48_000_000
+#: Seconds that callers get to hear that the host ends, and models to write what they keep.
+_FAREWELL = 5.0
+
+
+class Server:
+    """Serves one shelf by ``handler``. ``idle`` is the seconds without work after which it ends; 0: never.
+
+    Looking (GET) is no work: whoever watches the host does not keep it alive.
+    """
+
+    def __init__(self, handler: Handler, shelf: Shelf, idle: float, clock: Callable[[], float]) -> None:
+        self._handler = handler
+        self._shelf = shelf
+        self._idle = idle
+        self._clock = clock
+        self._working = 0
+        self._last = 0.0
+        self._callers: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """End soon: what is being answered ends with an error that says so. Twice is fine."""
+        self._stopping.set()
+
+    async def run(self, door: socket.socket) -> bool:
+        """Serve until :meth:`stop` or until idle; whether everything could be put away in time."""
+        self._last = self._clock()
+        # Not start_unix_server, which from Python 3.13 on removes the socket's file: that is the door-keeper's.
+        server = await asyncio.start_server(self._connected, sock=door)
+        idle = asyncio.create_task(self._until_idle())
+        try:
+            await self._stopping.wait()
+        finally:
+            idle.cancel()
+            server.close()
+        return await self._farewell()
+
+    async def _farewell(self) -> bool:
+        """Callers end first: only then nobody uses a model."""
+        if self._callers:
+            await asyncio.wait(self._callers, timeout=_FAREWELL)
+        try:
+            async with asyncio.timeout(_FAREWELL):
+                await self._shelf.close()
+        except TimeoutError:  # something is being loaded, which cannot be cut short
+            return False
+        return not self._callers
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._last = self._clock()
+        handler = self._work if len(self._callers) < MOST_CALLERS else _full
+        self._callers.add(task)
+        try:
+            await Connection(reader, writer, handler, self._stopping, LIMIT).serve()
+        finally:
+            self._callers.discard(task)
+
+    async def _work(self, request: Request, reply: Reply) -> None:
+        if request.method == "GET":
+            await self._handler(request, reply)
+            return
+        self._working += 1
+        try:
+            await self._handler(request, reply)
+        finally:
+            self._working -= 1
+            self._last = self._clock()
+
+    async def _until_idle(self) -> None:
+        while self._idle > 0:
+            left = self._last + self._idle - self._clock()
+            if left <= 0 and not self._working and not self._shelf.busy:
+                self.stop()
+                return
+            await asyncio.sleep(max(left, self._idle / 10))
+
+
+async def _full(request: Request, reply: Reply) -> None:
+    raise Busy("too many callers at once", retry_after=2.0)
