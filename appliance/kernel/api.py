@@ -77,6 +77,8 @@ class Api:
             **fleet_methods(self._kernel.fleet),
             "try": self._on_engine(self._try),
             "rehearse": self._on_engine(self._rehearse),
+            "draft": self._kernel.workshop.draft,
+            "analyse": self._kernel.workshop.words,
         }
 
     def _on_engine(self, work: Callable[[Params, Reply], None]) -> Handler:

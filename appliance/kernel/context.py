@@ -122,6 +122,10 @@ class StepContext:
         return self._run.flow.num
 
     @property
+    def workspace(self) -> str:
+        return self._run.flow.workspace
+
+    @property
     def priority(self) -> int:
         """Of the flow: which of several steps goes first where they wait for the same thing."""
         return self._run.flow_plan.settings.priority

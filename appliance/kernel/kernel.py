@@ -37,6 +37,7 @@ from appliance.kernel.server import Server
 from appliance.kernel.standin import adopt_task
 from appliance.kernel.streams import Streams
 from appliance.kernel.wear import Wear
+from appliance.kernel.workshop import KernelWorkshop
 from appliance.queue.app import make_huey
 from appliance.queue.consumer import start_consumer
 from appliance.registry import Registry
@@ -141,6 +142,8 @@ class Kernel:
         self.backups = Backups(self._home, self.store.settings.load, time.time)
         self.hosting = TriggerHost(self.engine, self.registry, time.monotonic)
         self.models = self._make_models()
+        self.workshop = KernelWorkshop(self, self.models.for_work)
+        self.services.workshop = self.workshop.for_step
         self.fleet: Fleet | None = None if self._alone else self._make_fleet()
         if self.fleet is not None:
             self.services.devices = self.fleet
@@ -401,8 +404,8 @@ class Kernel:
             try:
                 wanted = self._load_flows()
                 self._load_values()
-            except Exception as exc:
                 self.models.load(self.store.settings.load(), self.registry.providers)
+            except Exception as exc:
                 logger.exception("what was changed cannot be loaded")
                 failed(exc)
                 return

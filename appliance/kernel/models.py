@@ -45,9 +45,13 @@ class ModelService:
         self._embeds = settings.model_embed
         self.gate = Gate(upstreams, settings.model_default, self._reach)
 
-    def for_step(self, ctx: StepContext) -> StepModels:
+    def for_step(self, ctx: StepContext) -> BoundModels:
         """The models as one step sees them."""
-        return StepModels(self, ctx)
+        return BoundModels(self, Who(ctx.flow_number, ctx.node, ctx.priority), lambda: self._streams.anew(ctx))
+
+    def for_work(self, name: str) -> BoundModels:
+        """The models for work of the engine's own, which is no flow's; ``name`` is its account."""
+        return BoundModels(self, Who(0, name), lambda: None)
 
     def _reach(self, who: Who) -> KernelReach:
         return KernelReach(self._services, self._http, self._data / HOST, who.priority)
@@ -58,13 +62,9 @@ class ModelService:
     async def embed(self, who: Who, texts: Sequence[str], model: str, timeout: float) -> Vectors:
         return await self.gate.embed(who, texts, model, self._embeds, timeout)
 
-    def watching(self, ctx: StepContext, on_text: Callable[[str], None] | None) -> Watching:
-        """Hands pieces on, and has the step's watchers begin anew where the answer does."""
-        return Watching(on_text, lambda: self._streams.anew(ctx))
-
 
 class Watching:
-    """Implements the gate's ``Watching``."""
+    """Implements the gate's ``Watching``: hands pieces on, and has watchers begin anew where the answer does."""
 
     def __init__(self, on_text: Callable[[str], None] | None, anew: Callable[[], None]) -> None:
         self._on_text = on_text
@@ -95,19 +95,16 @@ class KernelReach:
         return found
 
 
-class StepModels:
-    """Implements :class:`appliance.contracts.Models` for one step."""
+class BoundModels:
+    """Implements :class:`appliance.contracts.Models` for one who asks."""
 
-    def __init__(self, service: ModelService, ctx: StepContext) -> None:
+    def __init__(self, service: ModelService, who: Who, anew: Callable[[], None]) -> None:
         self._service = service
-        self._ctx = ctx
-
-    @property
-    def _who(self) -> Who:
-        return Who(self._ctx.flow_number, self._ctx.node, self._ctx.priority)
+        self._who = who
+        self._anew = anew
 
     async def chat(self, request: ChatRequest, on_text: Callable[[str], None] | None = None) -> ChatReply:
-        return await self._service.chat(self._who, request, self._service.watching(self._ctx, on_text))
+        return await self._service.chat(self._who, request, Watching(on_text, self._anew))
 
     async def embed(self, texts: Sequence[str], model: str = "", timeout: float = 60.0) -> Vectors:
         return await self._service.embed(self._who, texts, model, timeout)

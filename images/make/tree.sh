@@ -1,0 +1,102 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2154  # scripts/image and lib.sh say what the names stand for
+# The system of a slot: Debian, Flowork by its own installer, and what makes an image of it; as one squashfs.
+
+# packages NAME: the lines of a list, joined by commas.
+packages() { sed '/^#/d;/^$/d' "$root/images/packages/$1.txt" | paste -sd,; }
+
+# mmdebstrap with Debian's packages kept from one build to the next.
+debian() {
+  local kept=$cache/apt-$arch
+  mkdir -p -- "$kept"
+  # shellcheck disable=SC2016  # $1 is mmdebstrap's
+  INITRD=No mmdebstrap --components="main non-free-firmware" --skip=download/empty --skip=essential/unlink \
+    --setup-hook='mkdir -p "$1/var/cache/apt/archives"' \
+    --setup-hook="sync-in '$kept' /var/cache/apt/archives" \
+    "$@" || die "Debian could not be put together; what it said is above"
+}
+
+# make_system FILE: the slot's squashfs, and beside it the kernel and the initramfs, for the boot partition.
+make_system() {
+  local tar=$work/system.tar
+  fetch_wheels
+  make_overlay
+  say "making the system (Debian $suite, $arch)"
+  # shellcheck disable=SC2016  # $1 is mmdebstrap's
+  debian --variant=apt --architectures="$arch" --include="$(packages common),$(packages "$arch")" \
+    --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
+    --dpkgopt='path-include=/usr/share/doc/*/copyright' --dpkgopt='path-exclude=/usr/share/locale/*' \
+    --dpkgopt='path-exclude=/usr/share/info/*' --dpkgopt='path-exclude=/usr/share/lintian/*' \
+    --essential-hook="tar-in '$work/overlay.tar' /" \
+    --customize-hook="sync-out /var/cache/apt/archives '$cache/apt-$arch'" \
+    --customize-hook='mkdir -p "$1/srv/flowork" "$1/srv/wheels"' \
+    --customize-hook="tar-in '$work/checkout.tar' /srv/flowork" \
+    --customize-hook="sync-in '$work/wheels' /srv/wheels" \
+    --customize-hook='chroot "$1" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
+      SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" INSTALL_OPTIONS="$INSTALL_OPTIONS" /srv/flowork/images/make/inside' \
+    --customize-hook='chroot "$1" dpkg-query -W >'"'$work/packages'" \
+    "$suite" "$tar" "${mirror[@]}"
+  say "packing it"
+  rm -f -- "$1"
+  env -u SOURCE_DATE_EPOCH mksquashfs - "$1" -tar -comp zstd -Xcompression-level 15 -b 256K -no-progress -quiet -exit-on-error \
+    -mkfs-time "$SOURCE_DATE_EPOCH" -default-mode 0755 -processors "$(nproc)" <"$tar" >/dev/null
+  mkdir -p -- "$work/boot"
+  tar -xf "$tar" -C "$work/boot" --wildcards --strip-components=1 './boot/vmlinuz-*' './boot/initrd.img-*'
+  mv -- "$work"/boot/vmlinuz-* "$work/boot/vmlinuz"
+  mv -- "$work"/boot/initrd.img-* "$work/boot/initrd.img"
+  if [[ $arch == arm64 ]]; then
+    mkdir -p -- "$work/dtb"
+    tar -xf "$tar" -C "$work/dtb" --wildcards --no-anchored --strip-components=5 \
+      './usr/lib/linux-image-*/broadcom/bcm2837*' './usr/lib/linux-image-*/broadcom/bcm2711*' \
+      './usr/lib/linux-image-*/broadcom/bcm2712*'
+  fi
+  rm -f -- "$tar"
+}
+
+# The files of images/files, as root's, and what names this image; as a tar, for who builds need not be root.
+make_overlay() {
+  local tree=$work/overlay
+  mkdir -p -- "$tree/etc"
+  (cd -- "$root" && git ls-files -z images/files) | (cd -- "$root" && tar --null -T - -c) |
+    tar -x -C "$tree" --strip-components=2
+  printf 'version=%s\narch=%s\nlayout=1\n' "$version" "$arch" >"$tree/etc/flowork-image"
+  find "$tree" -type d -exec chmod 0755 {} +
+  find "$tree" -type f -exec chmod go=rX {} +
+  chmod 0440 "$tree/etc/sudoers.d/flowork"
+  plain_tar "$tree" >"$work/overlay.tar"
+  # The checkout as it is committed or about to be, with the panel that was built.
+  (cd -- "$root" && {
+    git ls-files -z -- appliance edge_agent drivers scripts systemd images setup.cfg setup.py README.md LICENSE constraints.txt
+    [[ ! -d web/dist ]] || find web/dist -type f -print0
+  } | LC_ALL=C sort -z | tar --null -T - -c --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner) >"$work/checkout.tar"
+}
+
+# plain_tar FOLDER: in which nothing tells who packed it, or when.
+plain_tar() {
+  tar -C "$1" -c --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --format=gnu .
+}
+
+# Python's packages for the system's own Python, pinned by constraints.txt; the installer takes them from there.
+fetch_wheels() {
+  local kept=$cache/wheels-$arch machine=x86_64 extra extras=(edge backup) platforms=() glibc
+  [[ $arch == amd64 ]] || machine=aarch64
+  [[ -z $model ]] || extras+=(models)
+  mkdir -p -- "$kept" "$work/wheels"
+  for glibc in 2_17 2_24 2_26 2_27 2_28 2_31 2_34 2_35 2_39; do platforms+=(--platform "manylinux_${glibc}_$machine"); done
+  platforms+=(--platform "manylinux2014_$machine" --platform "linux_$machine")
+  say "fetching Python packages for $arch"
+  (cd -- "$root" && python3 - "${extras[@]}" <<'PY'
+import configparser, sys
+config = configparser.ConfigParser()
+config.read("setup.cfg")
+known = config["options.extras_require"]
+print(config["options"]["install_requires"], *(known[name] for name in sys.argv[1:]), "setuptools", "wheel", sep="\n")
+PY
+  ) >"$work/requirements"
+  python3 -m pip download --quiet --quiet --disable-pip-version-check --dest "$kept" --only-binary :all: \
+    --python-version "$python" "${platforms[@]}" -c "$root/constraints.txt" -r "$work/requirements"
+  # Only what this build asks for, of the many that the cache has seen.
+  python3 -m pip download --quiet --quiet --disable-pip-version-check --dest "$work/wheels" --only-binary :all: \
+    --no-index --find-links "$kept" --python-version "$python" "${platforms[@]}" -c "$root/constraints.txt" \
+    -r "$work/requirements"
+}
