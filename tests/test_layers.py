@@ -65,6 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"appliance.kernel"}
     | FLOWS
     | HEALTH
+    | {"appliance.workshop"}
     | {"appliance.backups", "appliance.restoring"},
     "edge_agent.protocol": set(),
     "edge_agent": {"drivers", "edge_agent.protocol"},

@@ -45,6 +45,16 @@ def address_of(private_key: Secret) -> str:
     return _address(PrivateKey.from_hex(private_key.reveal()[2:]).public_key.format(compressed=False))
 
 
+def address_of_public_key(key: bytes) -> str:
+    """The address of a public key, compressed (33 bytes) or not (65), as SEC 1 writes it. Raises ``BadAddress``."""
+    from coincurve import PublicKey
+
+    try:
+        return _address(PublicKey(key).format(compressed=False))
+    except ValueError:
+        raise BadAddress("this is no public key of a secp256k1 key; check that it was copied whole") from None
+
+
 def parse_address(text: str) -> str:
     """An address in lower case. Mixed case must carry the right EIP-55 checksum. Raises ``BadAddress``."""
     given = text.strip()

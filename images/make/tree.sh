@@ -39,7 +39,7 @@ make_system() {
   say "packing it"
   rm -f -- "$1"
   env -u SOURCE_DATE_EPOCH mksquashfs - "$1" -tar -comp zstd -Xcompression-level 15 -b 256K -no-progress -quiet -exit-on-error \
-    -mkfs-time "$SOURCE_DATE_EPOCH" -default-mode 0755 -processors "$(nproc)" <"$tar" >/dev/null
+    -mkfs-time "$SOURCE_DATE_EPOCH" -processors "$(nproc)" <"$tar" >/dev/null
   mkdir -p -- "$work/boot"
   tar -xf "$tar" -C "$work/boot" --wildcards --strip-components=1 './boot/vmlinuz-*' './boot/initrd.img-*'
   mv -- "$work"/boot/vmlinuz-* "$work/boot/vmlinuz"

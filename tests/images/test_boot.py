@@ -1,0 +1,183 @@
+"""The amd64 image in QEMU: it starts, keeps what it promised when the plug is pulled, and leaves a bad slot by itself.
+
+Takes half an hour, so it runs only when FLOWORK_TEST_IMAGE names an image (its .slot beside it): scripts/test-image.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.images.machine import Machine, machine
+from tests.support.broker import Mosquitto, Peer
+from tests.support.flows import compute, flow, node
+
+IMAGE = Path(os.environ.get("FLOWORK_TEST_IMAGE", ""))
+
+pytestmark = [
+    pytest.mark.skipif(not IMAGE.is_file(), reason="FLOWORK_TEST_IMAGE names no image"),
+    pytest.mark.timeout(3600),
+]
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """On a real disk: the images are larger than a /tmp in memory may be."""
+    made = Path(os.environ.get("FLOWORK_TEST_FOLDER", "/var/tmp")) / f"flowork-image-{os.getpid()}"
+    made.mkdir()
+    yield made
+    if "KEEP" not in os.environ:
+        shutil.rmtree(made)
+
+
+@pytest.fixture(scope="module")
+def bios(folder: Path) -> Iterator[Machine]:
+    """One machine with a BIOS, for all tests that need one."""
+    (folder / "bios").mkdir()
+    with machine(IMAGE, folder / "bios") as made:
+        yield made
+
+
+def tell(text: str) -> None:
+    """Figures for the person who runs it."""
+    with Path(os.environ.get("FLOWORK_TEST_FIGURES", "/dev/stderr")).open("a") as file:
+        file.write(f"{text}\n")
+
+
+def test_it_starts_from_a_bios(bios: Machine) -> None:
+    took = bios.boot()
+    tell(f"boot to panel, BIOS, first start: {took:.0f} s")
+    bios.wait(lambda: bios.run("systemctl is-active ssh") == "active", "ssh")
+    assert bios.run("test -d /sys/firmware/efi && echo uefi || echo bios") == "bios"
+    tell("memory: " + bios.run("free -m | sed -n 2p"))
+    tell("largest: " + bios.run("ps -eo rss,comm --sort=-rss | head -8 | paste -sd ';'"))
+    tell("blame: " + bios.run("systemd-analyze; systemd-analyze blame | head -12"))
+
+
+def test_what_the_card_said_was_taken_over_and_wiped(bios: Machine) -> None:
+    assert bios.run("uname -n") == "testbox"
+    assert bios.run("date +%Z") in ("CET", "CEST")
+    assert bios.run("systemctl --failed --no-legend") == ""
+    assert "a secret word" in bios.run("sudo cat /run/flowork/wifi.conf")
+    card = bios.run("sudo cat /boot/flowork/flowork.toml")
+    assert "testbox" in card
+    assert "a secret word" not in card
+    assert bios.http("GET", "/api/v1/session")["roles"] == {"*": "owner"}
+    assert "PRIVATE KEY" not in bios.run("sudo journalctl --no-pager -b")
+
+
+def test_the_system_is_read_only_and_the_data_have_the_whole_card(bios: Machine) -> None:
+    assert bios.run("findmnt -n -o FSTYPE /") == "overlay"
+    assert bios.run("findmnt -n -o OPTIONS /run/flowork/system").startswith("ro")
+    size, source = bios.run("df --output=size,source -BM /var/lib/flowork | tail -n 1").split()
+    assert int(size.rstrip("M")) > 3000, "the data partition has grown"
+    assert source == "/dev/vda4"
+    assert "noatime" in bios.run("findmnt -n -o OPTIONS /data")
+    assert bios.run("swapon --show=NAME --noheadings") == "/dev/zram0"
+    assert bios.run("findmnt -n -o FSTYPE -T /var/log") == "overlay"
+    assert bios.run("stat -c '%U %a' /var/lib/flowork") == "flowork 700"
+
+
+def test_a_run_survives_the_plug(bios: Machine, folder: Path) -> None:
+    with Mosquitto(folder) as broker, Peer(broker) as peer:
+        there = f"mqtt://10.0.2.2:{broker.port}"
+        peer.subscribe("answers/#")
+        body = flow(
+            node("log", "log", {"message": "begun"}),
+            node("wait", "delay", {"for": "20s"}),
+            compute("sum", "payload.n + 1"),
+            node("tell", "mqtt_publish", {"broker": there, "topic": "answers/1", "qos": 1}),
+            name="Plug",
+            triggers=[{"id": "in", "type": "mqtt", "config": {"broker": there, "topic": "questions/+"}}],
+        )
+        saved = bios.http("POST", "/api/v1/flows?deploy=true", body)
+        tell(f"saved: {sorted(saved)}")
+        broker_log = folder / "mosquitto.log"
+        bios.wait(lambda: "questions/+" in broker_log.read_text(), "the trigger's subscription")
+        peer.publish("questions/1", b'{"n": 41}')
+        bios.wait(lambda: _runs(bios, "plug"), "the run")
+        (run,) = _runs(bios, "plug")
+        assert run["state"] in ("running", "waiting"), run
+        bios.cut()
+        assert peer.empty(), "the plug was pulled in the middle of the run"
+        tell(f"boot to panel, BIOS, after the cut: {bios.boot():.0f} s")
+        bios.wait(lambda: not peer.empty(), "the answer of the run from before")
+        assert peer.next() == ("answers/1", b"42")
+        bios.wait(lambda: _runs(bios, "plug")[0]["state"] == "succeeded", "the end of the run")
+        assert [each["id"] for each in _runs(bios, "plug")] == [run["id"]], "nothing was started twice"
+
+
+def _runs(box: Machine, flow_id: str) -> list[dict[str, str]]:
+    items: list[dict[str, str]] = box.http("GET", f"/api/v1/runs?flow={flow_id}")["items"]
+    return items
+
+
+def broken_slot(folder: Path) -> Path:
+    """A system whose kernel starts, and finds no program to begin with."""
+    tree, made = folder / "broken", folder / "broken.slot"
+    slot = IMAGE.with_suffix(".slot")
+    subprocess.run(
+        ["unsquashfs", "-quiet", "-no-progress", "-dest", str(tree), str(slot), "boot", "etc/flowork-image"],
+        check=True,
+        timeout=300,
+        stdout=subprocess.DEVNULL,
+    )
+    (tree / "etc/flowork-image").write_text(
+        (tree / "etc/flowork-image").read_text().replace("version=", "version=broken-")
+    )
+    subprocess.run(
+        ["mksquashfs", str(tree), str(made), "-quiet", "-no-progress", "-comp", "zstd", "-all-root"],
+        check=True,
+        timeout=300,
+        stdout=subprocess.DEVNULL,
+    )
+    return made
+
+
+def test_a_slot_that_does_not_start_is_left_after_three_boots(bios: Machine, folder: Path) -> None:
+    assert (bios.slots()["running"], bios.slots()["slots"]["b"]) == ("a", None)
+    said = bios.run("sudo flowork-slot write -", data=broken_slot(folder), timeout=1800)
+    assert "slot b holds broken-" in said
+    before = len(bios.boots())
+    began = time.monotonic()
+    bios.run("sudo flowork-slot try && sudo systemd-run --quiet --on-active=1 systemctl reboot")
+    bios.wait(lambda: len(bios.boots()) >= before + 4, "three failed boots and the fourth", 2400)
+    bios.wait(bios.well, "the panel, from the old slot")
+    tell(f"three failed boots and back: {time.monotonic() - began:.0f} s")
+    assert bios.boots()[before:] == ["b?", "b?", "b?", "a"]
+    found = bios.slots()
+    assert (found["running"], found["good"], found["failed"], found["trial"]) == ("a", "a", "b", False)
+    assert _runs(bios, "plug")[0]["state"] == "succeeded", "the data are the same"
+
+
+def test_a_slot_that_is_well_stays_by_itself_and_may_be_left_again(bios: Machine) -> None:
+    bios.run("sudo flowork-slot write -", data=IMAGE.with_suffix(".slot"), timeout=1800)
+    before = len(bios.boots())
+    bios.run("sudo flowork-slot try && sudo systemd-run --quiet --on-active=1 systemctl reboot")
+    bios.wait(lambda: len(bios.boots()) > before, "the boot")
+    bios.wait(bios.well, "the panel, from the new slot")
+    assert bios.boots()[-1] == "b?"
+    found = bios.slots()
+    assert (found["running"], found["trial"], found["good"], found["left"]) == ("b", True, "a", 2)
+    bios.wait(lambda: bios.slots()["good"] == "b", "five good minutes")
+    bios.cut()
+    bios.boot()
+    assert bios.slots()["running"] == "b"
+    assert bios.boots()[-1] == "b"
+    bios.run("sudo flowork-slot back && sudo systemd-run --quiet --on-active=1 systemctl reboot")
+    bios.wait(lambda: bios.boots()[-1] == "a", "the boot of the old slot")
+    bios.wait(bios.well, "the panel, from the old slot")
+
+
+def test_it_starts_from_a_uefi(folder: Path) -> None:
+    (folder / "uefi").mkdir()
+    with machine(IMAGE, folder / "uefi", uefi=True) as box:
+        tell(f"boot to panel, UEFI, first start: {box.boot():.0f} s")
+        assert box.run("test -d /sys/firmware/efi && echo uefi || echo bios") == "uefi"
+        assert box.slots()["running"] == "a"
