@@ -20,6 +20,8 @@ OK, ERROR, ITEM = 0, 1, 2
 MAX_FRAME = 64_000_000
 #: Seconds that trying one node may take at most.
 LONGEST_TRIAL = 60.0
+#: Seconds that a draft may take in all, however often the model is asked.
+LONGEST_DRAFT = 1800.0
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=str, decimal_format="string")
 _decoder = msgspec.msgpack.Decoder()

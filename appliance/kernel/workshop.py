@@ -15,6 +15,7 @@ from appliance.engine.plan import plan_flow
 from appliance.engine.validate import validate
 from appliance.kernel.params import arguments
 from appliance.kernel.server import Params, Reply
+from appliance.kernel.wire import LONGEST_DRAFT
 from appliance.store.history import History
 from appliance.workshop.analyst import RUNS, analyse, worded
 from appliance.workshop.architect import Architect
@@ -25,14 +26,15 @@ if TYPE_CHECKING:
     from appliance.kernel.context import StepContext
     from appliance.kernel.kernel import Kernel
 
-#: Seconds that a draft may take in all, however often the model is asked.
-LONGEST = 1800.0
-
 
 class DraftAsked(Struct, kw_only=True):
-    """The parameters of ``draft``; what they mean is told by ``DraftRequest``."""
+    """The parameters of ``draft``; what they mean is told by ``DraftRequest``.
+
+    ``id`` is the caller's own: live events ``{"type": "stream", "draft": id, "text"}`` tell the stages under it.
+    """
 
     workspace: str
+    id: Annotated[str, Meta(max_length=64)] = ""
     text: Annotated[str, Meta(max_length=20_000)] = ""
     spec: Annotated[str, Meta(max_length=200_000)] = ""
     flow: dict[str, Any] | None = None
@@ -61,45 +63,43 @@ class KernelWorkshop:
         return Bench(self._kernel, ctx.models, ctx.workspace)
 
     def draft(self, params: Params, reply: Reply) -> None:
-        """Draft a flow: items ``{"stage": text}`` while it goes on, then ``{"draft": …}``; ends when nobody waits."""
+        """Draft a flow; the work ends when nobody waits for it any more."""
         asked = arguments(params, DraftAsked)
         bench = Bench(self._kernel, self._models("architect"), asked.workspace)
         request = DraftRequest(
             text=asked.text, spec=asked.spec, flow=asked.flow, models=asked.models, repairs=asked.repairs
         )
 
-        async def work() -> dict[str, Any]:
-            async with asyncio.timeout(LONGEST):
-                draft = await bench.draft(request, lambda line: reply.item({"stage": line}))
-            return {"draft": msgspec.to_builtins(draft)}
+        def tell(line: str) -> None:
+            self._kernel.api.live.show({"type": "stream", "draft": asked.id, "text": line})
+
+        async def work() -> Draft:
+            async with asyncio.timeout(LONGEST_DRAFT):
+                return await bench.draft(request, tell)
 
         self._answer(self._kernel.engine.steps.io.spawn(work()), reply)
 
     def words(self, params: Params, reply: Reply) -> None:
-        """The analysis of a flow with a model's summary: an item ``{"analysis": …}``."""
+        """The analysis of a flow with a model's summary."""
         asked = arguments(params, AnalysisAsked)
         bench = Bench(self._kernel, self._models("analyzer"), asked.workspace)
 
-        async def work() -> dict[str, Any]:
-            analysis = await bench.analyse(asked.flow, asked.runs, asked.models)
-            return {"analysis": msgspec.to_builtins(analysis)}
+        work = bench.analyse(asked.flow, asked.runs, asked.models)
+        self._answer(self._kernel.engine.steps.io.spawn(work), reply)
 
-        self._answer(self._kernel.engine.steps.io.spawn(work()), reply)
-
-    def _answer(self, future: Future[dict[str, Any]], reply: Reply) -> None:
+    def _answer(self, future: Future[Any], reply: Reply) -> None:
         def gone() -> None:
             future.cancel()
 
         reply.caller.on_close.append(gone)
 
-        def landed(done: Future[dict[str, Any]]) -> None:
+        def landed(done: Future[Any]) -> None:
             try:
-                reply.item(done.result())
-                reply.ok()
+                reply.ok(msgspec.to_builtins(done.result()))
             except CancelledError:
                 pass  # whoever asked has gone
             except TimeoutError:
-                reply.error(ConfigError(f"no draft within {LONGEST:g} seconds: the model is too slow for this"))
+                reply.error(ConfigError(f"no draft within {LONGEST_DRAFT:g} seconds: the model is too slow for this"))
             except Exception as exc:
                 reply.error(exc)
 

@@ -62,7 +62,7 @@ class Architect:
         for _ in range(self._request.repairs):
             if not problems:
                 break
-            self._tell(f"mending {problems[0].path}: {problems[0].message}")
+            self._tell(f"mending {len(problems)} fault{'s'[: len(problems) != 1]}")
             answer = await self._ask([*ask, *_faults(answer, problems)], schema, LONGEST)
             mended = tidy(answer)
             found = list(self._check(mended))
