@@ -56,6 +56,13 @@ def _room(facts: ModelFacts, wanted: int, answer: int) -> int:
     return room
 
 
+async def count_room(models: Models, names: Sequence[str], texts: Sequence[str], room: float) -> bool:
+    """Whether texts have at most so many tokens together, for the first of the models."""
+    if sum(len(text.encode()) for text in texts) <= room:
+        return True
+    return sum([await models.count(text, names[0] if names else "") for text in texts]) <= room
+
+
 class Fitter:
     """Builds the messages of one turn so that they fit. Counts each text once."""
 

@@ -29,7 +29,6 @@ import msgspec
 from msgspec import Meta, Struct
 
 from appliance.contracts import (
-    Busy,
     ChatReply,
     ChatRequest,
     Config,
@@ -53,9 +52,9 @@ from appliance.nodes import _schemas
 from appliance.nodes._answers import AnswerText
 from appliance.nodes._prompts import Fitter, Message, as_text, prompt_room, shortened
 from appliance.nodes._tools import Call, Tool, Wrong, read_reply, reply_schema, tool_faults
+from appliance.nodes._turns import Spent, asked_again, refuse_anew
 
 _MAX_ERROR = 600
-_LONGEST_PAUSE = 60.0
 
 
 class AiAgentConfig(Config, frozen=True):
@@ -109,13 +108,8 @@ class Talk(Struct):
     stage: str = ""
     since: float = 0.0
     waited: float = 0.0
-    turns: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    cost: float = 0.0
-    model: str = ""
+    spent: Spent = msgspec.field(default_factory=Spent)
     failures: int = 0
-    tries: int = 0
 
 
 class AiAgent(Node[AiAgentConfig]):
@@ -134,9 +128,7 @@ class AiAgent(Node[AiAgentConfig]):
             yield from (Problem(f"answer.{at}".rstrip("."), text) for at, text in _schemas.faults(answer))
 
     async def run(self, ctx: Context, config: AiAgentConfig, payload: Any) -> Any:
-        if ctx.attempt > 1:
-            message = "what used tools is not begun anew by `retry`; `attempts` tries a turn that failed again"
-            raise NodeError(message, retryable=False)
+        refuse_anew(ctx)
         for index, tool in enumerate(config.tools):
             if fault := next(_schemas.faults(tool.schema()), None):
                 raise NodeError(f"tools[{index}]: {fault[0]}: {fault[1]}", retryable=False)
@@ -162,8 +154,9 @@ class AiAgent(Node[AiAgentConfig]):
                 request, tools, text = await self._request(ctx, config, talk)
                 reply = await ctx.models.chat(request, text)
             except FlowError as exc:
-                return self._again(ctx, config, talk, exc)
-            _account(talk, reply)
+                talk.stage = "again"
+                return asked_again(ctx, talk.spent, config.attempts, exc, lambda: msgspec.to_builtins(talk))
+            talk.spent.add(reply)
             try:
                 said = _read(reply, tools, config)
             except Wrong as exc:
@@ -210,21 +203,6 @@ class AiAgent(Node[AiAgentConfig]):
                 ctx.stream(text)
 
         return request, tools, show
-
-    def _again(self, ctx: Context, config: AiAgentConfig, talk: Talk, exc: FlowError) -> Park:
-        """A turn that failed is tried again later, with all that was done so far. Raises what will not go away.
-
-        The step itself must not be tried again from its beginning: a tool may have been used.
-        """
-        talk.tries += 1
-        if not exc.retryable or talk.tries >= config.attempts:
-            raise NodeError(exc.message, retryable=False, detail=exc.detail) from exc
-        pause = min(2.0**talk.tries, _LONGEST_PAUSE)
-        if isinstance(exc, Busy):
-            pause = max(pause, min(exc.retry_after, _LONGEST_PAUSE))
-        ctx.log(f"the model did not answer ({exc.message}); it is asked again in {pause:g} s", "warning")
-        talk.stage = "again"
-        return Park(until=ctx.now() + pause, memo=msgspec.to_builtins(talk))
 
     # --- what it asked for -----------------------------------------------------------------------------
 
@@ -326,25 +304,8 @@ def _as_called(calls: list[Call], config: AiAgentConfig) -> str:
     return json.dumps({"calls": said} if config.calls > 1 else said[0], ensure_ascii=False)
 
 
-def _account(talk: Talk, reply: ChatReply) -> None:
-    talk.turns += 1
-    talk.tries = 0
-    talk.tokens_in += reply.tokens_in
-    talk.tokens_out += reply.tokens_out
-    talk.cost += reply.cost
-    talk.model = reply.model
-
-
 def _usage(talk: Talk, now: float) -> dict[str, Any]:
-    return {
-        "calls": talk.calls,
-        "turns": talk.turns,
-        "tokens_in": talk.tokens_in,
-        "tokens_out": talk.tokens_out,
-        "cost": round(talk.cost, 6),
-        "seconds": round(now - talk.started, 3),
-        "model": talk.model,
-    }
+    return {"calls": talk.calls, **talk.spent.view(), "seconds": round(now - talk.started, 3)}
 
 
 def _time_left(config: AiAgentConfig, talk: Talk, now: float) -> float:
@@ -354,13 +315,14 @@ def _time_left(config: AiAgentConfig, talk: Talk, now: float) -> float:
 
 def _used_up(config: AiAgentConfig, talk: Talk, now: float) -> tuple[str, str] | None:
     """The limit that is reached, and how that is said."""
-    used = talk.tokens_in + talk.tokens_out
-    if talk.turns >= config.turns:
+    spent = talk.spent
+    used = spent.tokens_in + spent.tokens_out
+    if spent.turns >= config.turns:
         return "turns", f"it has had its {config.turns} turns"
     if config.tokens and used >= config.tokens:
         return "tokens", f"it has used {used:,} tokens of {config.tokens:,}"
-    if config.money and talk.cost >= config.money:
-        return "money", f"it has cost ${talk.cost:.4f} of ${config.money:g}"
+    if config.money and spent.cost >= config.money:
+        return "money", f"it has cost ${spent.cost:.4f} of ${config.money:g}"
     if _time_left(config, talk, now) <= 0:
         return "time", f"it has had its {seconds(config.time):g} seconds"
     if talk.failures >= config.failures:
