@@ -2,10 +2,10 @@
 # shellcheck disable=SC2154  # scripts/image, lib.sh and layout.py say what the names stand for
 # The disk: partitions in a file, each made as a file of its own and put where it belongs. Nothing is mounted.
 
-# What the boot loader is made of, of the same release of Debian as the system.
+# What packs the system and what the boot loader is made of, from the same release of Debian as the system.
 unpack_tools() {
   tools=$work/tools
-  say "fetching the boot loader"
+  say "fetching the boot loader and the tools that pack"
   local needed architectures=amd64
   [[ $arch == amd64 ]] || architectures=amd64,arm64
   mkdir -p -- "$tools"
@@ -13,15 +13,14 @@ unpack_tools() {
     --customize-hook="sync-out /var/cache/apt/archives '$cache/apt-$arch'" "$suite" "$work/tools.tar" "${mirror[@]}"
   tar -xf "$work/tools.tar" -C "$tools"
   rm -f -- "$work/tools.tar"
-  for needed in usr/bin/grub-mkimage usr/lib64/ld-linux-x86-64.so.2; do
-    [[ -e $tools/$needed ]] || die "the boot loader's $needed was not found among Debian's packages"
+  for needed in usr/bin/grub-mkimage usr/bin/mksquashfs usr/lib64/ld-linux-x86-64.so.2; do
+    [[ -e $tools/$needed ]] || die "$needed was not found among Debian's packages"
   done
+  # Started with their own libraries.
+  tool=("$tools/usr/lib64/ld-linux-x86-64.so.2" --library-path "$tools/usr/lib/x86_64-linux-gnu")
 }
 
-# mkimage OPTIONS...: GRUB's own tool of that suite, with its own libraries.
-mkimage() {
-  "$tools/usr/lib64/ld-linux-x86-64.so.2" --library-path "$tools/usr/lib/x86_64-linux-gnu" "$tools/usr/bin/grub-mkimage" "$@"
-}
+mkimage() { "${tool[@]}" "$tools/usr/bin/grub-mkimage" "$@"; }
 
 # make_boot FILE: the FAT partition.
 make_boot() {
@@ -96,7 +95,6 @@ make_disk() {
   local system=$1 size
   size=$(stat -c %s "$system")
   ((size <= system_a_size * 1048576)) || die "the system has $((size >> 20)) MiB, more than a slot's $system_a_size"
-  unpack_tools
   make_boot "$work/fat.img"
   make_data "$work/data.img"
   rm -f -- "$image"

@@ -38,8 +38,10 @@ make_system() {
     "$suite" "$tar" "${mirror[@]}"
   say "packing it"
   rm -f -- "$1"
-  env -u SOURCE_DATE_EPOCH mksquashfs - "$1" -tar -comp zstd -Xcompression-level 15 -b 256K -no-progress -quiet -exit-on-error \
-    -mkfs-time "$SOURCE_DATE_EPOCH" -processors "$(nproc)" <"$tar" >/dev/null
+  # (Given SOURCE_DATE_EPOCH it would change every file's time, and Python would compile everything anew at each start.)
+  env -u SOURCE_DATE_EPOCH "${tool[@]}" "$tools/usr/bin/mksquashfs" - "$1" -tar -comp zstd -Xcompression-level 15 -b 256K \
+    -no-progress -quiet -exit-on-error -mkfs-time "$SOURCE_DATE_EPOCH" -root-time "$SOURCE_DATE_EPOCH" -root-mode 0755 \
+    -root-uid 0 -root-gid 0 -processors "$(nproc)" <"$tar"
   mkdir -p -- "$work/boot"
   tar -xf "$tar" -C "$work/boot" --wildcards --strip-components=1 './boot/vmlinuz-*' './boot/initrd.img-*'
   mv -- "$work"/boot/vmlinuz-* "$work/boot/vmlinuz"
