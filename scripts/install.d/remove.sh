@@ -45,8 +45,8 @@ sure() {
 
 stop_all() {
   local name
-  for name in flowork.target "$agent_unit" flowork-gateway.socket flowork-gateway.service flowork-kernel.service \
-    flowork-init.service; do
+  for name in flowork.target "$agent_unit" flowork-gateway.socket flowork-gateway.service flowork-models.socket \
+    flowork-models.service flowork-kernel.service flowork-init.service; do
     systemctl stop "$name" 2>/dev/null || true
   done
   systemctl reset-failed 'flowork*' 2>/dev/null || true

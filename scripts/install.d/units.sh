@@ -4,7 +4,7 @@
 
 agent_unit=flowork-agent.service
 appliance_units=(flowork.target flowork-init.service flowork-gateway.socket flowork-gateway.service
-  flowork-kernel.service "$agent_unit")
+  flowork-kernel.service flowork-models.socket flowork-models.service "$agent_unit")
 # Groups of Debian and Raspberry Pi OS to whom devices belong.
 device_groups=(gpio dialout i2c spi video input plugdev)
 
@@ -135,7 +135,12 @@ come_up() {
     systemctl start --no-block "$@"
     return
   fi
-  systemctl start "${appliance_units[@]:1}" && systemctl start "$@"
+  local name now=()
+  for name in "${appliance_units[@]:1}"; do
+    # The model host is started by the first who needs it.
+    [[ $name == flowork-models.service ]] || now+=("$name")
+  done
+  systemctl start "${now[@]}" && systemctl start "$@"
 }
 
 farewell() {

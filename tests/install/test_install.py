@@ -26,7 +26,7 @@ def test_the_plan_says_every_change_and_makes_none() -> None:
     done = install("--dry-run", "--port", "5999", "--hostname", "flowork")
     assert done.returncode == 0, done.stderr
     plan = done.stdout
-    for unit in ("flowork.target", "flowork-kernel.service", "flowork-gateway.service", "flowork-gateway.socket"):
+    for unit in ("flowork.target", "flowork-kernel.service", "flowork-gateway.service", "flowork-models.socket"):
         assert f"would: write /usr/local/lib/systemd/system/{unit}" in plan
     assert "flowork-gateway.socket.d/50-flowork-port.conf" in plan
     assert "would: call this machine flowork" in plan
