@@ -27,6 +27,8 @@ SERVICES = {
 #: What the gateway and the command line share: changing and checking flows, looking at the engine's health.
 FLOWS = {"appliance.flowbook", "appliance.webpaths", "appliance.world"}
 HEALTH = {"appliance.findings", "appliance.running", "appliance.listener", "appliance.safemode", "appliance.strain"}
+#: Files of models and the engine for them: looked after by the command line, the kernel and the gateway.
+MODEL_FILES = {"appliance.ai.building", "appliance.ai.library"}
 MAY_IMPORT: dict[str, set[str]] = {
     "appliance.contracts": set(),
     "appliance.paths": BASE,
@@ -38,6 +40,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.store": BASE | {"appliance.engine"},
     "appliance.registry": BASE,
     "appliance.ai": BASE,
+    "appliance.ai.building": BASE | {"appliance.ai"},
+    "appliance.ai.library": BASE | {"appliance.ai", "appliance.ai.building"},
     "appliance.ai.gateway": BASE,
     "appliance.ai.providers": BASE,
     "appliance.nodes": BASE,
@@ -48,7 +52,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.workshop": BASE | {"appliance.engine", "appliance.store"},
     "appliance.kernel": BASE
     | SERVICES
-    | {"appliance.fleet", "appliance.workshop", "appliance.world", "appliance.ai.gateway"},
+    | {"appliance.fleet", "appliance.workshop", "appliance.world", "appliance.ai.gateway"}
+    | MODEL_FILES,
     "appliance.world": BASE | {"appliance.sandbox", "appliance.fleet"},
     "appliance.webpaths": BASE | {"appliance.engine"},
     "appliance.flowbook": BASE | SERVICES - {"appliance.queue"} | {"appliance.fleet", "appliance.kernel"} | FLOWS,
@@ -66,6 +71,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | FLOWS
     | HEALTH
     | {"appliance.workshop"}
+    | MODEL_FILES
     | {"appliance.backups", "appliance.restoring"},
     "edge_agent.protocol": set(),
     "edge_agent": {"drivers", "edge_agent.protocol"},

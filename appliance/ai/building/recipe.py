@@ -1,0 +1,98 @@
+"""What an engine is made of, and the names under which what was made is kept.
+
+A name holds everything that the result depends on, so that nothing is ever used where it does not fit: an engine for
+another CPU would die of an illegal instruction.
+"""
+
+from __future__ import annotations
+
+import configparser
+import hashlib
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from appliance.ai.building import machine
+
+#: Exactly the version that the model host was written for: the layout of its structures follows each release.
+PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
+#: Without what nobody uses here (image input of llama.cpp, its own tools): 83 files instead of 226.
+_SLIM = ("-DLLAVA_BUILD=OFF",)
+#: For images and for other machines: any 64-bit ARM (slower), any x86-64 of the last ten years.
+_PORTABLE = ("-DGGML_NATIVE=OFF",)
+#: What llama.cpp takes for granted on x86-64 then.
+_PORTABLE_NEEDS = {"x86_64": frozenset({"sse4_2", "avx", "avx2", "bmi2", "f16c", "fma"})}
+#: Read by CMake behind llama.cpp's own options, which would else be forced on.
+INCLUDE = "set(LLAMA_BUILD_COMMON OFF)\n"
+#: What compiling takes: the package's own build system, and where the machine has none of the right age, its programs.
+BUILD_SYSTEM = "scikit-build-core>=0.9.2"
+BUILD_PROGRAMS = ("cmake", "ninja")
+_CHECKOUT = Path(__file__).resolve().parents[3]
+_EXTRA = "models"
+
+
+def options(*, portable: bool) -> tuple[str, ...]:
+    """The options of CMake."""
+    return (*_SLIM, *(_PORTABLE if portable else ()))
+
+
+def portable_runs(features: Sequence[str] | None = None) -> bool:
+    """Whether an engine that was made ``portable`` runs on this CPU; ``features`` instead of its own."""
+    found = machine.cpu_features() if features is None else features
+    return _PORTABLE_NEEDS.get(platform.machine(), frozenset()) <= set(found)
+
+
+def wheel_key(*, portable: bool, features: Sequence[str] | None = None) -> str:
+    """The name for the compiled wheel; ``features`` instead of this machine's."""
+    found = () if portable else machine.cpu_features() if features is None else tuple(features)
+    kind = "portable" if portable else "native"
+    mark = _mark([VERSION, options(portable=portable), INCLUDE, found])
+    return f"{VERSION}-{platform.machine()}-{kind}-{mark}"
+
+
+def engine_key(wheel: str) -> str:
+    """The name for the folder with everything: the wheel, and the libraries for this Python."""
+    return f"{wheel}-cp{sys.version_info[0]}{sys.version_info[1]}-{_mark([requirements(), pins()])}"
+
+
+def requirements() -> list[str]:
+    """The libraries that models need: the extra ``models`` of setup.cfg."""
+    path = _CHECKOUT / "setup.cfg"
+    if path.is_file():
+        config = configparser.ConfigParser()
+        config.read(path)
+        lines = config["options.extras_require"][_EXTRA].splitlines()
+        return sorted(line.strip() for line in lines if line.strip() and not line.strip().startswith("#"))
+    marker = f'; extra == "{_EXTRA}"'
+    found = importlib.metadata.requires("flowork") or []
+    return sorted(line.removesuffix(marker).strip() for line in found if line.endswith(marker))
+
+
+def constraints() -> Path | None:
+    """The pinned versions: those of the checkout, or those that the installer put beside the program."""
+    places = (_CHECKOUT / "constraints.txt", Path(sys.prefix, "constraints.txt"))
+    return next((place for place in places if place.is_file()), None)
+
+
+def pins() -> list[str]:
+    """The pinned versions of what models need themselves; a new pin of anything else is no reason for a new engine."""
+    path = constraints()
+    if path is None:
+        return []
+    names = {_name(line) for line in requirements()}
+    return sorted(line for line in path.read_text().splitlines() if _name(line) in names)
+
+
+def _name(requirement: str) -> str:
+    for at, letter in enumerate(requirement):
+        if not (letter.isalnum() or letter in "-_."):
+            return requirement[:at].lower().replace("_", "-")
+    return requirement.lower().replace("_", "-")
+
+
+def _mark(value: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(value)).hexdigest()[:10]
