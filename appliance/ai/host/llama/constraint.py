@@ -107,11 +107,13 @@ class Constraint:
         data = self._piece(token)
         if not self._begun and data.isascii():
             return True
+        data = self._begun + data
         try:
-            codecs.utf_8_decode(self._begun + data)
+            _, read = codecs.utf_8_decode(data)
         except UnicodeDecodeError:
             return False
-        return True
+        # Python takes the beginning of a surrogate for one of a character; nothing could follow.
+        return not (data[read : read + 1] == b"\xed" and data[read + 1 : read + 2] >= b"\xa0")
 
     def accept(self, token: int) -> None:
         """Go on behind a token that was chosen here and ends nothing."""
