@@ -51,9 +51,13 @@ class Box:
         except (KeyError, OSError, SlotError):
             raise BoxError("this machine was not started from a Flowork image: it has no slots") from None
 
+    def started_as_trial(self) -> bool:
+        """Whether this boot began as a try."""
+        return self._started_with().get("flowork.trial") == "1"
+
     def trial(self) -> bool:
         """Whether this boot is a try, and the slot has not been called good meanwhile."""
-        if self._started_with().get("flowork.trial") != "1":
+        if not self.started_as_trial():
             return False
         choice = self.choice()
         return not (choice.good == self.running() and choice.trying is None)

@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Callable
 
 from appliance.box import slots
-from appliance.box.place import Box
+from appliance.box.place import Box, BoxError
 from appliance.box.voice import say
 
 _HEALTH = "http://127.0.0.1:{port}/api/v1/health"
@@ -73,13 +73,16 @@ class Watch:
 
     def run(self) -> int:
         """Watch until the slot is good, or start the machine again; the exit code."""
-        if not self._box.trial():
+        if not self._box.started_as_trial():
             return 0
         began = self._now()
         since: float | None = None
         while True:
             moment = self._now()
-            if self._ask():
+            decided, mounted = self._decided()
+            if decided:
+                return 0
+            if mounted and self._ask():
                 since = moment if since is None else since
                 if moment - since >= self._steady:
                     return self._good()
@@ -90,6 +93,13 @@ class Watch:
                 self._reboot()
                 return 1
             self._sleep(_PACE)
+
+    def _decided(self) -> tuple[bool, bool]:
+        """Whether somebody has called the slot good, and whether that can be known: early in a boot it cannot yet."""
+        try:
+            return not self._box.trial(), True
+        except BoxError:
+            return False, False
 
     def _good(self) -> int:
         self._box.tell(slots.accept(self._box.choice(), self._box.running()))
