@@ -76,6 +76,9 @@ class Provider(Generic[C]):
     #: It is always there under its own name, without being set up.
     builtin: ClassVar[bool] = False
 
+    def check(self, config: C) -> None:
+        """Raise ``ConfigError`` for what the types cannot express."""
+
     def place(self, config: C) -> str:
         """Who sees what is sent: empty for this machine, else a host's name."""
         raise NotImplementedError

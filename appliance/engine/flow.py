@@ -91,6 +91,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     timeout: Duration | None = None
     on_crash: Literal["retry", "skip", "fail", "ask"] = "ask"
     history: History = History()
+    model_budget: Annotated[float, Meta(ge=0, description="US dollars a day for models; 0: any")] | None = None
 
 
 class Flow(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

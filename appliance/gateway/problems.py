@@ -27,6 +27,7 @@ MEDIA = "application/problem+json"
 STATUSES: Mapping[str, int] = {
     "bad-request": 400,
     "unauthorized": 401,
+    "budget-spent": 402,
     "forbidden": 403,
     "not-found": 404,
     "conflict": 409,

@@ -172,11 +172,19 @@ class Keeper:
             data = trace.pack(value)
         return self.scrub(value) if self.found_secret(data) else value
 
-    def state_ops(self, run: LiveRun, changes: dict[str, Any]) -> None:
-        """Change durable values of the run's flow together with the run."""
+    def state_ops(self, run: LiveRun, changes: dict[str, Any], number: int | None = None) -> None:
+        """Change durable values of the run's flow (or those under another number) together with the run."""
+        owner = run.flow.num if number is None else number
         kept = {self.clean(key): value if value is GONE else self.clean(value) for key, value in changes.items()}
-        self._ops += [(run.id, op) for op in self._services.states.apply(run.flow.num, kept)]
+        self._ops += [(run.id, op) for op in self._services.states.apply(owner, kept)]
         self.touch(run)
+
+    def loose_ops(self, changes: dict[str, Any], number: int) -> None:
+        """Change durable values that belong to no run."""
+        self._ops += [
+            (self._journal.ids.next(self._services.wall()), op) for op in self._services.states.apply(number, changes)
+        ]
+        self._fresh = self.urgent = True
 
     def remember_key(self, key: str, run: int) -> None:
         """This event has its run."""

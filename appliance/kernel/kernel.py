@@ -193,6 +193,7 @@ class Kernel:
         settings = self.store.settings.load()
         return Fleet(
             self.data,
+        self.services.model_use = models.changes
             self._blobs,
             self.services.wall,
             engine=read_engine(self.data).id,
@@ -221,6 +222,7 @@ class Kernel:
         try:
             taken = 0 if self._alone else self.recovery.all(self.cancel_under_way)
         finally:
+        self.models.load_accounts(self.services.states.beside())
             sys.setrecursionlimit(limit)
         if taken:
             logger.info("%d runs that were under way %s", taken, "end" if self.cancel_under_way else "go on")
@@ -306,6 +308,7 @@ class Kernel:
         self.engine.steps.io.stop()
 
     # --- turns -----------------------------------------------------------------------------------
+        self.engine.post(self._keep_model_use)
 
     def _turn(self) -> None:
         self.engine.pump()
@@ -328,10 +331,16 @@ class Kernel:
     def _mind_budget(self) -> None:
         """Once the hour's share of the write budget is spent, history waits; on a card by default."""
         self.wear.look()
+        self.engine.post(self._keep_model_use)
         found = {setting.name: setting for setting in self.store.settings.describe()}["write_budget_mb"]
         bound = found.value if found.source != "default" or self.wear.on_card() else 0
         thrifty = self.wear.over(bound * 1e6)
         if thrifty != self.engine.keeper.thrifty:
+    def _keep_model_use(self) -> None:
+        """What was used by nobody's step, or by one that was ended before it could tell."""
+        for flow in self.models.accounts.dirty():
+            self.engine.keeper.loose_ops(self.models.changes(flow), account_of(flow))
+
             logger.info("the write budget is %s", "spent: history is written once a minute" if thrifty else "kept")
             self.engine.keeper.thrifty = thrifty
 

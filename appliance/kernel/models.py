@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import datetime
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from appliance.ai.gateway.gate import Gate, Who
+from appliance.ai.gateway.accounts import Accounts, Budgets, Who
+from appliance.ai.gateway.cache import Cache
+from appliance.ai.gateway.gate import Gate, Watching
 from appliance.ai.gateway.names import Upstreams
+from appliance.ai.gateway.passage import Passages
+from appliance.ai.gateway.prices import Prices
 from appliance.contracts import (
     Blobs,
     ChatReply,
     ChatRequest,
     ConfigError,
     Inference,
+    Limits,
     ModelFacts,
     Provider,
     StreamingHttp,
     Vectors,
 )
+from appliance.kernel.state import GONE
 from appliance.kernel.streams import Streams
+from appliance.security.roles import DEFAULT_WORKSPACE
 
 if TYPE_CHECKING:
     from appliance.kernel.context import Services, StepContext
@@ -27,44 +35,87 @@ if TYPE_CHECKING:
 
 #: The model host's socket in the data folder.
 HOST = "models.sock"
-_WORKSPACE = "default"
+_MEGABYTE = 1_000_000
+#: Of the child that looks up a price; it needs no network.
+_LOOK_UP = Limits(timeout=20.0, cpu=10.0, memory_mb=512)
 
 
 class ModelService:
     """All that asks a model in this kernel goes through here. ``data`` is the engine's own folder."""
+
+    gate: Gate
 
     def __init__(self, data: Path, services: Services, http: StreamingHttp, streams: Streams) -> None:
         self._data = data
         self._services = services
         self._http = http
         self._streams = streams
+        self.accounts = Accounts(self._today)
+        self.passages = Passages(self.accounts, Prices(self._look_up))
+        self._cache = Cache(0)
+        self._default_embed = ""
 
     def load(self, settings: Settings, providers: Mapping[str, Provider[Any]]) -> None:
         """Take up the settings."""
         upstreams = Upstreams(providers, settings.model_upstreams)
-        self._embeds = settings.model_embed
-        self.gate = Gate(upstreams, settings.model_default, self._reach)
+        self.passages.update(upstreams)
+        self._cache.resize(int(settings.model_cache_mb * _MEGABYTE))
+        self._default_embed = settings.model_embed
+        self.accounts.budgets = Budgets(
+            day=settings.model_budget_day,
+            month=settings.model_budget_month,
+            flow_day=settings.model_budget_flow,
+            tokens_day=settings.model_tokens_day,
+        )
+        self.gate = Gate(upstreams, settings.model_default, self.passages, self._cache, self._reach)
 
     def for_step(self, ctx: StepContext) -> BoundModels:
         """The models as one step sees them."""
-        return BoundModels(self, Who(ctx.flow_number, ctx.node, ctx.priority), lambda: self._streams.anew(ctx))
+        who = Who(flow=ctx.flow_number, node=ctx.node, priority=ctx.priority, budget=ctx.model_budget)
+        return BoundModels(self, who, lambda: self._streams.anew(ctx))
 
-    def for_work(self, name: str) -> BoundModels:
-        """The models for work of the engine's own, which is no flow's; ``name`` is its account."""
-        return BoundModels(self, Who(0, name), lambda: None)
+    def for_work(self, name: str, anew: Callable[[], None] = lambda: None) -> BoundModels:
+        """The models for work that is no flow's; what it uses is kept under ``name``.
+
+        ``anew`` is called where an answer that was cut off begins again.
+        """
+        return BoundModels(self, Who(flow=0, node=name), anew)
+
+    async def embed(self, who: Who, texts: Sequence[str], model: str, timeout: float) -> Vectors:
+        """Vectors by a name or the default."""
+        return await self.gate.embed(who, texts, model, self._default_embed, timeout)
+
+    # --- accounts --------------------------------------------------------------------------------------
+
+    def load_accounts(self, kept: Mapping[int, Mapping[str, Any]]) -> None:
+        """Take up what :meth:`changes` gave, by its numbers."""
+        for number, days in kept.items():
+            self.accounts.load(-1 - number, days)
+
+    def changes(self, flow: int) -> dict[str, Any]:
+        """What is to be kept of a flow's account since the last time, as durable values of :func:`account_of`."""
+        return {day: GONE if rows is None else rows for day, rows in self.accounts.take(flow).items()}
+
+    # --- what the gateway is made of -------------------------------------------------------------------
+
+    def _today(self) -> datetime.date:
+        return datetime.datetime.fromtimestamp(self._services.wall(), self._services.timezone).date()
+
+    def _look_up(self, url: str, model: str) -> Awaitable[Any]:
+        arguments = {"url": url, "model": model}
+        return self._services.sandbox.call("appliance.nodes._prices", "table", arguments, _LOOK_UP)
 
     def _reach(self, who: Who) -> KernelReach:
         return KernelReach(self._services, self._http, self._data / HOST, who.priority)
 
-    async def chat(self, who: Who, request: ChatRequest, watching: Watching) -> ChatReply:
-        return await self.gate.chat(who, request, watching)
 
-    async def embed(self, who: Who, texts: Sequence[str], model: str, timeout: float) -> Vectors:
-        return await self.gate.embed(who, texts, model, self._embeds, timeout)
+def account_of(flow: int) -> int:
+    """The number under which a flow's account is kept among the durable values: no flow has it, not even flow 0."""
+    return -1 - flow
 
 
-class Watching:
-    """Implements the gate's ``Watching``: hands pieces on, and has watchers begin anew where the answer does."""
+class _Shown:
+    """Implements the gate's ``Watching``."""
 
     def __init__(self, on_text: Callable[[str], None] | None, anew: Callable[[], None]) -> None:
         self._on_text = on_text
@@ -89,14 +140,14 @@ class KernelReach:
         return self._services.blobs
 
     def secret(self, name: str) -> str:
-        found = self._services.secrets.get(_WORKSPACE, {}).get(name)
+        found = self._services.secrets.get(DEFAULT_WORKSPACE, {}).get(name)
         if found is None:
-            raise ConfigError(f"there is no secret {name!r} in the workspace {_WORKSPACE!r}")
+            raise ConfigError(f"there is no secret {name!r} in the workspace {DEFAULT_WORKSPACE!r}")
         return found
 
 
 class BoundModels:
-    """Implements :class:`appliance.contracts.Models` for one who asks."""
+    """Implements :class:`appliance.contracts.Models` for one step, or for somebody else."""
 
     def __init__(self, service: ModelService, who: Who, anew: Callable[[], None]) -> None:
         self._service = service
@@ -104,7 +155,8 @@ class BoundModels:
         self._anew = anew
 
     async def chat(self, request: ChatRequest, on_text: Callable[[str], None] | None = None) -> ChatReply:
-        return await self._service.chat(self._who, request, Watching(on_text, self._anew))
+        watching: Watching = _Shown(on_text, self._anew)
+        return await self._service.gate.chat(self._who, request, watching)
 
     async def embed(self, texts: Sequence[str], model: str = "", timeout: float = 60.0) -> Vectors:
         return await self._service.embed(self._who, texts, model, timeout)

@@ -41,6 +41,10 @@ class FlowStates:
         """A flow's values; read only."""
         return self._values.setdefault(flow, {})
 
+    def beside(self) -> dict[int, dict[str, Any]]:
+        """The values under negative numbers, which no flow has: the engine's own (accounts of models)."""
+        return {number: values for number, values in self._values.items() if number < 0}
+
     def apply(self, flow: int, changes: dict[str, Any]) -> list[StateOp]:
         """Make changes (``GONE`` deletes) and return them numbered, for the journal."""
         ops = []

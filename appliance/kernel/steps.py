@@ -33,6 +33,7 @@ from appliance.engine.validate import ERROR_PORT
 from appliance.kernel.context import StepContext, judge_for
 from appliance.kernel.families import pack_spawn
 from appliance.kernel.io import Io
+from appliance.kernel.models import account_of
 from appliance.kernel.runs import LiveRun, Parked
 
 if TYPE_CHECKING:
@@ -245,6 +246,8 @@ class Steps:
         # Lost in a crash, such an outcome is had again with the same key.
         self._keeper.relaxed = run.node(flight.index).effect is Effect.IDEMPOTENT
         try:
+            if used := self._engine.services.model_use(run.flow.num):
+                self._keeper.state_ops(run, used, account_of(run.flow.num))
             self._land(flight, value, error)
         except Exception as exc:
             self.broke(run, flight.index, exc)

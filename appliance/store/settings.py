@@ -214,6 +214,64 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             extra_json_schema=_about("Models"),
         ),
     ] = {}
+    model_budget_day: Annotated[
+        float,
+        Meta(
+            ge=0,
+            title="Budget for models in a day",
+            description="US dollars that all flows together may spend on models in a day; 0: any. What would pass it "
+            "is not asked, and the next of a step's models is tried",
+            extra_json_schema=_about("Models", unit="US$"),
+        ),
+    ] = 0.0
+    model_budget_month: Annotated[
+        float,
+        Meta(
+            ge=0,
+            title="Budget for models in a month",
+            description="The same for a calendar month",
+            extra_json_schema=_about("Models", unit="US$"),
+        ),
+    ] = 0.0
+    model_budget_flow: Annotated[
+        float,
+        Meta(
+            ge=0,
+            title="Budget for models of one flow in a day",
+            description="US dollars that each flow may spend on models in a day, unless its own settings say "
+            "otherwise; 0: any",
+            extra_json_schema=_about("Models", unit="US$"),
+        ),
+    ] = 0.0
+    model_tokens_day: Annotated[
+        int,
+        Meta(
+            ge=0,
+            title="Tokens that leave the machine",
+            description="Tokens of prompts and answers that models elsewhere may take in a day; 0: any",
+            extra_json_schema=_about("Models", unit="tokens"),
+        ),
+    ] = 0
+    model_cache_mb: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=10_000,
+            title="Known answers",
+            description="MB of memory for answers at temperature 0 and for vectors, which are given again to the same "
+            "question; 0: none are kept",
+            extra_json_schema=_about("Models", unit="MB"),
+        ),
+    ] = 4.0
+    model_api: Annotated[
+        bool,
+        Meta(
+            title="Serve models to others",
+            description="Answer the OpenAI API at /v1 to engine tokens with the scope `models`, with all models of "
+            "this engine",
+            extra_json_schema=_about("Models"),
+        ),
+    ] = False
 
     agent_port: Annotated[
         int,

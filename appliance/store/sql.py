@@ -26,6 +26,7 @@ sys.meta_path.insert(0, _HideDrivers)
 try:
     from peewee import (
         EXCLUDED,
+        JOIN,
         ColumnBase,
         Expression,
         Node,
@@ -41,6 +42,7 @@ finally:
 
 __all__ = [
     "EXCLUDED",
+    "JOIN",
     "ColumnBase",
     "Expression",
     "Node",

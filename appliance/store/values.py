@@ -14,7 +14,7 @@ from appliance.store.database import Database
 from appliance.store.errors import NotFound
 from appliance.store.journal import StateOp
 from appliance.store.sealed import VALUES, SealedSecrets
-from appliance.store.sql import EXCLUDED
+from appliance.store.sql import EXCLUDED, JOIN
 from appliance.store.tables import COUNTER, FLOW, STATE, VARIABLE
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)
@@ -79,7 +79,9 @@ class Values:
         The journal holds the changes with higher numbers; the kernel applies them on top at its start.
         """
         query = STATE.select(STATE.ver, STATE.flow, STATE.key, STATE.value)
-        query = query.join(FLOW, on=(FLOW.num == STATE.flow)).where(FLOW.deleted.is_null())
+        # What is the engine's own has a negative number, and stays when a flow goes.
+        query = query.join(FLOW, JOIN.LEFT_OUTER, on=(FLOW.num == STATE.flow))
+        query = query.where((STATE.flow < 0) | (FLOW.num.is_null(False) & FLOW.deleted.is_null()))
         return [StateOp(row["ver"], row["flow"], row["key"], bytes(row["value"])) for row in self._db.all(query)]
 
     def state_version(self) -> int:

@@ -6,19 +6,19 @@ answer) is passed over for the next of the request's models; what all of them sa
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
-from msgspec import Struct
 
 from appliance.ai.gateway import answers
+from appliance.ai.gateway.accounts import Use, Who
+from appliance.ai.gateway.cache import Cache, key_of, key_of_text
 from appliance.ai.gateway.names import Target, Upstreams
+from appliance.ai.gateway.passage import Passages, limit
 from appliance.contracts import (
     Busy,
     ChatReply,
@@ -29,7 +29,6 @@ from appliance.contracts import (
     ModelFacts,
     NodeError,
     Reach,
-    TimedOut,
     Vectors,
 )
 
@@ -39,16 +38,11 @@ logger = logging.getLogger(__name__)
 #: Seconds for which what an upstream has is believed, and that asking it may take.
 LISTED_FOR = 30.0
 LISTING = 20.0
+#: Characters of an answer that an error shows.
+SHOWN = 2000
+_SUMMED = ("tokens_in", "tokens_cached", "tokens_out", "seconds", "cost")
 #: Times that a target is asked when the connection broke, in all.
 TRIES = 2
-
-
-class Who(Struct, frozen=True):
-    """Who asks: a flow (its number; 0 for none) and the name under which its use is kept."""
-
-    flow: int
-    node: str
-    priority: int = 0
 
 
 class Watching(Protocol):
@@ -62,9 +56,18 @@ class Watching(Protocol):
 class Gate:
     """Asks upstreams. ``reach(who)`` is what a provider receives."""
 
-    def __init__(self, upstreams: Upstreams, default: Sequence[str], reach: Callable[[Who], Reach]) -> None:
+    def __init__(
+        self,
+        upstreams: Upstreams,
+        default: Sequence[str],
+        passages: Passages,
+        cache: Cache,
+        reach: Callable[[Who], Reach],
+    ) -> None:
         self.upstreams = upstreams
         self.default = default
+        self._passages = passages
+        self._cache = cache
         self._reach = reach
         self._listed: dict[str, tuple[float, list[ModelFacts]]] = {}
 
@@ -72,29 +75,47 @@ class Gate:
         """The answer of the first target that gives one."""
 
         async def ask(target: Target) -> ChatReply:
-            return await self._fitting(who, target, request, watching)
+            return await self._known_or_new(who, target, request, watching)
 
         return await self._first(request.models, self.default, ask, watching.anew)
 
     async def embed(self, who: Who, texts: Sequence[str], model: str, default: str, timeout: float) -> Vectors:
-        """One vector of length 1 per text."""
+        """One vector of length 1 per text; those that are known are not asked for again."""
 
         async def ask(target: Target) -> Vectors:
-            config, kind = target.upstream.config, target.upstream.kind
-            async with _limit(timeout, target):
-                found = await kind.embed(self._reach(who), config, target.model, list(texts))
-            vectors = [_normed(vector, target) for vector in found.vectors]
-            return msgspec.structs.replace(found, vectors=vectors, provider=target.upstream.name)
+            keys = [key_of_text(target, text) for text in texts]
+            found = {key: vector for key in keys if (vector := self._cache.vector(key)) is not None}
+            missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
+            tokens, cost = 0, 0.0
+            if missing:
+                new = await self._embed(who, target, list(missing.values()), timeout)
+                tokens, cost = new.tokens, new.cost
+                for key, vector in zip(missing, new.vectors, strict=True):
+                    found[key] = _normed(vector, target)
+                    self._cache.keep_vector(key, found[key])
+            else:
+                self._passages.accounts.add(who, target, Use(known=1))
+            vectors = [found[key] for key in keys]
+            provider = target.upstream.name
+            return Vectors(vectors=vectors, model=target.model, provider=provider, tokens=tokens, cost=cost)
 
-        return await self._first((model,), (default,), ask, lambda: None)
+        return await self._first((model,), (default,) if default else (), ask, lambda: None)
+
+    async def _embed(self, who: Who, target: Target, texts: list[str], timeout: float) -> Vectors:
+        tokens = sum(guess(text) for text in texts)
+        upstream = target.upstream
+        async with self._passages.through(who, target, tokens, 0, timeout) as meter:
+            found = await upstream.kind.embed(self._reach(who), upstream.config, target.model, texts)
+            meter.told(found.tokens or tokens)
+        return msgspec.structs.replace(found, cost=meter.cost)
 
     async def count(self, who: Who, text: str, model: str) -> int:
         """Tokens of a text; a guess where nobody here can tell."""
         target = await self._named(self.upstreams.targets((model,), self.default)[0])
         config, kind = target.upstream.config, target.upstream.kind
-        async with _limit(LISTING, target):
+        async with limit(LISTING, target):
             found = await kind.count(self._reach(who), config, target.model, text)
-        return max(1, len(text.encode(errors="replace")) // 4) if found is None else found
+        return guess(text) if found is None else found
 
     async def infer(
         self, who: Who, model: str, inputs: Mapping[str, Any], options: Mapping[str, Any], timeout: float
@@ -103,7 +124,7 @@ class Gate:
         target = self.upstreams.target(model)
         if not target.model:
             raise ConfigError("name the model")
-        async with _limit(timeout, target):
+        async with limit(timeout, target):
             found = await target.upstream.kind.infer(
                 self._reach(who), target.upstream.config, target.model, inputs, options
             )
@@ -113,7 +134,7 @@ class Gate:
         """What is known of a model."""
         target = await self._named(self.upstreams.targets((model,), self.default)[0])
         upstream = target.upstream
-        async with _limit(LISTING, target):
+        async with limit(LISTING, target):
             told = await upstream.kind.facts(self._reach(who), upstream.config, target.model)
         if told is not None:
             return msgspec.structs.replace(told, provider=upstream.name, place=upstream.place)
@@ -128,8 +149,8 @@ class Gate:
         if known is not None and time.monotonic() - known[0] < LISTED_FOR:
             return known[1]
         target = Target(self.upstreams.known[upstream], "")
-        async with _limit(LISTING, target):
-            found = await target.upstream.kind.models(self._reach(Who(0, "")), target.upstream.config)
+        async with limit(LISTING, target):
+            found = await target.upstream.kind.models(self._reach(Who(flow=0, node="")), target.upstream.config)
         found = [msgspec.structs.replace(one, provider=upstream, place=target.upstream.place) for one in found]
         self._listed[upstream] = (time.monotonic(), found)
         return found
@@ -165,26 +186,41 @@ class Gate:
             raise ConfigError(f"{where} has no model; `flowork models pull` fetches one")
         return Target(target.upstream, found[0].name)
 
+    # --- one target ------------------------------------------------------------------------------------
+
+    async def _known_or_new(self, who: Who, target: Target, request: ChatRequest, watching: Watching) -> ChatReply:
+        """The answer that is known, or a new one."""
+        key = key_of(target, request)
+        if key is not None and (known := self._cache.answer(key)) is not None:
+            self._passages.accounts.add(who, target, Use(known=1))
+            watching.piece(known.text)
+            return known
+        reply = await self._fitting(who, target, request, watching)
+        if key is not None:
+            self._cache.keep_answer(key, reply)
+        return reply
+
     async def _fitting(self, who: Who, target: Target, request: ChatRequest, watching: Watching) -> ChatReply:
-        """An answer, which fits the schema if there is one."""
+        """An answer, which fits the schema if there is one. All that was asked for it is in its figures."""
         if request.schema is None:
             return await self._persistent(who, target, request, watching)
-        fault = ""
+        fault, replies = "", list[ChatReply]()
         for attempt in range(answers.TRIES):
             if attempt:
                 watching.anew()
             reply = await self._persistent(who, target, request, watching)
+            replies.append(reply)
             try:
-                return msgspec.structs.replace(reply, data=answers.value_of(reply.text, request.schema))
+                return _added(replies, answers.value_of(reply.text, request.schema))
             except answers.Unfit as exc:
                 fault = str(exc)
             if reply.finish == "length":
                 message = f"the answer of {target} was cut at {request.max_tokens} tokens, before its JSON was whole"
-                raise NodeError(f"{message}; raise max_tokens", retryable=False, detail={"text": reply.text[:2000]})
+                raise NodeError(f"{message}; raise max_tokens", retryable=False, detail={"text": reply.text[:SHOWN]})
             more = answers.ask_again(reply.text, fault, request.schema)
             request = msgspec.structs.replace(request, messages=[*request.messages, *more])
         message = f"{target} answered {answers.TRIES} times with what does not fit the schema; at last: {fault}"
-        raise NodeError(message, retryable=False, detail={"text": reply.text[:2000]})
+        raise NodeError(message, retryable=False, detail={"text": reply.text[:SHOWN]})
 
     async def _persistent(self, who: Who, target: Target, request: ChatRequest, watching: Watching) -> ChatReply:
         """An answer, over a connection that may break once (a host that was killed is started anew)."""
@@ -200,19 +236,28 @@ class Gate:
 
     async def _ask(self, who: Who, target: Target, request: ChatRequest, watching: Watching) -> ChatReply:
         upstream = target.upstream
-        async with _limit(request.timeout, target):
-            reply = await upstream.kind.chat(self._reach(who), upstream.config, target.model, request, watching.piece)
-        return msgspec.structs.replace(reply, provider=upstream.name, model=target.model)
+        tokens = guess(msgspec.json.encode(request.messages).decode())
+        through = self._passages.through(who, target, tokens, request.max_tokens, request.timeout)
+        async with through as meter:
+
+            def piece(text: str) -> None:
+                meter.piece(text)
+                watching.piece(text)
+
+            reply = await upstream.kind.chat(self._reach(who), upstream.config, target.model, request, piece)
+            meter.told(reply.tokens_in, reply.tokens_cached, reply.tokens_out)
+        return msgspec.structs.replace(reply, provider=upstream.name, model=target.model, cost=meter.cost)
 
 
-@asynccontextmanager
-async def _limit(seconds: float, target: Target) -> AsyncIterator[None]:
-    """``asyncio.timeout`` that says what took too long."""
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError:
-        raise TimedOut(f"{target} did not answer within {seconds:g} s") from None
+def guess(text: str) -> int:
+    """About how many tokens a text has: a quarter of its bytes, at least one."""
+    return max(1, len(text.encode(errors="replace")) // 4)
+
+
+def _added(replies: Sequence[ChatReply], data: Any) -> ChatReply:
+    """The last answer, with what all of them took."""
+    sums = {name: sum(getattr(reply, name) for reply in replies) for name in _SUMMED}
+    return msgspec.structs.replace(replies[-1], data=data, first=replies[0].first, **sums)
 
 
 def _normed(vector: Sequence[float], target: Target) -> list[float]:

@@ -1,22 +1,47 @@
 """Whose model a name means: ``NAME`` is this machine's, ``UPSTREAM/NAME`` is an upstream's.
 
 An upstream is a provider with a config under a name, as the setting ``model_upstreams`` has them:
-``{"openai": {"provider": "openai", "config": {"url": …, "secret": …}}}``.
+``{"openai": {"provider": "openai", "config": {"url": …, "secret": …}, "at_once": 2}}``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct
+import msgspec
+from msgspec import Meta, Struct
 
 from appliance.contracts import ConfigError, Provider, decode
 
 #: The built-in provider that has this machine's models.
 LOCAL = "local"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+
+
+Bound = Annotated[int, Meta(ge=0, le=1_000_000_000)]
+Money = Annotated[float, Meta(ge=0, le=1_000_000)]
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """How much an upstream is asked; 0 does not bind. Prices are US dollars a million tokens, where the list of prices
+    does not know them or is wrong.
+    """
+
+    at_once: Annotated[Bound, Meta(description="Requests at once; more wait, by their flow's priority")] = 8
+    requests_minute: Annotated[Bound, Meta(description="Requests in a minute; more wait")] = 0
+    tokens_minute: Annotated[Bound, Meta(description="Tokens in a minute")] = 0
+    budget_day: Annotated[Money, Meta(description="US dollars in a day")] = 0.0
+    price_in: Annotated[Money, Meta(description="US dollars a million tokens of prompt")] | None = None
+    price_out: Annotated[Money, Meta(description="US dollars a million tokens of answer")] | None = None
+
+
+class Entry(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An upstream as it is set up."""
+
+    provider: Annotated[str, Meta(description="The kind of place, a file in appliance/ai/providers")] = "openai"
+    config: Annotated[dict[str, Any], Meta(description="As the provider wants it")] = {}
 
 
 class Upstream(Struct, frozen=True, kw_only=True):
@@ -26,6 +51,12 @@ class Upstream(Struct, frozen=True, kw_only=True):
     kind: Provider[Any]
     config: Any
     place: str
+    limits: Limits = Limits()
+
+    @property
+    def url(self) -> str:
+        """Its address, by which the list of prices knows it."""
+        return str(getattr(self.config, "url", ""))
 
 
 class Target(Struct, frozen=True):
@@ -48,17 +79,12 @@ class Upstreams:
         self.broken: dict[str, str] = {}
         for name, kind in providers.items():
             if kind.builtin:
-                self._add(name, kind, {})
+                self.known[name] = _made(name, kind, {}, Limits(at_once=0))
         for name, entry in raw.items():
             try:
-                kind, config = read(providers, name, entry)
-                self._add(name, kind, config)
+                self.known[name] = read(providers, name, entry)
             except ConfigError as exc:
                 self.broken[name] = exc.message
-
-    def _add(self, name: str, kind: Provider[Any], raw: Mapping[str, Any]) -> None:
-        config = decode(kind.Config, raw)
-        self.known[name] = Upstream(name=name, kind=kind, config=config, place=kind.place(config))
 
     def target(self, name: str) -> Target:
         """What a name means. Raises ``ConfigError`` for an upstream that is not there or not usable."""
@@ -83,18 +109,25 @@ class Upstreams:
         return self.known[name]
 
 
-def read(providers: Mapping[str, Provider[Any]], name: str, entry: Any) -> tuple[Provider[Any], dict[str, Any]]:
-    """The provider and the config (not decoded) of an upstream as saved. Raises ``ConfigError``."""
+def read(providers: Mapping[str, Provider[Any]], name: str, raw: Any) -> Upstream:
+    """An upstream as saved. Raises ``ConfigError``."""
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} cannot be an upstream's name; take a-z, 0-9, - and _ (40 at most)")
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("config", {}), Mapping):
-        raise ConfigError(f'{name}: must be {{"provider": NAME, "config": {{…}}}}')
-    if unknown := sorted(set(entry) - {"provider", "config"}):
-        raise ConfigError(f"{name}: there is no field {unknown[0]!r}; there are: provider, config")
     if name in providers and providers[name].builtin:
         raise ConfigError(f"{name!r} is built in; name the upstream otherwise")
-    kind = providers.get(str(entry.get("provider", "openai")))
+    try:
+        entry = msgspec.convert(raw, Entry)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"{name}: {exc}") from None
+    kind = providers.get(entry.provider)
     if kind is None or kind.builtin:
         usable = ", ".join(sorted(each for each, provider in providers.items() if not provider.builtin))
-        raise ConfigError(f"{name}: there is no provider {entry.get('provider')!r}; there are: {usable}")
-    return kind, dict(entry.get("config", {}))
+        raise ConfigError(f"{name}: there is no provider {entry.provider!r}; there are: {usable}")
+    limits = Limits(**{field: getattr(entry, field) for field in Limits.__struct_fields__})
+    return _made(name, kind, entry.config, limits)
+
+
+def _made(name: str, kind: Provider[Any], raw: Mapping[str, Any], limits: Limits) -> Upstream:
+    config = decode(kind.Config, raw)
+    kind.check(config)
+    return Upstream(name=name, kind=kind, config=config, place=kind.place(config), limits=limits)

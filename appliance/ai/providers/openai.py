@@ -64,6 +64,15 @@ class OpenAI(Provider[OpenAIConfig]):
         #: What a server's model was seen not to take.
         self._unwanted: dict[tuple[str, str], frozenset[str]] = {}
 
+    def check(self, config: OpenAIConfig) -> None:
+        try:
+            parts = urlsplit(config.url)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname)
+        except ValueError:
+            good = False
+        if not good:
+            raise ConfigError(f"url: {config.url!r} is not an http(s) URL")
+
     def place(self, config: OpenAIConfig) -> str:
         host = urlsplit(config.url).hostname or ""
         try:
@@ -102,13 +111,16 @@ class OpenAI(Provider[OpenAIConfig]):
         ]
 
     def _api(self, reach: Reach, config: OpenAIConfig) -> Api:
-        parts = urlsplit(config.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"url: {config.url!r} is not an http(s) URL")
         headers = dict(config.headers)
         if config.secret:
             headers["Authorization"] = f"Bearer {reach.secret(config.secret)}"
-        return Api(http=reach.http, url=config.url, name=parts.hostname, headers=headers, verify=config.verify)
+        return Api(
+            http=reach.http,
+            url=config.url,
+            name=str(urlsplit(config.url).hostname),
+            headers=headers,
+            verify=config.verify,
+        )
 
 
 def _without(body: dict[str, Any], unwanted: frozenset[str]) -> dict[str, Any]:
