@@ -23,6 +23,7 @@ class Embedder:
         self.context = min(context, options.context or 2048)
         self._model = model
         self._lock = threading.Lock()
+        self._closed = False
         self._batch = max(self.context, _BATCH)  # a text that is read in both directions must fit into one call
         self._memory = Context(
             model,
@@ -36,6 +37,12 @@ class Embedder:
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """One vector per text, in order. ``ConfigError`` for a text that is longer than the model reads."""
+        with self._lock:
+            if self._closed:
+                raise NodeError("the model is closed")
+            return [vector for group in self._groups(self._split(texts)) for vector in self._together(group)]
+
+    def _split(self, texts: Sequence[str]) -> list[list[int]]:
         split = []
         for number, text in enumerate(texts):
             tokens = self._model.tokenize(text, begin=True, special=False)
@@ -45,8 +52,7 @@ class Embedder:
             if not tokens:
                 raise ConfigError(f"text {number + 1} of {len(texts)} is empty")
             split.append(tokens)
-        with self._lock:
-            return [vector for group in self._groups(split) for vector in self._together(group)]
+        return split
 
     def _groups(self, split: list[list[int]]) -> Iterator[list[list[int]]]:
         group: list[list[int]] = []
@@ -76,6 +82,7 @@ class Embedder:
     def close(self) -> None:
         """Free the memory. Twice is fine."""
         with self._lock:
+            self._closed = True
             self._memory.close()
 
 

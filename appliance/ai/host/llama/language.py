@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from appliance.ai.host.llama.schema import grammar_of
 from appliance.ai.host.llama.slots import Slots
 from appliance.ai.host.llama.states import States
 from appliance.ai.host.llama.waiting import Waiting
+from appliance.ai.host.memory import available
 from appliance.ai.host.work import Answer, Ask, Language, Ticket
 from appliance.contracts import ConfigError, NodeError
 
@@ -34,10 +36,10 @@ _LONGEST_GRAMMAR, _DEEPEST_GRAMMAR = 1 << 18, 64
 def open_language(path: Path, options: Options) -> Language:
     """See ``load``."""
     facts = ggufs.read(path)
-    context = options.context or min(facts.context or _DEFAULT_CONTEXT, _DEFAULT_CONTEXT)
+    context = min(options.context or _DEFAULT_CONTEXT, facts.context or _DEFAULT_CONTEXT)
     cells = max(context, options.cells or 2 * context)
     need = facts.size + facts.cell * cells + _BUFFERS
-    bound = options.memory or _free_memory()
+    bound = options.memory or available()
     if need > bound:
         raise ConfigError(
             f"model {path.name} needs {need >> 20} MB of memory with {cells} tokens of context, and {bound >> 20} MB "
@@ -54,24 +56,30 @@ def open_language(path: Path, options: Options) -> Language:
         raise
 
 
-def _free_memory() -> int:
-    """Bytes that can be used without swapping, by the machine and by the limit of this process's group."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(fields["MemAvailable"].split()[0]) << 10
-    group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
-    with contextlib.suppress(OSError, ValueError):
-        limit, used = int((group / "memory.max").read_text()), int((group / "memory.current").read_text())
-        free = min(free, limit - used)
-    return free
+class _Loaded:
+    """What both kinds have in common: nobody may look into a model that is closed."""
 
-
-class Generator:
-    """A model that writes text."""
-
-    def __init__(self, model: Model, facts: ggufs.Facts, options: Options, context: int, cells: int) -> None:
+    def __init__(self, model: Model, facts: ggufs.Facts, options: Options) -> None:
         self._model = model
         self._facts = facts
         self._options = options
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[None]:
+        """The model stays loaded meanwhile. ``NodeError`` if it is closed."""
+        with self._lock:
+            if self._closed:
+                raise NodeError("the model is closed")
+            yield
+
+
+class Generator(_Loaded):
+    """A model that writes text."""
+
+    def __init__(self, model: Model, facts: ggufs.Facts, options: Options, context: int, cells: int) -> None:
+        super().__init__(model, facts, options)
         self._length = context
         self._cells = cells
 
@@ -121,6 +129,12 @@ class Generator:
         self, ask: Ask, on_text: Callable[[str], None], on_end: Callable[[Answer | None, Exception | None], None]
     ) -> Ticket:
         """See ``Language``."""
+        with self._open():
+            return self._submit(ask, on_text, on_end)
+
+    def _submit(
+        self, ask: Ask, on_text: Callable[[str], None], on_end: Callable[[Answer | None, Exception | None], None]
+    ) -> Ticket:
         tokens, shared = self._prompt(ask)
         if not tokens:
             raise ConfigError("the prompt is empty")
@@ -129,8 +143,7 @@ class Generator:
                 f"the prompt has {len(tokens)} tokens, and this model reads {self._length - 1} at most "
                 "(the answer needs some, too). Shorten it, or load the model with a longer context"
             )
-        if ask.max_tokens < 1:
-            raise ConfigError("max_tokens must be at least 1")
+        _check(ask)
         if ask.adapter not in ("", *self._options.adapters):
             raise ConfigError(f"this model was loaded without an adapter named {ask.adapter!r}")
         job = Job(
@@ -174,7 +187,8 @@ class Generator:
 
     def count(self, text: str) -> int:
         """See ``Language``."""
-        return len(self._model.tokenize(text, begin=False, special=True))
+        with self._open():
+            return len(self._model.tokenize(text, begin=False, special=True))
 
     def describe(self) -> dict[str, Any]:
         """See ``Language``."""
@@ -187,9 +201,11 @@ class Generator:
 
     def close(self) -> None:
         """See ``Language``."""
-        self._stop()
-        self._context.close()
-        self._model.close()
+        self._stop()  # nothing that it tells may wait for this lock
+        with self._lock:
+            self._closed = True
+            self._context.close()
+            self._model.close()
 
 
 class _Ticket:
@@ -201,14 +217,12 @@ class _Ticket:
         self._engine.cancel(self._job)
 
 
-class Embeddings:
+class Embeddings(_Loaded):
     """A model that makes vectors."""
 
     def __init__(self, model: Model, embedder: Embedder, facts: ggufs.Facts, options: Options) -> None:
-        self._model = model
+        super().__init__(model, facts, options)
         self._embedder = embedder
-        self._facts = facts
-        self._options = options
 
     def submit(
         self, ask: Ask, on_text: Callable[[str], None], on_end: Callable[[Answer | None, Exception | None], None]
@@ -222,7 +236,8 @@ class Embeddings:
 
     def count(self, text: str) -> int:
         """See ``Language``."""
-        return len(self._model.tokenize(text, begin=True, special=False))
+        with self._open():
+            return len(self._model.tokenize(text, begin=True, special=False))
 
     def describe(self) -> dict[str, Any]:
         """See ``Language``."""
@@ -236,7 +251,9 @@ class Embeddings:
     def close(self) -> None:
         """See ``Language``."""
         self._embedder.close()
-        self._model.close()
+        with self._lock:
+            self._closed = True
+            self._model.close()
 
 
 def _facts(model: Model, facts: ggufs.Facts, options: Options) -> dict[str, Any]:
@@ -247,6 +264,17 @@ def _facts(model: Model, facts: ggufs.Facts, options: Options) -> dict[str, Any]
         "parameters": model.parameters,
         "threads": [options.answer_threads(), options.reading_threads()],
     }
+
+
+def _check(ask: Ask) -> None:
+    if ask.max_tokens < 1:
+        raise ConfigError("max_tokens must be at least 1")
+    if not 0.0 <= ask.temperature <= 100.0:  # nor NaN
+        raise ConfigError("temperature must lie between 0 and 100")
+    if not (0.0 < ask.top_p <= 1.0 and 0.0 <= ask.min_p <= 1.0 and ask.top_k >= 0):
+        raise ConfigError("top_p must be above 0 and, like min_p, at most 1; top_k is at least 0, and 0 leaves it out")
+    if not 0.0 < ask.repeat_penalty <= 100.0:
+        raise ConfigError("repeat_penalty must be above 0; 1 leaves it out")
 
 
 def _depth(grammar: str) -> int:
