@@ -25,6 +25,7 @@ from edge_agent import __version__
 from edge_agent.blobs import BlobFolder, references
 from edge_agent.config import write_atomic
 from edge_agent.dialer import Dialer, Route
+from edge_agent.launcher import AGAIN
 from edge_agent.machine import LOCK, machine_id
 from edge_agent.memory import CommandMemory, Outcome
 from edge_agent.notify import Systemd
@@ -33,6 +34,7 @@ from edge_agent.protocol import messages
 from edge_agent.protocol.channel import Channel, ChannelClosed
 from edge_agent.protocol.messages import Body, Configure, Done, Events, Hello, Watch, encode
 from edge_agent.survey import Survey
+from edge_agent.updating import Updating
 from edge_agent.works import Works
 
 logger = logging.getLogger(__name__)
@@ -71,8 +73,11 @@ class Agent:
         identity: str = "",
         max_bytes: int = 64_000_000,
         max_age: float = 7 * 86400.0,
+        well_for: float = 60.0,
+        no_updates: str = "it comes with Flowork itself, and is updated with it",
         clocks: Clocks | None = None,
     ) -> None:
+        """``no_updates`` is why the appliance may not replace this agent's code; ``""``: it may."""
         self._folder = folder
         self._identity = identity
         self._clocks = clocks or system_clocks()
@@ -100,15 +105,19 @@ class Agent:
         self._safe = False
         self._report_at = 0.0
         self._tick_at = 0.0
+        self._updating = Updating(
+            folder, well_for, no_updates, self._send, self.post, self._report, self._restart, self._works.standing
+        )
         self._survey = Survey(lambda: self.post(self._report))
         self._systemd = Systemd()
         self._beat_at = 0.0
         self._stopping = False
+        self._again = False
 
     # --- life -----------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Work until stopped; the exit code."""
+        """Work until stopped; the exit code, :data:`edge_agent.launcher.AGAIN` to be started anew."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (self._folder / LOCK).open("w") as lock:
             try:
@@ -129,19 +138,27 @@ class Agent:
         try:
             self._works.make_safe_after_crash()
             self._load_config()
+            self._updating.start()
             self._dial(0.0)
             self._systemd.tell("READY=1")
             while not self._stopping:
                 self._turn()
         finally:
-            self._systemd.tell("STOPPING=1")
+            if not self._again:
+                self._systemd.tell("STOPPING=1")
             self._close()
-        return 0
+        return AGAIN if self._again else 0
 
     def stop(self) -> None:
         """Ask for the end."""
         self._stopping = True
         self._ring()
+
+    def _restart(self) -> None:
+        self._again = True
+        if self._welcome is not None:
+            self._send_report()
+        self.stop()
 
     def post(self, call: Callable[[], None]) -> None:
         """Have the loop do something. Safe from any thread."""
@@ -194,7 +211,7 @@ class Agent:
             self._send_report()
         if self._tick_at and now < self._tick_at:
             return
-        waits = self._works.tick(now)
+        waits = [*self._works.tick(now), *self._updating.tick(now)]
         if self._channel is not None and self._welcome is not None:
             limit = self._heard_at + self._welcome.heartbeat * MISSED
             if now >= limit:
@@ -214,6 +231,7 @@ class Agent:
 
     def _close(self) -> None:
         self._survey.stop()
+        self._updating.stop()
         if self._dialer is not None:
             self._dialer.stop()
         self._works.close()
@@ -245,6 +263,7 @@ class Agent:
             software=__version__,
             outbox=self._outbox.name,
             boot=self._clocks.boot,
+            updates=bool(self._identity),
         )
         self._channel.send(encode(hello))
 
@@ -259,6 +278,7 @@ class Agent:
         if self._welcome is not None:
             self._welcome, self._gone_since = None, time.monotonic()
         self._outbox.linked(False)
+        self._updating.linked(False)
         self._told_wants = False
         self._soon()
         self._dial(max(wait, 0.0 if stood else UNWELCOME_PAUSE))
@@ -298,6 +318,10 @@ class Agent:
                 self._soon()
             case messages.Configure():
                 self._configure(message)
+            case messages.Offer():
+                self._updating.offered(message)
+            case messages.Piece():
+                self._updating.piece(message)
             case messages.Welcome():
                 self._welcomed(message)
             case messages.Refused():
@@ -367,6 +391,7 @@ class Agent:
             # Not before: what nobody wants yet is not taken, and would not be offered again on this connection.
             self._told_wants = True
             self._outbox.linked(True)
+            self._updating.linked(True)
         self._report()
 
     def _apply(self, watches: list[Watch]) -> None:
@@ -391,6 +416,7 @@ class Agent:
             waiting=self._outbox.waiting,
             dropped=self._outbox.dropped,
             available=self._survey.found,
+            update=self._updating.update,
         )
         self._values_due = False
         for strip in ("values", "entities"):

@@ -34,6 +34,11 @@ class Settings(Struct, kw_only=True, forbid_unknown_fields=True):
     discovery: bool = True
     outbox_mb: Annotated[float, Meta(ge=0.1, le=100_000)] = 64.0
     outbox_days: Annotated[float, Meta(gt=0, le=3650)] = 7.0
+    #: Whether the appliance may replace this agent's code; for how many seconds a new version has to be connected and
+    #: well, and within how many.
+    updates: bool = True
+    well_for: Annotated[float, Meta(ge=0, le=86_400)] = 60.0
+    well_within: Annotated[float, Meta(gt=0, le=604_800)] = 600.0
 
 
 def state_folder(given: Path | None = None) -> Path:

@@ -12,10 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from edge_agent import __version__, config
-from edge_agent.agent import Agent
+from edge_agent import __version__, config, launcher
 from edge_agent.config import Settings, SettingsError
-from edge_agent.local import serve
 from edge_agent.machine import is_running, machine_id
 from edge_agent.notify import Systemd
 from edge_agent.protocol.pairing import PairingError
@@ -78,14 +76,32 @@ def _run(folder: Path, settings: Settings) -> int:
             )
         _wait_for_pairing(folder, settings)
         return 0
+    if launcher.VERSION in os.environ:
+        code = _work(folder, settings)
+    else:
+        code = launcher.launch(folder, settings.well_within, lambda: _work(folder, settings))
+    if code == launcher.AGAIN and launcher.TRIAL not in os.environ:
+        launcher.again()
+    return code
+
+
+def _work(folder: Path, settings: Settings) -> int:
+    """Run this version of the agent; the exit code."""
+    from edge_agent import network
+    from edge_agent.agent import Agent
+    from edge_agent.local import serve
+
+    appliance = network.paired(folder)
+    assert appliance is not None
     route = network.Network(folder, appliance, settings.appliance, search=settings.discovery)
-    identity = route.identity
     agent = Agent(
         folder,
         route,
-        identity=identity,
+        identity=route.identity,
         max_bytes=int(settings.outbox_mb * 1_000_000),
         max_age=settings.outbox_days * 86400.0,
+        well_for=settings.well_for,
+        no_updates="" if settings.updates else f"updates are turned off on that machine ({config.FILE})",
     )
     return serve(agent)
 

@@ -115,6 +115,10 @@ class Works:
         """How each stands."""
         return [unit.report(values=values) for unit in self._units.values()]
 
+    def standing(self) -> dict[str, tuple[bool, str]]:
+        """Of each driver that is wanted: whether it runs, and what about it."""
+        return {key: (unit.ok, f"{unit.type}: {unit.text}") for key, unit in self._units.items() if unit.watches}
+
     # --- outputs --------------------------------------------------------------------------------
 
     @property

@@ -22,6 +22,7 @@ from appliance.contracts.config import (
 from appliance.contracts.devices import (
     Agent,
     AgentState,
+    AgentUpdate,
     DeviceEvent,
     Devices,
     DeviceState,
@@ -91,6 +92,7 @@ from appliance.contracts.workshop import Analysis, Draft, DraftRequest, Finding,
 __all__ = [
     "Agent",
     "AgentState",
+    "AgentUpdate",
     "Analysis",
     "Blobs",
     "Busy",

@@ -41,9 +41,22 @@ class DeviceEvent(Struct, frozen=True, kw_only=True):
     ack: Callable[[], None]
 
 
+class AgentUpdate(Struct, frozen=True, kw_only=True):
+    """How the last update of an agent stands, or came out (``phase``: ``asked``, ``receiving`` with ``percent``,
+    ``checking``, ``restarting``, ``trial``; ``updated``, ``refused``, ``rolled back``, with why in ``text``).
+    """
+
+    version: str
+    phase: str
+    percent: int = 0
+    text: str = ""
+    at: float = 0.0
+
+
 class AgentState(Struct, frozen=True, kw_only=True):
     """One edge agent: ``name`` is "" for this machine. ``drivers`` has a row per running driver with its config,
     ``ok``, ``text`` and who wants it; ``offset`` is how many seconds its clock is ahead; times are Unix seconds.
+    ``newer`` is the version that this engine could update it to, if it is newer than ``version``.
     """
 
     name: str
@@ -61,6 +74,8 @@ class AgentState(Struct, frozen=True, kw_only=True):
     paired: float = 0.0
     drivers: list[dict[str, Any]] = []
     available: dict[str, str] = {}
+    newer: str = ""
+    update: AgentUpdate | None = None
 
 
 class DeviceState(Struct, frozen=True, kw_only=True):

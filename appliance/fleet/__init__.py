@@ -18,6 +18,8 @@ The fleet lives in the kernel. The gateway is another process; it asks over ``ke
 ``agent_pair {name, minutes?}``
     Opens a pairing: ``{name, code, expires, addresses}``. ``agent_pairings {}`` lists the open ones (without codes),
     ``agent_unpair {name}`` ends one that is open, ``agent_revoke {name}`` takes an agent's access away.
+``agent_update {name}``
+    Offers an agent this engine's own release, ``{version}``; how it goes on is in its state.
 
 Live events go out as those of runs do, at most five times a second: ``{"type": "devices", "agent", "values":
 [{"driver", "config", "id", "value", "kind", "time"}, …]}`` for values, ``{"type": "agent", "agent": AgentState}`` when

@@ -34,14 +34,18 @@ from appliance.contracts import (
 from appliance.fleet.book import Book, Paired
 from appliance.fleet.delivery import Delivery, OnEvents, OnStatus
 from appliance.fleet.door import Door, Visitor
+from appliance.fleet.intake import Intake
 from appliance.fleet.link import Link, decode
 from appliance.fleet.live import LiveNews
-from appliance.fleet.remote import GRACE, Call, Remote, Wanted, plain
+from appliance.fleet.reception import Reception
+from appliance.fleet.remote import GRACE, Call, Remote, Wanted, plain, source_key
+from appliance.fleet.updates import Release, Updates
 from appliance.fleet.values import Values
 from drivers.base import Driver, DriverError, find
 from drivers.base import decode as decode_config
 from edge_agent.protocol import messages
 from edge_agent.protocol.channel import Channel, ChannelClosed
+from edge_agent.protocol.package import code_root
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +54,8 @@ SOCKET = "agent.sock"
 SETTLE = 0.1
 #: Seconds after which agents are told what is wanted even if some trigger still hangs in its attach.
 ATTACHING = 15.0
-#: Seconds that an agent which is connected already has to show that it is still there.
-PROOF = 2.0
 #: Seconds to wait after an error that nobody thought of.
 STUMBLED = 0.2
-#: Events of one watch that may have come and not be acknowledged; an agent keeps to ``WINDOW``.
-MOST_PENDING = 4 * messages.WINDOW
 #: Seconds that stopping waits for acknowledgements to go out.
 LAST_WORDS = 1.0
 
@@ -73,10 +73,14 @@ class Fleet:
         dead_man: float,
         port: int = 0,
         announce: bool = False,
+        release: Release | None = None,
+        automatic_updates: bool = False,
         owned: Callable[[], bool] = lambda: False,
         tell: Callable[[dict[str, Any]], None] = lambda item: None,
     ) -> None:
-        """``port`` 0: no agents from other machines. ``owned``: whether the engine has an owner."""
+        """``port`` 0: no agents from other machines. ``owned``: whether the engine has an owner. ``release``: what
+        agents are updated to, the installed one if nothing is said.
+        """
         self._data = data
         self._blobs = blobs
         self._wall = wall
@@ -85,7 +89,12 @@ class Fleet:
         self._values = Values()
         self._news = LiveNews(tell)
         self.door = Door(data, self._book, engine, port, announce, owned, self._welcome_visitor, self._paired)
+        self._intake = Intake(self._values, self._news)
+        self._updates = Updates(release or Release(data, code_root()), automatic_updates, self.post, self._changed)
         self._remotes: dict[str, Remote] = {}
+        self._reception = Reception(
+            self._remotes, wall, self._is_open, self._drop, self._in_a_while, self._let_in, self._changed
+        )
         self._links: set[Link] = set()
         self._selector = selectors.DefaultSelector()
         self._calls: deque[Callable[[], None]] = deque()
@@ -136,6 +145,7 @@ class Fleet:
         self._stopping = True
         self._ring()
         self._thread.join()
+        self._updates.stop()
         self._selector.close()
         os.close(self._bell_read)
         bell, self._bell_write = self._bell_write, -1
@@ -145,6 +155,13 @@ class Fleet:
         """Do something on the fleet's thread. Safe from any."""
         self._calls.append(call)
         self._ring()
+
+    def _in_a_while(self, seconds: float, call: Callable[[], None]) -> None:
+        """Do something on the fleet's thread then; called there."""
+        self._later.append((time.monotonic() + seconds, call))
+
+    def _is_open(self, link: Link) -> bool:
+        return link in self._links
 
     def _ring(self) -> None:
         try:
@@ -210,7 +227,7 @@ class Fleet:
     def agents(self) -> list[AgentState]:
         """As the contract says."""
         remotes = list(self._remotes.values())
-        return [remote.state() for remote in sorted(remotes, key=lambda remote: remote.name)]
+        return [self._state(remote) for remote in sorted(remotes, key=lambda remote: remote.name)]
 
     def entities(self, agent: str | None = None) -> list[DeviceState]:
         """As the contract says."""
@@ -238,7 +255,7 @@ class Fleet:
             stop()
             pending.complete({"ok": told[-1][0], "text": told[-1][1], "devices": msgspec.to_builtins(states)})
 
-        self.post(lambda: self._later.append((time.monotonic() + seconds, done)))
+        self.post(lambda: self._in_a_while(seconds, done))
         return pending
 
     def history(self, agent: str, driver: str, config: Mapping[str, Any], source: str) -> list[tuple[float, float]]:
@@ -454,7 +471,7 @@ class Fleet:
         if remote is not None and remote.link is link:
             logger.info("%s is gone: %s", remote.title, why)
             remote.gone(why, self._wall())
-            self._news.agent(remote.state())
+            self._changed(remote)
         elif remote is None:
             logger.info("a connection from %s ended: %s", link.address, why)
 
@@ -472,161 +489,54 @@ class Fleet:
             self._drop(link, "it sent what could not be taken")
 
     def _take(self, link: Link, message: Any) -> None:
+        remote = link.remote
         if isinstance(message, messages.Hello):
-            self._greeted(link, message)
+            self._reception.greeted(link, message)
         elif isinstance(message, messages.Pong):
             link.pong(message)
-        elif link.remote is None:
+        elif remote is None:
             raise ChannelClosed("it spoke before it was welcome")
         elif isinstance(message, messages.Events):
-            self._events(link, link.remote, message)
+            self._intake.events(link, remote, message)
         elif isinstance(message, messages.Report):
-            link.remote.report = message
-            self._learn(link, link.remote.name, message)
-            link.remote.tell()
-            self._news.agent(link.remote.state())
+            self._intake.report(link, remote, message)
+            self._updates.heard(remote)
+            self._changed(remote)
         elif isinstance(message, messages.Done):
-            link.remote.done(message)
+            remote.done(message)
+        elif isinstance(message, messages.Want):
+            self._updates.want(remote, link, message)
         else:
             link.blob(message)
 
-    def _learn(self, link: Link, agent: str, report: messages.Report) -> None:
-        """What an agent's entities said before we came up."""
-        ahead = link.best.ahead if link.identity else 0.0
-        for driver in report.drivers:
-            key = source_key(driver.driver, driver.config)
-            for source, (value, kind, at) in driver.values.items():
-                self._values.note((agent, key, source), value, kind, at - ahead)
-
-    def _events(self, link: Link, remote: Remote, message: messages.Events) -> None:
-        delivery, wanted = remote.deliveries.get(message.watch), remote.wanted.get(message.watch)
-        if delivery is None:
-            return  # not wanted any more, or not yet: the agent keeps it
-        if delivery.pending + len(message.rows) > MOST_PENDING:
-            raise ChannelClosed("it sent more than it may before it is acknowledged")
-        for row in message.rows:
-            if not delivery.is_new(row.seq):
-                continue
-            body = messages.decode_body(row.body)
-            when = link.time_of(row)
-            event = DeviceEvent(
-                agent=remote.name,
-                driver=wanted.driver if wanted else "",
-                source=body.source,
-                kind=body.kind,
-                value=body.value,
-                time=when,
-                attrs=body.attrs,
-                id=f"{link.hello.outbox if link.hello else ''}:{row.seq}",
-                seq=row.seq,
-                cursor=[link.hello.outbox if link.hello else "", row.seq],
-                ack=delivery.ack_for(row.seq),
-            )
-            delivery.take(event)
-            if wanted is None:
-                continue
-            key = (remote.name, wanted.key, body.source)
-            news = body.kind in messages.NO_VALUES
-            if news:
-                self._values.presence(key, body.kind)
-            if news or self._values.note(key, body.value, body.kind, when):
-                self._news.value(remote.name, wanted.driver, wanted.config, event)
-        delivery.offer(time.monotonic())
-
-    # --- who may come in --------------------------------------------------------------------------
-
-    def _greeted(self, link: Link, hello: messages.Hello) -> None:
-        version = messages.common_version(hello.versions)
-        remote = self._remote_of(link)
-        if version is None:
-            ours = ", ".join(map(str, messages.VERSIONS))
-            theirs = ", ".join(map(str, hello.versions[:10]))
-            text = f"the agent speaks protocol {theirs}, this appliance {ours}: bring both to the same release"
-            self._refuse(link, "version", text)
-        elif remote is None:
-            self._refuse(link, "unknown", "this agent is not paired with this appliance (any more); pair it again")
-        elif self._moved(remote, hello):
-            text = (
-                f"the identity of agent {remote.name!r} was made on other hardware: this looks like a copy of its SD "
-                f"card. Pair this machine under a name of its own, or, if the card has moved for good, revoke "
-                f"{remote.name!r} and pair it again"
-            )
-            self._refuse(link, "moved", text)
-        elif remote.link is not None and remote.link.hello is not None:
-            self._challenge(link, remote, remote.link, hello, version)
-        else:
-            self._let_in(link, remote, hello, version)
-
-    def _remote_of(self, link: Link) -> Remote | None:
-        if not link.identity:
-            return self._remotes[""]
-        return next((r for r in self._remotes.values() if r.paired and r.paired.id == link.identity), None)
-
-    def _moved(self, remote: Remote, hello: messages.Hello) -> bool:
-        known = remote.paired.machine if remote.paired else ""
-        return bool(known and hello.machine and known != hello.machine)
-
-    def _challenge(self, link: Link, remote: Remote, old: Link, hello: messages.Hello, version: int) -> None:
-        """Two connections with one identity: if the older one is alive, there are two agents with it."""
-        if old.hello is not None and old.hello.instance == hello.instance:
-            self._drop(old, "it has connected anew")
-            self._let_in(link, remote, hello, version)
-            return
-        answered = [False]
-
-        def alive() -> None:
-            answered[0] = True
-            text = (
-                f"another machine ({old.address}) is connected as agent {remote.name!r} now: two agents have "
-                f"one identity, as after copying an SD card. Pair this machine under a name of its own"
-            )
-            if link in self._links:
-                self._refuse(link, "clone", text if link.identity else "another agent of this machine is connected")
-
-        def waited() -> None:
-            if not answered[0] and link in self._links:
-                self._drop(old, "it does not answer any more")
-                self._let_in(link, remote, hello, version)
-
-        old.on_pong.append(alive)
-        try:
-            old.ping()
-        except ChannelClosed as exc:
-            self._drop(old, str(exc))
-            self._let_in(link, remote, hello, version)
-            return
-        self._later.append((time.monotonic() + PROOF, waited))
-
-    def _refuse(self, link: Link, why: str, text: str) -> None:
-        remote = self._remote_of(link)
-        if remote is not None and remote.link is None:
-            remote.text, remote.since = f"refused: {text}", self._wall()
-            self._news.agent(remote.state())
-        logger.warning("an agent from %s was refused: %s", link.address, text)
-        with suppress(ChannelClosed):
-            link.send(messages.Refused(id=why, message=text))
-        self._drop(link, text)
-
-    def _let_in(self, link: Link, remote: Remote, hello: messages.Hello, version: int) -> None:
-        link.hello, link.remote = hello, remote
-        try:
-            link.ping()  # ahead of the welcome, so that clocks are compared before the first event
-            link.send(messages.Welcome(version=version, name=remote.name, heartbeat=link.heartbeat))
-            remote.connected(link, hello, self._wall())
-        except ChannelClosed as exc:
-            self._drop(link, str(exc))
-            return
-        logger.info("%s is connected from %s", remote.title, link.address)
-        self._news.agent(remote.state())
+    def _let_in(self, remote: Remote) -> None:
+        """An agent was welcomed."""
+        self._changed(remote)
         self._soon()
 
-    # --- pairing and its end ------------------------------------------------------------------------
+    def _changed(self, remote: Remote) -> None:
+        self._news.agent(self._state(remote))
+
+    def _state(self, remote: Remote) -> AgentState:
+        return remote.state(self._updates.newer(remote))
+
+    # --- pairing, its end, and updates ------------------------------------------------------------------------
+
+    def update(self, name: str) -> Pending:
+        """Update an agent to this engine's release; completes with the version once that is offered.
+
+        Raises ``ConfigError``, ``NotUpdated``.
+        """
+        remote = self._remotes.get(name)
+        if remote is None:
+            raise ConfigError(f"there is no agent {name!r}")
+        return self._updates.begin(remote)
 
     def _paired(self, agent: Paired) -> None:
         """A pairing was completed (called from the door's threads)."""
 
         remote = self._remotes[agent.name] = Remote(agent.name, agent, self._wall())
-        self.post(lambda: self._news.agent(remote.state()))
+        self.post(lambda: self._changed(remote))
 
     def revoke(self, name: str) -> None:
         """Take an agent's access away, at once. Raises ``ConfigError``."""
@@ -647,11 +557,6 @@ class Fleet:
             self._news.gone(name)
 
         self.post(drop)
-
-
-def source_key(driver: str, config: Mapping[str, Any]) -> str:
-    """What last values are kept under."""
-    return f"{driver} {msgspec.json.encode(config, order='deterministic').decode()}"
 
 
 def _listen(data: Path) -> socket.socket:

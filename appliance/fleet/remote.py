@@ -9,11 +9,12 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from appliance.contracts import AgentState, NodeError, Pending, TimedOut
+from appliance.contracts import AgentState, AgentUpdate, NodeError, Pending, TimedOut
 from appliance.fleet.book import Paired
 from appliance.fleet.delivery import Delivery
 from appliance.fleet.link import Link
 from edge_agent.protocol import messages
+from edge_agent.protocol.package import Package
 
 #: Seconds that a command waits for an agent which is away.
 GRACE = 10.0
@@ -53,6 +54,10 @@ class Remote:
         self.deliveries: dict[str, Delivery] = {}
         self.calls: dict[int, Call] = {}
         self.revision = 0
+        #: The version that was offered on this connection, the package, and how much of it was asked for.
+        self.offered = ""
+        self.package: Package | None = None
+        self.percent = 0
         self._sent: Any = None
 
     @property
@@ -80,7 +85,9 @@ class Remote:
     def connected(self, link: Link, hello: messages.Hello, now: float) -> None:
         """A connection was welcomed. Raises ``ChannelClosed``."""
         self.link, self.hello, self.since, self.text = link, hello, now, "connected"
-        self._sent = None
+        self.offered, self.package, self._sent = "", None, None
+        if self.report is not None:
+            self.report.update = None  # it is about to tell
         for delivery in self.deliveries.values():
             delivery.begin(hello.outbox)
         for call in self.calls.values():
@@ -112,8 +119,22 @@ class Remote:
             else:
                 delivery.say(False, f"{self.title} is setting it up")
 
-    def state(self) -> AgentState:
-        """For the agents' page."""
+    def offer(self, package: Package, version: str) -> None:
+        """It is offered a version; what it said of an earlier update is over."""
+        self.offered, self.package, self.percent = version, package, 0
+        if self.report is not None:
+            self.report.update = None
+
+    def update(self) -> AgentUpdate | None:
+        """How its update stands, or came out."""
+        told = self.report.update if self.report is not None else None
+        if told is None:
+            return AgentUpdate(version=self.offered, phase="asked") if self.offered else None
+        percent = self.percent if told.phase == "receiving" else 0
+        return AgentUpdate(version=told.version, phase=told.phase, percent=percent, text=told.text, at=told.at)
+
+    def state(self, newer: str = "") -> AgentState:
+        """For the agents' page; ``newer`` is the version that it could be updated to."""
         link, hello, paired, report = self.link, self.hello, self.paired, self.report
         best = link.best if link is not None else None
         return AgentState(
@@ -135,6 +156,8 @@ class Remote:
                 for d in (report.drivers if report and link else [])
             ],
             available=report.available if report else {},
+            newer=newer,
+            update=self.update(),
         )
 
     # --- commands -------------------------------------------------------------------------------
@@ -173,3 +196,8 @@ def plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config as JSON has it, so that equal ones are equal."""
     value: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(config))
     return value
+
+
+def source_key(driver: str, config: Mapping[str, Any]) -> str:
+    """What last values are kept under."""
+    return f"{driver} {msgspec.json.encode(config, order='deterministic').decode()}"

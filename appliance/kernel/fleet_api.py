@@ -85,6 +85,7 @@ class FleetApi:
             "agent_pairings": self._pairings,
             "agent_unpair": self._unpair,
             "agent_revoke": self._revoke,
+            "agent_update": self._update,
         }
 
     def _agents(self, params: Params, reply: Reply) -> None:
@@ -135,6 +136,15 @@ class FleetApi:
     def _revoke(self, params: Params, reply: Reply) -> None:
         self._fleet.revoke(_form(params, Named).name)
         reply.ok()
+
+    def _update(self, params: Params, reply: Reply) -> None:
+        def offered(version: Any, error: BaseException | None) -> None:
+            if error is not None:
+                reply.error(error)
+            else:
+                reply.ok({"version": version})
+
+        self._fleet.update(_form(params, Named).name).then(offered)
 
 
 def fleet_methods(fleet: Fleet | None) -> dict[str, Handler]:

@@ -200,6 +200,7 @@ class Kernel:
             dead_man=settings.agent_dead_man,
             port=settings.agent_port,
             announce=settings.agent_discovery,
+            automatic_updates=settings.agent_updates == "automatic",
             owned=lambda: read_address(keys_folder(self.data)) is not None,
             tell=lambda item: self.engine.post(lambda: self.api.tell(item)) if self.engine.live is not None else None,
         )

@@ -41,6 +41,7 @@ class Message(Struct, tag_field="t", kw_only=True):
 class Hello(Message, tag="hello", kw_only=True):
     """Who is there. ``agent`` is the id from its pairing ("" for the appliance's own), ``instance`` is new with each
     start of the process, ``machine`` tells hardware apart, ``outbox`` names the file that the sequence numbers are of.
+    ``updates``: it can be offered another version over this connection.
     """
 
     versions: list[int]
@@ -51,6 +52,7 @@ class Hello(Message, tag="hello", kw_only=True):
     software: str = ""
     outbox: str
     boot: str = ""
+    updates: bool = False
 
 
 class Row(Struct, array_like=True):
@@ -102,6 +104,18 @@ class DriverReport(Struct):
     values: dict[str, tuple[Any, str, float]] = {}
 
 
+class Update(Struct):
+    """How the last update stands, or came out. ``phase``: ``receiving``, ``checking``, ``restarting``, ``trial`` (the
+    new version runs, and has to show that it is well); ``updated``, ``refused``, ``rolled back``. ``at`` is by the
+    agent's wall clock.
+    """
+
+    version: str
+    phase: str
+    text: str = ""
+    at: float = 0.0
+
+
 class Report(Message, tag="report"):
     """What runs, sent whole whenever it changed. ``waiting`` events are in the outbox, ``dropped`` it had to lose.
 
@@ -113,6 +127,7 @@ class Report(Message, tag="report"):
     waiting: int = 0
     dropped: int = 0
     available: dict[str, str] = {}
+    update: Update | None = None
 
 
 class Done(Message, tag="done"):
@@ -122,6 +137,13 @@ class Done(Message, tag="done"):
     value: Any = None
     error: str = ""
     retryable: bool = True
+
+
+class Want(Message, tag="want"):
+    """The next piece of the package that was offered, please: from ``offset`` on."""
+
+    digest: str
+    offset: int
 
 
 class Pong(Message, tag="pong"):
@@ -187,14 +209,31 @@ class Command(Message, tag="command"):
     repeatable: bool = False
 
 
+class Offer(Message, tag="offer"):
+    """Another version of the agent (:mod:`edge_agent.protocol.package`); ``digest`` is what it is known by."""
+
+    version: str
+    digest: str
+    manifest: bytes
+    signature: bytes
+
+
+class Piece(Message, tag="piece"):
+    """A piece of that package's payload, as it was asked for."""
+
+    digest: str
+    offset: int
+    data: bytes
+
+
 class Ping(Message, tag="ping"):
     """``sent`` is the appliance's own clock, and comes back as it is."""
 
     sent: float
 
 
-Up = Hello | Events | BlobPart | Report | Done | Pong
-Down = Welcome | Refused | Configure | Ack | Command | Ping
+Up = Hello | Events | BlobPart | Report | Done | Want | Pong
+Down = Welcome | Refused | Configure | Ack | Command | Offer | Piece | Ping
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=str, decimal_format="string")
 #: Encodes any message of either side, and the :class:`Body` of an event.

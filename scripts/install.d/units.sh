@@ -36,6 +36,8 @@ StateDirectory=
 StateDirectory=$(basename -- "$edge_data")
 Environment=FLOWORK_AGENT_DATA=$edge_data
 RestartSec=30
+# A version that came from the appliance is a child of the launcher for as long as it is on trial.
+NotifyAccess=all
 INI
 }
 

@@ -86,6 +86,20 @@ def revoke(call: Call[Query, Nothing], agent: AgentName) -> None:
     call.gateway.call("agent_revoke", name=agent)
 
 
+@noun.post(
+    "/agents/{agent}/update", permission="devices:manage", status=202, errors=(404, 409, 503), audit="agent.update"
+)
+def update(call: Call[Query, Nothing], agent: AgentPlace) -> AgentState:
+    """Update an agent to this engine's release. `update` of its state says how that goes on, also as live events.
+
+    The agent checks the package, starts it, and is back with it in about a minute; what does not work is rolled back.
+    """
+    name = "" if agent == "-" else agent
+    _find(call, name)
+    call.note(agent, version=call.gateway.call("agent_update", name=name)["version"])
+    return _find(call, name)
+
+
 def _agents(call: Call[Any, Any]) -> list[AgentState]:
     return [convert(without_logins(each), AgentState) for each in call.gateway.call("agents")]
 
