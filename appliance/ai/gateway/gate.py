@@ -111,7 +111,7 @@ class Gate:
 
     async def count(self, who: Who, text: str, model: str) -> int:
         """Tokens of a text; a guess where nobody here can tell."""
-        target = await self._named(self.upstreams.targets((model,), self.default)[0])
+        target = await self._named(self.upstreams.target(self.upstreams.names((model,), self.default)[0]))
         config, kind = target.upstream.config, target.upstream.kind
         async with limit(LISTING, target):
             found = await kind.count(self._reach(who), config, target.model, text)
@@ -132,7 +132,7 @@ class Gate:
 
     async def facts(self, who: Who, model: str) -> ModelFacts:
         """What is known of a model."""
-        target = await self._named(self.upstreams.targets((model,), self.default)[0])
+        target = await self._named(self.upstreams.target(self.upstreams.names((model,), self.default)[0]))
         upstream = target.upstream
         async with limit(LISTING, target):
             told = await upstream.kind.facts(self._reach(who), upstream.config, target.model)
@@ -166,14 +166,14 @@ class Gate:
     ) -> T:
         """What the first target says that says something. Raises what the only one, or all of them, raised."""
         faults: list[tuple[str, FlowError]] = []
-        for target in self.upstreams.targets(names, default):
+        for name in self.upstreams.names(names, default):
             if faults:
                 anew()
             try:
-                return await ask(await self._named(target))
+                return await ask(await self._named(self.upstreams.target(name)))
             except FlowError as exc:
-                faults.append((str(target), exc))
-                logger.info("the model %s gave no answer: %s", target, exc.message)
+                faults.append((name or "the default", exc))
+                logger.info("the model %r gave no answer: %s", name, exc.message)
         raise _together(faults)
 
     async def _named(self, target: Target) -> Target:

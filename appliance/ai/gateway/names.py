@@ -96,10 +96,10 @@ class Upstreams:
             raise ConfigError(f"the model {name!r}: there is no upstream {first!r}; there are: {there}")
         return Target(self._upstream(first), rest)
 
-    def targets(self, names: Sequence[str], default: Sequence[str]) -> list[Target]:
+    def names(self, names: Sequence[str], default: Sequence[str]) -> list[str]:
         """Those of a request, or the default ones; each once, in order. Without a default: this machine's first."""
         wanted = [part for name in names if (part := name.strip())]
-        return [self.target(name) for name in dict.fromkeys(wanted or default or ("",))]
+        return list(dict.fromkeys(wanted or default or ("",)))
 
     def _upstream(self, name: str) -> Upstream:
         if name in self.broken:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Meta, Struct
 
 from appliance.ai.providers._openai_api import Api, Unwanted, chat_body
@@ -124,9 +125,13 @@ class OpenAI(Provider[OpenAIConfig]):
 
 
 def _without(body: dict[str, Any], unwanted: frozenset[str]) -> dict[str, Any]:
-    """The body with what the server does not take left out, or under the name that it takes."""
+    """The body with what the server does not take left out, or said in the way that it takes."""
     found = {name: value for name, value in body.items() if name not in unwanted}
     if "max_tokens" in unwanted:
         # OpenAI's newer models count their thoughts too, and call the bound so.
         found["max_completion_tokens"] = body["max_tokens"]
+    if "response_format" in unwanted and "response_format" in body:
+        wanted = msgspec.json.encode(body["response_format"]["json_schema"]["schema"]).decode()
+        words = f"Answer with one JSON value that fits this JSON Schema, and with nothing else:\n{wanted}"
+        found["messages"] = [{"role": "system", "content": words}, *body["messages"]]
     return found
