@@ -451,3 +451,32 @@ def test_the_editor_is_usable_by_everybody(edit: Open, phone: bool, dark: bool) 
         hand.page.get_by_test_id(f"{panel}-button").click()
         expect(hand.page.get_by_test_id("panel")).to_be_visible()
         assert hand.panel.accessibility() == []
+
+
+def test_running_asks_what_the_flow_gets(edit: Open) -> None:
+    inputs = [{"name": "t", "type": "number", "title": "Temperature", "required": True}]
+    form = {**GUARD, "name": "Asked", "triggers": [{"id": "m", "type": "manual", "config": {"inputs": inputs}}]}
+    hand = edit(form, deploy=True)
+    page = hand.page
+    hand.panel.api("POST", f"/flows/{hand.flow}/runs", {"input": {"t": 31}, "wait": 10})
+    page.get_by_test_id("run").click()
+    dialog = page.get_by_role("dialog", name="Run Asked")
+    assert hand.panel.accessibility("dialog[open]") == []
+    dialog.get_by_role("button", name="Fill in what the newest run got").click()
+    expect(dialog.get_by_label("Temperature")).to_have_value("31")
+    hand.panel.shot("editor-run")
+    dialog.get_by_label("Temperature").fill("12")
+    dialog.get_by_role("button", name="Run", exact=True).click()
+    expect(hand.node("fine")).to_have_attribute("data-state", "done")
+    page.get_by_role("button", name="Look at it").click()
+    page.wait_for_url("**/runs/*")
+
+
+def test_running_without_a_form_begins_with_what_the_newest_run_got(edit: Open) -> None:
+    hand = edit({**GUARD, "name": "Given"}, deploy=True)
+    page = hand.page
+    hand.panel.api("POST", f"/flows/{hand.flow}/runs", {"input": {"t": 33}, "wait": 10})
+    page.get_by_test_id("run").click()
+    expect(page.get_by_role("textbox", name="Payload")).to_contain_text('"t": 33')
+    page.get_by_role("dialog").get_by_role("button", name="Run", exact=True).click()
+    expect(hand.node("say")).to_have_attribute("data-state", "done")

@@ -96,6 +96,5 @@ export interface Backend {
   run(id: string): Promise<RunData>
   evaluate(run: string, node: string, text: { source: string; expression: boolean; behind: boolean }): Promise<Given>
   tryOut(trial: { node: object; payload: unknown; event: object; steps: object; effects: boolean }): Promise<Tried>
-  start(payload: unknown): Promise<string>
   names(): Promise<{ vars: Record<string, unknown>; secrets: string[] }>
 }

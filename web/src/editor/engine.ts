@@ -5,7 +5,7 @@ import { ApiError } from '@/api/client'
 import { rollBack } from '@/api/deployments'
 import { compareDraft, evaluate, tryNode } from '@/api/drafts'
 import { saveFlow, showFlow, validateFlow, type FlowBody } from '@/api/flows'
-import { listRuns, showRun, startRun } from '@/api/runs'
+import { listRuns, showRun } from '@/api/runs'
 import { listSecrets } from '@/api/secrets'
 import { listVariables } from '@/api/variables'
 import { listVersions, showVersion } from '@/api/versions'
@@ -56,7 +56,6 @@ export function engineOf(id: string): Backend {
       return { value: given.value, error: given.error ?? '' }
     },
     tryOut: async (trial) => (await tryNode(id, trial as never)) as unknown as Tried,
-    start: async (payload) => (await startRun(id, { input: payload })).run,
     async names() {
       const [vars, secrets] = await Promise.allSettled([listVariables({ workspace }), listSecrets({ workspace })])
       return {
