@@ -23,6 +23,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from edge_agent import __version__
 from edge_agent.machine import is_running
@@ -42,6 +43,8 @@ WELL = b"w"
 MOST_STARTS = 2
 #: Seconds that a version whose time is up has to end.
 LAST_SECONDS = 10.0
+#: What says where Python looks for code.
+_PATHS = ("PYTHONPATH", "PYTHONSAFEPATH")
 _PR_SET_PDEATHSIG = 1
 
 _BEGIN = f"""
@@ -76,12 +79,9 @@ def launch(folder: Path, patience: float, here: Callable[[], int]) -> int:
 
 def again() -> None:
     """Begin anew, with the installed code. Does not return."""
-    environ = dict(os.environ)
-    origin = json.loads(environ.pop(ORIGIN, "null")) or {"arguments": sys.orig_argv, "path": environ.get("PYTHONPATH")}
-    for name in (VERSION, TRIAL, FAULT, "PYTHONPATH", "PYTHONSAFEPATH"):
-        environ.pop(name, None)
-    if origin["path"]:
-        environ["PYTHONPATH"] = origin["path"]
+    origin = json.loads(os.environ[ORIGIN]) if ORIGIN in os.environ else _origin()
+    ours = {VERSION, ORIGIN, TRIAL, FAULT, *_PATHS}
+    environ = {name: value for name, value in os.environ.items() if name not in ours} | origin["paths"]
     sys.stderr.flush()
     os.execve(sys.executable, origin["arguments"], environ)  # noqa: S606 itself
 
@@ -280,7 +280,10 @@ def _command() -> list[str]:
 
 def _environ(place: Path, name: str) -> dict[str, str]:
     """Python finds the version's code before the installed one, here and in the programs that it starts."""
-    before = os.environ.get("PYTHONPATH")
-    origin = json.dumps({"arguments": sys.orig_argv, "path": before})
-    path = f"{place}:{before}" if before else str(place)
-    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", VERSION: name, ORIGIN: origin}
+    path = os.pathsep.join(filter(None, (str(place), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", VERSION: name, ORIGIN: json.dumps(_origin())}
+
+
+def _origin() -> dict[str, Any]:
+    """How this launcher was started."""
+    return {"arguments": sys.orig_argv, "paths": {name: os.environ[name] for name in _PATHS if name in os.environ}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -23,6 +24,7 @@ from edge_agent.protocol.package import Package, PackageError, Requirement
 from edge_agent.versions import Versions
 from tests.edge.standalone import RemoteAgent
 from tests.fleet.rig import Listener, Rig
+from tests.support.appliance import Appliance
 from tests.support.broker import eventually, free_port
 
 NEWER = "999.1"
@@ -526,6 +528,41 @@ def test_what_cannot_be_updated_is_said_at_once(garden: Callable[..., Garden], t
         assert made.now.newer == ""
         with pytest.raises(NotUpdated, match=f"has version {__version__}"):
             made.begin()
+
+
+def test_the_command_sees_an_update_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole engine, and an agent of an older release on another machine."""
+    port = free_port()
+    old, folder = code(tmp_path / "old", version="0.0.1"), tmp_path / "shed"
+    within = ["env", f"PYTHONPATH={old}", "PYTHONSAFEPATH=1"]
+    with Appliance(tmp_path / "FloworkData", environ={"FLOWORK_AGENT_PORT": str(port)}) as appliance:
+        made = appliance.json("agent", "pair", "shed")
+        folder.mkdir()
+        (folder / FILE).write_text("discovery = false\nwell_for = 0.2\n")
+        with RemoteAgent(folder, "pair", made["code"], "--appliance", f"127.0.0.1:{port}", within=within) as pairing:
+            assert pairing.process.wait(20) == 0
+        assert "there is no agent" in appliance.flowork("agent", "update", "attic", check=False).stderr
+        away = appliance.flowork("agent", "update", "shed", check=False)
+        assert (away.returncode, "is away" in away.stderr) == (1, True)
+        assert "no connected agent" in appliance.flowork("agent", "update", "--all").stdout
+
+        def shed() -> dict[str, Any]:
+            return next(each for each in appliance.json("agent", "list")["items"] if each["name"] == "shed")
+
+        with RemoteAgent(folder, within=within):
+            eventually(lambda: shed()["online"], "the agent")
+            assert f"0.0.1 ({__version__} is there)" in appliance.flowork("agent", "list").stdout
+            done = appliance.flowork("agent", "update", "shed", "--json")
+            (item,) = json.loads(done.stdout)["items"]
+            assert (item["name"], item["update"]["phase"], item["update"]["version"]) == (
+                "shed",
+                "updated",
+                __version__,
+            )
+            assert shed()["version"] == __version__
+            again = appliance.flowork("agent", "update", "shed", check=False)
+            assert (again.returncode, f"has version {__version__}" in again.stderr) == (1, True)
+        assert "agent.update" in {each["action"] for each in appliance.json("audit", "list")["items"]}
 
 
 # --- packages -----------------------------------------------------------------------------------------

@@ -134,6 +134,7 @@ def test_readers_read_runners_command_admins_pair(home: Home, board: dict[str, A
     assert runner("POST", lamp, {"value": True}, headers=browser).status_code == 200
     assert runner("POST", "/agents/pairings", {"name": "shed"}, headers=browser).status_code == 403
     assert runner("DELETE", "/agents/shed", headers=browser).status_code == 403
+    assert runner("POST", "/agents/-/update", headers=browser).status_code == 403
     assert runner("GET", "/agents/pairings").status_code == 403
     assert admin("GET", "/agents/pairings").status_code == 200
     assert home.caller(["runs:read"])("GET", "/devices").status_code == 403
@@ -150,6 +151,9 @@ def test_a_pairing_is_opened_listed_without_its_code_and_ended(make_home: Callab
     assert home.owner.get("/agents/pairings")["items"] == []
     assert home.owner("DELETE", "/agents/pairings/shed").status_code == 404
     assert home.owner("DELETE", "/agents/shed").status_code == 404
+    assert home.owner("POST", "/agents/shed/update").status_code == 404
+    own = home.owner("POST", "/agents/-/update")
+    assert (own.status_code, "comes with Flowork" in own.get_json()["detail"]) == (409, True)
     assert home.owner("POST", "/agents/pairings", {"name": "No Name"}).status_code == 422
 
 
