@@ -37,6 +37,7 @@ from appliance.contracts.errors import (
     NodeError,
     TimedOut,
 )
+from appliance.contracts.memory import Episode, Memory
 from appliance.contracts.models import (
     ChatReply,
     ChatRequest,
@@ -112,6 +113,7 @@ __all__ = [
     "DraftRequest",
     "Duration",
     "Effect",
+    "Episode",
     "Event",
     "Expression",
     "ExpressionError",
@@ -124,6 +126,7 @@ __all__ = [
     "Inference",
     "Limits",
     "HttpStream",
+    "Memory",
     "Message",
     "ModelFacts",
     "Models",

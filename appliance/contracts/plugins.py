@@ -10,6 +10,7 @@ from msgspec import Struct
 from appliance.contracts.config import C, Config, Problem
 from appliance.contracts.devices import Devices
 from appliance.contracts.errors import FlowError
+from appliance.contracts.memory import Memory
 from appliance.contracts.models import Models
 from appliance.contracts.results import Effect, Result, Wake
 from appliance.contracts.services import Blobs, Files, Http, Mqtt, Sandbox, State
@@ -59,6 +60,8 @@ class Context(Protocol):
     def blobs(self) -> Blobs: ...
     @property
     def models(self) -> Models: ...
+    @property
+    def memory(self) -> Memory: ...
     @property
     def workshop(self) -> Workshop: ...
 

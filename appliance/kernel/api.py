@@ -75,6 +75,7 @@ class Api:
             "rest": self._rest,
             "backup": self._backup,
             **fleet_methods(self._kernel.fleet),
+            **self._kernel.memory.methods(self._engine.steps.io.spawn),
             "try": self._on_engine(self._try),
             "rehearse": self._on_engine(self._rehearse),
             "draft": self._kernel.workshop.draft,

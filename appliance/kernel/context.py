@@ -11,7 +11,19 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from appliance.contracts import Blobs, Devices, ExpressionError, Files, Http, Models, Mqtt, Sandbox, State, Workshop
+from appliance.contracts import (
+    Blobs,
+    Devices,
+    ExpressionError,
+    Files,
+    Http,
+    Memory,
+    Models,
+    Mqtt,
+    Sandbox,
+    State,
+    Workshop,
+)
 from appliance.engine import expressions
 from appliance.engine.runner import Walk
 from appliance.kernel.state import FlowStates, StepState
@@ -36,6 +48,8 @@ class Services:
     blobs: Blobs
     #: The models, for one step.
     models: Callable[[StepContext], Models]
+    #: The memory of its workspace, for one step.
+    memory: Callable[[StepContext], Memory]
     #: The workshop, for one step.
     workshop: Callable[[StepContext], Workshop]
 
@@ -203,6 +217,10 @@ class StepContext:
     @property
     def models(self) -> Models:
         return self._services.models(self)
+
+    @property
+    def memory(self) -> Memory:
+        return self._services.memory(self)
 
     @property
     def workshop(self) -> Workshop:

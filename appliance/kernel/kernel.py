@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -29,6 +30,7 @@ from appliance.kernel.files import FlowFiles
 from appliance.kernel.hosting import TriggerHost
 from appliance.kernel.http import HttpClient
 from appliance.kernel.maintenance import Maintenance, free_bytes, give_up_reserve
+from appliance.kernel.memory import MemoryService
 from appliance.kernel.models import ModelService
 from appliance.kernel.mqtt import MqttHub
 from appliance.kernel.recovery import Recovery
@@ -144,6 +146,10 @@ class Kernel:
         self.models = self._make_models()
         self.workshop = KernelWorkshop(self, self.models.for_work)
         self.services.workshop = self.workshop.for_step
+        own = partial(self.models.for_work, "memory")
+        self.memory = MemoryService(self.data, sync=sync, clean=keeper.clean, models=own, wall=self.services.wall)
+        self._stops.append(self.memory.close)
+        self.services.memory = self.memory.for_step
         self.fleet: Fleet | None = None if self._alone else self._make_fleet()
         if self.fleet is not None:
             self.services.devices = self.fleet

@@ -31,6 +31,7 @@ from appliance.contracts import (
     ExpressionError,
     Files,
     Http,
+    Memory,
     Models,
     Mqtt,
     Node,
@@ -144,6 +145,7 @@ class FakeContext:
     files: Files = field(default_factory=_unplugged("files"))
     blobs: Blobs = field(default_factory=MemoryBlobs)
     models: Models = field(default_factory=_unplugged("models"))
+    memory: Memory = field(default_factory=_unplugged("memory"))
     workshop: Workshop = field(default_factory=_unplugged("workshop"))
     payload: Any = None
     names: dict[str, Any] = field(default_factory=dict)
