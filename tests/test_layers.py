@@ -39,9 +39,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.security": BASE,
     "appliance.store": BASE | {"appliance.engine"},
     "appliance.registry": BASE,
-    "appliance.ai": BASE,
-    "appliance.ai.building": BASE | {"appliance.ai"},
-    "appliance.ai.library": BASE | {"appliance.ai", "appliance.ai.building"},
+    "appliance.ai": BASE | {"appliance.ai.building", "appliance.ai.host.memory"},
+    "appliance.ai.host.memory": set(),
+    "appliance.ai.building": BASE | {"appliance.ai.host.memory"},
+    "appliance.ai.library": BASE | {"appliance.ai", "appliance.ai.host.memory"},
     "appliance.ai.gateway": BASE,
     "appliance.ai.providers": BASE,
     "appliance.nodes": BASE,
@@ -54,9 +55,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     | SERVICES
     | {"appliance.fleet", "appliance.workshop", "appliance.world", "appliance.ai.gateway"}
     | MODEL_FILES,
-    "appliance.world": BASE | {"appliance.sandbox", "appliance.fleet"},
+    "appliance.world": BASE | {"appliance.sandbox", "appliance.fleet", "appliance.ai.gateway"},
     "appliance.webpaths": BASE | {"appliance.engine"},
-    "appliance.flowbook": BASE | SERVICES - {"appliance.queue"} | {"appliance.fleet", "appliance.kernel"} | FLOWS,
+    "appliance.flowbook": BASE
+    | SERVICES - {"appliance.queue"}
+    | {"appliance.fleet", "appliance.kernel", "appliance.ai.gateway"}
+    | FLOWS,
     "appliance.backups": BASE | {"appliance.store"},
     "appliance.restoring": {"appliance.paths", "appliance.safemode", "appliance.security", "appliance.store"},
     "appliance.findings": {"appliance.safemode", "appliance.strain"},

@@ -55,13 +55,20 @@ class Small(Plenty):
 # --- the whole way ---
 
 
-def test_an_engine_is_compiled_put_together_tried_and_found(toys: Path, tmp_path: Path) -> None:
+def test_an_engine_is_compiled_put_together_tried_and_found(
+    toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     heard: list[tuple[str, int, str]] = []
     made = set_up(tmp_path, lambda state: heard.append((state.phase, state.percent, state.text)), tools=Plenty())
     assert (made.kind, made.version, made.portable) == ("llama_cpp", recipe.VERSION, False)
     found = engine_path(tmp_path)
     assert found is not None
     assert (found / "llama_cpp" / "__init__.py").exists()
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    place.use_engine(tmp_path)
+    place.use_engine(tmp_path)
+    assert sys.path[-1] == str(found), "behind the program's own libraries, once"
+    assert str(found) not in sys.path[:-1]
     assert (found / "onnxruntime").is_dir()
     assert not (found / "lib").exists(), "what the wheel has twice is left out"
     phases = list(dict.fromkeys(phase for phase, _, _ in heard))

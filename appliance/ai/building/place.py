@@ -9,6 +9,7 @@ models/engine/work/              what is half made, and build.log
 from __future__ import annotations
 
 import fcntl
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -91,6 +92,14 @@ def engine_path(data: Path) -> Path | None:
     """
     found = _find(Places(data))
     return None if found is None else found[0]
+
+
+def use_engine(data: Path) -> None:
+    """Have this process import what the engine brings along, from now on. Twice is fine."""
+    found = engine_path(data)
+    if found is not None and str(found) not in sys.path:
+        sys.path.append(str(found))
+        importlib.invalidate_caches()
 
 
 def engine_facts(data: Path) -> Complete | None:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from appliance.ai.building.place import use_engine
+from appliance.ai.building.place import use_engine
 from appliance.ai.host.errors import ModelUnusable, NoEngine
 from appliance.ai.host.files import FOLDER, ONNX, Found, Kind
 from appliance.ai.host.shelf import Loader, Model
@@ -25,6 +27,8 @@ class LanguageLoader:
     """GGUF files, by llama.cpp. What prompts were evaluated to is kept in ``<data>/models/state``."""
 
     def __init__(self, data: Path) -> None:
+        self._data = data
+        self._data = data
         self._state = data / FOLDER / "state"
 
     def need(self, found: Found) -> int:
@@ -34,6 +38,7 @@ class LanguageLoader:
         return facts.size + facts.cell * 2 * min(facts.context or _CONTEXT, _CONTEXT) + _BUFFERS
 
     def load(self, found: Found, progress: Callable[[float], None]) -> Model:
+        use_engine(self._data)  # it may have been made since the last time
         try:
             import llama_cpp
         except (ImportError, OSError, RuntimeError) as exc:  # RuntimeError: its library is for another machine
@@ -49,10 +54,14 @@ class LanguageLoader:
 class OnnxLoader:
     """Folders with an ONNX graph, by onnxruntime."""
 
+    def __init__(self, data: Path) -> None:
+        self._data = data
+
     def need(self, found: Found) -> int:
         return int(found.size * 1.5) + _BUFFERS // 4
 
     def load(self, found: Found, progress: Callable[[float], None]) -> Model:
+        use_engine(self._data)
         try:
             from appliance.ai.host.onnx import load
         except ImportError as exc:
@@ -63,7 +72,7 @@ class OnnxLoader:
 
 def loaders(data: Path) -> dict[Kind, Loader]:
     """The loader of each kind."""
-    return {"language": LanguageLoader(data), "onnx": OnnxLoader()}
+    return {"language": LanguageLoader(data), "onnx": OnnxLoader(data)}
 
 
 def _usable(found: Found, act: Callable[[], T]) -> T:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import faulthandler
+import fcntl
 import logging
 import os
 import signal
@@ -12,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from appliance.ai.host import memory
@@ -50,6 +52,10 @@ def main(arguments: Sequence[str]) -> int:
     bound = options.memory_mb << 20 or memory.default_bound()
     for line in confine(bound):
         logger.warning("this machine does not let the model host be locked away: %s", line)
+    # Held until the end: who wants to know whether a host runs must not ask it, which would start one.
+    running = os.open(options.data / "models.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with suppress(BlockingIOError):
+        fcntl.flock(running, fcntl.LOCK_EX | fcntl.LOCK_NB)
     door = socket.socket(fileno=options.door)
     asyncio.run(_serve(options.data, door, bound, options.idle_minutes * 60))
     return 0

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from appliance.running import holder
 from tests.ai.host.conftest import SLOW
 from tests.support.appliance import Appliance
 from tests.support.broker import eventually
@@ -207,3 +208,12 @@ def ask(data: Path, path: str, body: object = None) -> dict[str, object]:
         return dict(json.loads(answer.read()))
     finally:
         link.close()
+
+
+def test_who_wants_to_know_whether_it_runs_need_not_ask_it(data: Path) -> None:
+    host = ModelHost(data)
+    assert holder(data, "models") is None
+    with host:
+        assert ask(data, "/v1/models") == {"object": "list", "data": []}
+        assert holder(data, "models") is not None
+    assert holder(data, "models") is None
