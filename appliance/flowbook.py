@@ -25,6 +25,8 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import Struct
 
+from appliance.ai.gateway.names import KnownModels, Upstreams
+from appliance.claims import DeviceClaims
 from appliance.contracts import FlowError, Problem, World
 from appliance.engine.flow import is_old, modernize
 from appliance.engine.validate import NodeTraits, traits, validate
@@ -83,7 +85,7 @@ class FlowBook:
         catalog: Registry,
         audit: AuditLog,
         kernel: KernelClient,
-        world: Callable[[Callable[[str], bool], Path], World] = Machine,
+        world: Callable[[Callable[[str], bool], Path, KnownModels], World] = Machine,
     ) -> None:
         self._store = store
         self._catalog = catalog
@@ -91,6 +93,7 @@ class FlowBook:
         self._kernel = kernel
         self._world = world
         self._webpaths = WebPaths(catalog.triggers)
+        self._claims = DeviceClaims(catalog)
 
     # --- checking ----------------------------------------------------------------------------------
 
@@ -100,12 +103,28 @@ class FlowBook:
         def exists(name: str) -> bool:
             return name == flow_id or self._workspace_of(name) == workspace
 
-        found = validate(body, self._catalog, self._world(exists, self._kernel.data))
-        return found or [clash.problem for clash in self._clashes(body, flow_id)]
+        found = validate(body, self._catalog, self._machine(exists))
+        return found or self._taken(body, flow_id)
 
     def traits(self, body: Any) -> dict[str, NodeTraits]:
-        """The ports and the effect of each node, by its id, of a flow that may have faults."""
-        return traits(body, self._catalog)
+        """What each node's config makes of it, by its id, of a flow that may have faults."""
+        return traits(body, self._catalog, self._machine(lambda flow: True))
+
+    def _machine(self, exists: Callable[[str], bool]) -> World:
+        settings = self._store.settings.load()
+        upstreams = Upstreams(self._catalog.providers, settings.model_upstreams)
+        defaults = {"language": settings.model_default, "embed": [settings.model_embed] if settings.model_embed else []}
+        return self._world(exists, self._kernel.data, KnownModels(upstreams, defaults))
+
+    def _taken(self, body: Mapping[str, Any], flow_id: str | None) -> list[Problem]:
+        """What another live flow has already: paths, and devices if both are switched on."""
+        live = self._store.flows.live()
+        off = {flow.id for flow, _ in live if not flow.enabled}
+        devices: Iterator[Problem] = iter(())
+        if flow_id not in off:
+            others = ((flow.id, version.body) for flow, version in live if flow.id not in {flow_id, *off})
+            devices = self._claims.clashes(body, others)
+        return [*(clash.problem for clash in self._clashes(body, flow_id)), *devices]
 
     def _clashes(self, body: Mapping[str, Any], flow_id: str | None) -> Iterator[Clash]:
         live = ((flow.id, version.body) for flow, version in self._store.flows.live() if flow.id != flow_id)
@@ -215,6 +234,10 @@ class FlowBook:
     def enable(self, flow_id: str, enabled: bool, *, by: Identity) -> Saved:
         """Switch a flow's triggers on or off without undeploying it."""
         flow = self._store.flows.get(flow_id)
+        if enabled and not flow.enabled and flow.live is not None:
+            others = ((f.id, v.body) for f, v in self._store.flows.live() if f.enabled)
+            if problems := list(self._claims.clashes(self._store.flows.version(flow.live).body, others)):
+                raise InvalidFlow(problems)
         with self._changing(by, flow.workspace) as entry:
             if flow.enabled != enabled:
                 entry("flow.enable" if enabled else "flow.disable", flow_id)
@@ -232,8 +255,8 @@ class FlowBook:
 
     def _point(self, flow: Flow, version: Version, by: Identity, entry: Entry) -> None:
         # Asked again inside the transaction: another process may have been quicker to deploy the same path.
-        if clashes := list(self._clashes(version.body, flow.id)):
-            raise InvalidFlow([clash.problem for clash in clashes])
+        if problems := self._taken(version.body, flow.id):
+            raise InvalidFlow(problems)
         if flow.live != version.id:
             entry("flow.deploy", flow.id, {"version": version.number, "before": flow.live_number})
         self._store.flows.deploy(flow.id, version.number, by.label)

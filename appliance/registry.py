@@ -150,6 +150,7 @@ def _node_entry(name: str, node: Node[Any]) -> dict[str, Any]:
         "effect": str(node.effect),
         "ports": [*node.ports, "error"],
         "has_body": node.has_body,
+        "model_fields": dict(node.model_fields),
     }
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from appliance.ai.gateway.names import KnownModels
 from appliance.fleet import check
 from appliance.sandbox.confine import bubblewrap
 from appliance.sandbox.languages import PATH, usable
@@ -17,12 +18,15 @@ class Machine:
     """Implements :class:`appliance.contracts.World` for the machine that this process runs on.
 
     ``flow_exists`` knows the flows of the workspace that is being saved to; ``data`` is the engine's folder, without
-    which nobody knows its agents.
+    which nobody knows its agents; ``models`` knows where the engine's models are.
     """
 
-    def __init__(self, flow_exists: Callable[[str], bool], data: Path | None = None) -> None:
+    def __init__(
+        self, flow_exists: Callable[[str], bool], data: Path | None = None, models: KnownModels | None = None
+    ) -> None:
         self._flow_exists = flow_exists
         self._data = data
+        self._models = models or KnownModels(None, {})
         self._languages: Mapping[str, str] | None = None
 
     def languages(self) -> Mapping[str, str]:
@@ -45,6 +49,12 @@ class Machine:
 
     def flow_exists(self, flow: str) -> bool:
         return self._flow_exists(flow)
+
+    def model_fault(self, name: str) -> str:
+        return self._models.fault(name)
+
+    def model_places(self, names: Sequence[str], kind: str) -> Sequence[str]:
+        return self._models.places(names, kind)
 
     def device_fault(self, agent: str, driver: str, config: Mapping[str, Any]) -> str:
         return check.fault(self._data, agent, driver, config)

@@ -25,7 +25,7 @@ SERVICES = {
     "appliance.engine",
 }
 #: What the gateway and the command line share: changing and checking flows, looking at the engine's health.
-FLOWS = {"appliance.flowbook", "appliance.webpaths", "appliance.world"}
+FLOWS = {"appliance.claims", "appliance.flowbook", "appliance.webpaths", "appliance.world"}
 HEALTH = {"appliance.findings", "appliance.running", "appliance.listener", "appliance.safemode", "appliance.strain"}
 #: Files of models and the engine for them: looked after by the command line, the kernel and the gateway.
 MODEL_FILES = {"appliance.ai.building", "appliance.ai.library"}
@@ -57,11 +57,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     | MODEL_FILES,
     "appliance.world": BASE | {"appliance.sandbox", "appliance.fleet", "appliance.ai.gateway"},
     "appliance.webpaths": BASE | {"appliance.engine"},
+    "appliance.claims": BASE | {"appliance.engine", "appliance.fleet", "appliance.world"},
     "appliance.flowbook": BASE
     | SERVICES - {"appliance.queue"}
     | {"appliance.fleet", "appliance.kernel", "appliance.ai.gateway"}
     | FLOWS,
     "appliance.backups": BASE | {"appliance.store"},
+    "appliance.chats": BASE | {"appliance.engine", "appliance.registry", "appliance.security", "appliance.store"},
     "appliance.restoring": {"appliance.paths", "appliance.safemode", "appliance.security", "appliance.store"},
     "appliance.findings": {"appliance.safemode", "appliance.strain"},
     "appliance.strain": set(),

@@ -97,7 +97,12 @@ def show_one(session: Session, flow: Flow, version: Version) -> None:
     triggers = triggers_by_flow(session)
     last = session.history.newest_of([flow.num]).get(flow.num)
     if session.as_json:
-        out.emit({**flow_view(flow, triggers, last), "version": version_view(flow, version), "flow": version.body})
+        shown = {
+            "version": version_view(flow, version),
+            "flow": version.body,
+            "sends_to": sends_to(session, version.body),
+        }
+        out.emit({**flow_view(flow, triggers, last), **shown})
         return
     body = version.body
     live = f"version {flow.live_number}" + ("" if flow.enabled else ", switched off") if flow.live else "nothing"
@@ -116,6 +121,7 @@ def show_one(session: Session, flow: Flow, version: Version) -> None:
     )
     _show_triggers(body, flow, version, triggers)
     _show_nodes(body)
+    show_sends(sends_to(session, body))
 
 
 def _show_triggers(
@@ -158,6 +164,20 @@ def problems(session: Session, body: Mapping[str, Any], workspace: str) -> list[
     from appliance.world import Machine
 
     return validate(body, session.registry, Machine(lambda flow: False))
+
+
+def sends_to(session: Session, body: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The hosts that see what steps work on because they ask models there, by step; nothing without an engine."""
+    if not session.has_engine:
+        return {}
+    return {name: list(traits.sends_to) for name, traits in session.book.traits(body).items() if traits.sends_to}
+
+
+def show_sends(found: Mapping[str, Sequence[str]]) -> None:
+    """One line for each step that sends something away."""
+    for name, places in found.items():
+        where = " and ".join("whatever its template names" if place == "?" else place for place in places)
+        out.say(out.plain(f"{name} sends its prompt to {where}"), color="yellow")
 
 
 def show_problems(found: Iterable[Problem]) -> None:

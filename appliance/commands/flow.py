@@ -71,9 +71,11 @@ def validate(session: Session, file: str, workspace: str) -> int:
     body, notes = readable(given.read_json_file(file))
     problems = flows.problems(session, body, workspace)
     if session.as_json:
-        out.emit({"valid": not problems, "problems": flows.plain(problems), "notes": notes})
+        sends = flows.sends_to(session, body)
+        out.emit({"valid": not problems, "problems": flows.plain(problems), "notes": notes, "sends_to": sends})
         return 1 if problems else 0
     flows.show_problems(problems)
+    flows.show_sends(flows.sends_to(session, body))
     for note in notes:
         session.note(note)
     if not problems:

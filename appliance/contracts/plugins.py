@@ -99,6 +99,15 @@ class World(Protocol):
     def device_fault(self, agent: str, driver: str, config: Mapping[str, Any]) -> str:
         """What is wrong with a driver's config (as saved) on an agent, in words; empty if nothing is known to be."""
 
+    def model_fault(self, name: str) -> str:
+        """What is wrong with a model's name, in words; empty if nothing is known to be."""
+
+    def model_places(self, names: Sequence[str], kind: str) -> Sequence[str]:
+        """Hosts that see what these models are asked (none: the default ones of this ``kind``); none for this machine.
+
+        ``?`` stands for what a template names: only a run can tell.
+        """
+
 
 class Node(Generic[C]):
     """One kind of step. Subclass it in a file of its own; one instance serves all runs (keep no state)."""
@@ -113,6 +122,8 @@ class Node(Generic[C]):
     inline: ClassVar[bool] = False
     #: The config has a ``body`` (nodes and edges) that :class:`Spawn` runs per item.
     has_body: ClassVar[bool] = False
+    #: Fields of the config that name models (one, or a list), and of which kind: ``language`` or ``embed``.
+    model_fields: ClassVar[Mapping[str, str]] = {}
 
     def ports_of(self, config: Mapping[str, Any]) -> tuple[str, ...]:
         """Ports of a node with this config (as saved, templates not rendered); ``error`` is always there."""
@@ -126,6 +137,14 @@ class Node(Generic[C]):
         """Faults that the types cannot express, found on save."""
         return ()
 
+    def sends_to(self, config: Mapping[str, Any], world: World) -> Iterable[str]:
+        """Hosts that see what a step with this config (as saved) works on, because it asks models there."""
+        return dict.fromkeys(
+            place
+            for field, kind in self.model_fields.items()
+            for place in world.model_places(names_in(config.get(field)), kind)
+        )
+
     def run(self, ctx: Context, config: C, payload: Any) -> Result:
         """Do the work. Plain ``def`` (a thread, unless ``inline``) or ``async def``."""
         raise NotImplementedError
@@ -133,6 +152,12 @@ class Node(Generic[C]):
     def resume(self, ctx: Context, config: C, payload: Any, wake: Wake) -> Result:
         """Go on after a :class:`Park` or :class:`Spawn`."""
         return payload
+
+
+def names_in(value: Any) -> list[str]:
+    """The names of models in a field of a config as saved: one, or a list of them."""
+    found = value if isinstance(value, list) else [value]
+    return [name for name in found if isinstance(name, str) and name.strip()]
 
 
 class Event(Struct, frozen=True, kw_only=True):

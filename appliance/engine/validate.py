@@ -9,7 +9,7 @@ from typing import Any, Protocol, get_type_hints
 import msgspec
 from msgspec import Struct
 
-from appliance.contracts import ConfigError, Node, Problem, Trigger, World, seconds
+from appliance.contracts import ConfigError, Node, Problem, Trigger, World, names_in, seconds
 from appliance.engine import configs, expressions
 from appliance.engine.flow import EdgeSpec, Flow, GroupSpec, NodeSpec, TriggerSpec
 
@@ -124,9 +124,17 @@ def _config(kind: Node[Any] | Trigger[Any], raw: Any, place: str, world: World) 
         return
     faults = configs.problems(kind.Config, raw)
     if not faults:
-        faults = list(kind.check(raw, world))
+        faults = [*kind.check(raw, world), *_model_faults(kind, raw, world)]
     for fault in faults:
         yield Problem(f"{place}.{fault.path}" if fault.path else place, fault.message)
+
+
+def _model_faults(kind: Node[Any] | Trigger[Any], raw: Mapping[str, Any], world: World) -> Iterator[Problem]:
+    """Models that are named and cannot be there."""
+    for field in kind.model_fields if isinstance(kind, Node) else ():
+        for name in names_in(raw.get(field)):
+            if "{{" not in name and "{%" not in name and (fault := world.model_fault(name)):
+                yield Problem(field, fault)
 
 
 def _graph(raw: Any, prefix: str, catalog: Catalog, world: World, depth: int) -> Iterator[Problem]:
@@ -177,13 +185,16 @@ def _ports(entry: dict[str, Any], catalog: Catalog) -> tuple[str, ...] | None:
 
 
 class NodeTraits(Struct, frozen=True):
-    """What a node's config makes of it: its ports, with ``error``, and its effect."""
+    """What a node's config makes of it: its ports, with ``error``, its effect, and the hosts that see what it works on
+    because it asks models there (``?``: only a run can tell).
+    """
 
     ports: tuple[str, ...]
     effect: str
+    sends_to: tuple[str, ...] = ()
 
 
-def traits(raw: Any, catalog: Catalog, prefix: str = "", depth: int = 0) -> dict[str, NodeTraits]:
+def traits(raw: Any, catalog: Catalog, world: World, prefix: str = "", depth: int = 0) -> dict[str, NodeTraits]:
     """The traits of each node by its id (``loop/inner`` in the body of ``loop``), as far as they can be known."""
     found: dict[str, NodeTraits] = {}
     if not isinstance(raw, dict) or depth > MAX_DEPTH:
@@ -194,9 +205,10 @@ def traits(raw: Any, catalog: Catalog, prefix: str = "", depth: int = 0) -> dict
         if kind is None or ports is None or not isinstance(entry.get("id"), str):
             continue
         name = f"{prefix}{entry['id']}"
-        found[name] = NodeTraits((*(str(port) for port in ports), ERROR_PORT), _effect(kind, config))
+        told = (*(str(port) for port in ports), ERROR_PORT)
+        found[name] = NodeTraits(told, _effect(kind, config), _places(kind, config, world))
         if kind.has_body:
-            found |= traits(config.get("body"), catalog, f"{name}/", depth + 1)
+            found |= traits(config.get("body"), catalog, world, f"{name}/", depth + 1)
     return found
 
 
@@ -206,6 +218,14 @@ def _effect(kind: Node[Any], config: Mapping[str, Any]) -> str:
     except Exception:
         # A config that is wrong anyway, and said so by its own fault.
         return str(kind.effect)
+
+
+def _places(kind: Node[Any], config: Mapping[str, Any], world: World) -> tuple[str, ...]:
+    try:
+        return tuple(str(place) for place in kind.sends_to(config, world))
+    except Exception:
+        # The same.
+        return ()
 
 
 def _edges(raw: Mapping[str, Any], prefix: str, ports: dict[str, tuple[str, ...] | None]) -> Iterator[Problem]:

@@ -56,6 +56,8 @@ class Services:
     def __init__(self) -> None:
         #: Shows a piece of a step's output to whoever watches.
         self.stream: Callable[[StepContext, str], None] = lambda ctx, text: None
+        #: What a flow's steps have used of models and is not kept yet, by key.
+        self.model_use: Callable[[int], dict[str, Any]] = lambda flow: {}
         self.variables: dict[str, dict[str, Any]] = {}
         self.secrets: dict[str, dict[str, str]] = {}
         self.states = FlowStates()
@@ -70,8 +72,6 @@ class _Watched(dict[str, Any]):
     __slots__ = ("_hide", "_prefix", "_saw")
 
     def __init__(self, values: Mapping[str, Any], prefix: str, saw: dict[str, Any], hide: bool = False) -> None:
-        #: What a flow's steps have used of models and is not kept yet, by key.
-        self.model_use: Callable[[int], dict[str, Any]] = lambda flow: {}
         super().__init__(values)
         self._prefix = prefix
         self._saw = saw
@@ -147,6 +147,11 @@ class StepContext:
         return self._run.flow_plan.settings.priority
 
     @property
+    def model_budget(self) -> float | None:
+        """US dollars that the flow may spend on models in a day, if it has a bound of its own."""
+        return self._run.flow_plan.settings.model_budget
+
+    @property
     def flow(self) -> str:
         return self._run.flow.id
 
@@ -160,11 +165,6 @@ class StepContext:
 
     @property
     def idempotency_key(self) -> str:
-    @property
-    def model_budget(self) -> float | None:
-        """US dollars that the flow may spend on models in a day, if it has a bound of its own."""
-        return self._run.flow_plan.settings.model_budget
-
         """The same for every attempt at this step, also after a crash."""
         return f"{self._run.text}-{self._run.place}{'/' if self._run.place else ''}{self.node}"
 

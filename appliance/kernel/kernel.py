@@ -31,7 +31,7 @@ from appliance.kernel.hosting import TriggerHost
 from appliance.kernel.http import HttpClient
 from appliance.kernel.maintenance import Maintenance, free_bytes, give_up_reserve
 from appliance.kernel.memory import MemoryService
-from appliance.kernel.models import ModelService
+from appliance.kernel.models import ModelService, account_of
 from appliance.kernel.mqtt import MqttHub
 from appliance.kernel.recovery import Recovery
 from appliance.kernel.runs import FlowSlot
@@ -193,13 +193,13 @@ class Kernel:
         models.load(self.store.settings.load(), self.registry.providers)
         self.services.models = models.for_step
         self.services.stream = streams.piece
+        self.services.model_use = models.changes
         return models
 
     def _make_fleet(self) -> Fleet:
         settings = self.store.settings.load()
         return Fleet(
             self.data,
-        self.services.model_use = models.changes
             self._blobs,
             self.services.wall,
             engine=read_engine(self.data).id,
@@ -222,6 +222,7 @@ class Kernel:
         marker = values.state_version()
         rows = [(op.flow, op.key, trace.unpack(op.value)) for op in values.load_state() if op.value is not None]
         self.services.states.load(rows, marker, self.journal.state_ops(marker))
+        self.models.load_accounts(self.services.states.beside())
         self._live = self._load_flows()
         self._load_values()
         limit = sys.getrecursionlimit()
@@ -229,7 +230,6 @@ class Kernel:
         try:
             taken = 0 if self._alone else self.recovery.all(self.cancel_under_way)
         finally:
-        self.models.load_accounts(self.services.states.beside())
             sys.setrecursionlimit(limit)
         if taken:
             logger.info("%d runs that were under way %s", taken, "end" if self.cancel_under_way else "go on")
@@ -308,6 +308,7 @@ class Kernel:
 
     def _stop_services(self) -> None:
         """End the steps' work first, so that nothing new is journaled half-way."""
+        self.engine.post(self._keep_model_use)
         self.engine.stop()
         self._mqtt.close()
         self._sandbox.close()
@@ -315,7 +316,6 @@ class Kernel:
         self.engine.steps.io.stop()
 
     # --- turns -----------------------------------------------------------------------------------
-        self.engine.post(self._keep_model_use)
 
     def _turn(self) -> None:
         self.engine.pump()
@@ -331,23 +331,23 @@ class Kernel:
     def _tick(self) -> None:
         """The watchdog, once a minute: lost wake-ups, stray runs, a disk that may be back."""
         self.engine.post(self._watch)
+        self.engine.post(self._keep_model_use)
         self._mind_budget()
         if not self._alone:
             self.backups.look()
 
-    def _mind_budget(self) -> None:
-        """Once the hour's share of the write budget is spent, history waits; on a card by default."""
-        self.wear.look()
-        self.engine.post(self._keep_model_use)
-        found = {setting.name: setting for setting in self.store.settings.describe()}["write_budget_mb"]
-        bound = found.value if found.source != "default" or self.wear.on_card() else 0
-        thrifty = self.wear.over(bound * 1e6)
-        if thrifty != self.engine.keeper.thrifty:
     def _keep_model_use(self) -> None:
         """What was used by nobody's step, or by one that was ended before it could tell."""
         for flow in self.models.accounts.dirty():
             self.engine.keeper.loose_ops(self.models.changes(flow), account_of(flow))
 
+    def _mind_budget(self) -> None:
+        """Once the hour's share of the write budget is spent, history waits; on a card by default."""
+        self.wear.look()
+        found = {setting.name: setting for setting in self.store.settings.describe()}["write_budget_mb"]
+        bound = found.value if found.source != "default" or self.wear.on_card() else 0
+        thrifty = self.wear.over(bound * 1e6)
+        if thrifty != self.engine.keeper.thrifty:
             logger.info("the write budget is %s", "spent: history is written once a minute" if thrifty else "kept")
             self.engine.keeper.thrifty = thrifty
 

@@ -64,6 +64,7 @@ class Llm(Node[LlmConfig]):
     icon = "sparkles"
     #: Not pure: it costs time and money, so what led here is on disk first, and its answer at once.
     effect = Effect.IDEMPOTENT
+    model_fields = {"models": "language"}
 
     async def run(self, ctx: Context, config: LlmConfig, payload: Any) -> Any:
         reply = await ctx.models.chat(request_of(config), ctx.stream)

@@ -167,3 +167,22 @@ def test_a_running_engine_takes_changes_at_once(box: Box, kernel: Kernel) -> Non
     box.run("flow", "undeploy", "f")
     eventually(lambda: box.json("flow", "show", "f")["triggers"] == [])
     assert box.json("audit", "verify")["ok"]
+
+
+def test_who_sees_what_a_step_works_on_is_said(box: Box) -> None:
+    upstreams = {"cloud": {"config": {"url": "https://api.example/v1"}}}
+    box.run("settings", "set", f"model_upstreams={json.dumps(upstreams)}")
+    asks = named(
+        "Asks", node("away", "llm", {"prompt": "?", "models": ["cloud/gpt"]}), node("here", "llm", {"prompt": "?"})
+    )
+    file = box.write("asks.json", asks)
+    assert box.json("flow", "validate", file)["sends_to"] == {"away": ["api.example"]}
+    assert "away sends its prompt to api.example\n" in box.run("flow", "validate", file)
+    box.deploy(asks, "asks")
+    assert "away sends its prompt to api.example\n" in box.run("flow", "show", "asks")
+    asks["nodes"][0]["config"]["models"] = ["clout/gpt"]
+    (problem,) = box.json("flow", "validate", box.write("asks.json", asks), code=1)["problems"]
+    assert problem == {
+        "path": "nodes[0].config.models",
+        "message": "the model 'clout/gpt': there is no upstream 'clout'; there are: cloud, local",
+    }

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,12 @@ class AnyWorld:
 
     def flow_exists(self, flow: str) -> bool:
         return True
+
+    def model_fault(self, name: str) -> str:
+        return ""
+
+    def model_places(self, names: Sequence[str], kind: str) -> Sequence[str]:
+        return []
 
     def device_fault(self, agent: str, driver: str, config: Mapping[str, Any]) -> str:
         return ""

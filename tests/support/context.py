@@ -15,7 +15,7 @@ import copy
 import hashlib
 import inspect
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -207,6 +207,8 @@ class FakeWorld:
     modules: frozenset[str] = frozenset()
     flows: frozenset[str] = frozenset()
     confining: bool = True
+    #: Models and the hosts where they are; without any every name is good.
+    models: Mapping[str, str] = field(default_factory=dict)
     data: Path | None = None
 
     def languages(self) -> Mapping[str, str]:
@@ -223,6 +225,12 @@ class FakeWorld:
 
     def flow_exists(self, flow: str) -> bool:
         return flow in self.flows
+
+    def model_fault(self, name: str) -> str:
+        return "" if name in self.models or not self.models else f"there is no model {name!r}"
+
+    def model_places(self, names: Sequence[str], kind: str) -> Sequence[str]:
+        return [self.models[name] for name in names if self.models.get(name)]
 
     def device_fault(self, agent: str, driver: str, config: Mapping[str, Any]) -> str:
         return check.fault(self.data, agent, driver, config)

@@ -109,6 +109,39 @@ class Upstreams:
         return self.known[name]
 
 
+class KnownModels:
+    """Where models are, for who looks at a flow. Without ``upstreams`` nothing is known of any.
+
+    ``defaults`` are the names that are taken where none is given, by kind: ``language``, ``embed``.
+    """
+
+    def __init__(self, upstreams: Upstreams | None, defaults: Mapping[str, Sequence[str]]) -> None:
+        self._upstreams = upstreams
+        self._defaults = defaults
+
+    def fault(self, name: str) -> str:
+        """What is wrong with a model's name; empty if nothing is."""
+        if self._upstreams is None:
+            return ""
+        try:
+            self._upstreams.target(name)
+        except ConfigError as exc:
+            return exc.message
+        return ""
+
+    def places(self, names: Sequence[str], kind: str) -> list[str]:
+        """Hosts that see what these models are asked; ``?`` for what a template names."""
+        found: dict[str, None] = {}
+        if self._upstreams is None:
+            return []
+        for name in names or self._defaults.get(kind, ()):
+            if "{{" in name or "{%" in name:
+                found["?"] = None
+            elif not self.fault(name) and (place := self._upstreams.target(name).upstream.place):
+                found[place] = None
+        return list(found)
+
+
 def read(providers: Mapping[str, Provider[Any]], name: str, raw: Any) -> Upstream:
     """An upstream as saved. Raises ``ConfigError``."""
     if not _NAME.fullmatch(name):
