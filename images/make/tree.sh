@@ -16,6 +16,10 @@ debian() {
     "$@" || die "Debian could not be put together; what it said is above"
 }
 
+# Firmware of chips that are in phones, routers and ARM boards only: a third of all of it.
+phones=('mediatek/mt8*' 'mediatek/mt6*' 'mediatek/mt798*' 'mediatek/mt7996/*' 'ath11k/IPQ*' 'ath11k/QCN9074/*' 'ath11k/WCN6750/*'
+  'ath10k/WCN3990/*' 'ath10k/QCA4019/*' 'ath10k/QCA99*' 'ath10k/QCA9888/*')
+
 # make_system FILE: the slot's squashfs, and beside it the kernel and the initramfs, for the boot partition.
 make_system() {
   local tar=$work/system.tar
@@ -27,6 +31,7 @@ make_system() {
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-include=/usr/share/doc/*/copyright' --dpkgopt='path-exclude=/usr/share/locale/*' \
     --dpkgopt='path-exclude=/usr/share/info/*' --dpkgopt='path-exclude=/usr/share/lintian/*' \
+    "${phones[@]/#/--dpkgopt=path-exclude=/usr/lib/firmware/}" \
     --essential-hook="tar-in '$work/overlay.tar' /" \
     --customize-hook="sync-out /var/cache/apt/archives '$cache/apt-$arch'" \
     --customize-hook='mkdir -p "$1/srv/flowork" "$1/srv/wheels"' \
@@ -43,7 +48,7 @@ make_system() {
     -no-progress -quiet -exit-on-error -mkfs-time "$SOURCE_DATE_EPOCH" -root-time "$SOURCE_DATE_EPOCH" -root-mode 0755 \
     -root-uid 0 -root-gid 0 -processors "$(nproc)" <"$tar"
   mkdir -p -- "$work/boot"
-  tar -xf "$tar" -C "$work/boot" --wildcards --strip-components=1 './boot/vmlinuz-*' './boot/initrd.img-*'
+  tar -xf "$tar" -C "$work/boot" --wildcards --strip-components=2 './boot/vmlinuz-*' './boot/initrd.img-*'
   mv -- "$work"/boot/vmlinuz-* "$work/boot/vmlinuz"
   mv -- "$work"/boot/initrd.img-* "$work/boot/initrd.img"
   if [[ $arch == arm64 ]]; then

@@ -26,7 +26,9 @@ from tests.support.broker import free_port
 PATIENCE = 900.0
 #: MiB at which the boot partition begins (images/make/layout.py).
 BOOT_AT = 4
+#: What stands for a machine's firmware: code, and where it keeps what it is told. Debian's ovmf and qemu-efi-aarch64.
 OVMF = Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+ARM_UEFI = Path("/usr/share/qemu-efi-aarch64/QEMU_EFI.fd")
 
 
 class Disk:
@@ -60,12 +62,13 @@ class Disk:
 class Machine:
     """One machine; a context manager, at whose end the power is off."""
 
-    def __init__(self, disk: Disk, folder: Path, *, uefi: bool = False, memory: int = 1024) -> None:
+    def __init__(self, disk: Disk, folder: Path, *, uefi: bool = False, arm: bool = False, memory: int = 1024) -> None:
         self.disk = disk
         self.port, self.ssh_port = free_port(), free_port()
         self.console = folder / "console.log"
         self._folder = folder
         self._uefi = uefi
+        self._arm = arm
         self._memory = memory
         self._process: subprocess.Popen[bytes] | None = None
         self._cookie = ""
@@ -93,6 +96,19 @@ class Machine:
 
     def start(self) -> None:
         """Switch it on."""
+        forward = f"hostfwd=tcp:127.0.0.1:{self.port}-:5000,hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22"
+        command = [
+            *("nice", "-n", "10", *(self._arm_machine() if self._arm else self._pc())),
+            *("-accel", "tcg,thread=multi", "-smp", "2", "-m", str(self._memory)),
+            *("-display", "none", "-serial", f"file:{self.console}", "-monitor", "none"),
+            # cache=writethrough: what the guest has synced is in the file when QEMU is killed.
+            *("-drive", f"file={self.disk.path},format=raw,if=virtio,cache=writethrough"),
+            *("-netdev", f"user,id=net,{forward}", "-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci"),
+        ]
+        with (self._folder / "qemu.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def _pc(self) -> list[str]:
         firmware: list[str] = []
         if self._uefi:
             kept = self._folder / "uefi-vars.fd"
@@ -100,17 +116,10 @@ class Machine:
                 shutil.copy(OVMF[1], kept)
             for index, (path, more) in enumerate(((OVMF[0], ",readonly=on"), (kept, ""))):
                 firmware += ["-drive", f"if=pflash,unit={index},format=raw,file={path}{more}"]
-        forward = f"hostfwd=tcp:127.0.0.1:{self.port}-:5000,hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22"
-        command = [
-            *("nice", "-n", "10", "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"),
-            *("-m", str(self._memory), "-display", "none", "-serial", f"file:{self.console}", "-monitor", "none"),
-            # cache=writethrough: what the guest has synced is in the file when QEMU is killed.
-            *("-drive", f"file={self.disk.path},format=raw,if=virtio,cache=writethrough"),
-            *("-netdev", f"user,id=net,{forward}", "-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci"),
-            *firmware,
-        ]
-        with (self._folder / "qemu.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        return ["qemu-system-x86_64", "-cpu", "max", *firmware]
+
+    def _arm_machine(self) -> list[str]:
+        return ["qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a57", "-bios", str(ARM_UEFI)]
 
     def cut(self) -> None:
         """Pull the plug; twice is fine."""
@@ -202,9 +211,10 @@ class Machine:
 
 
 @contextlib.contextmanager
-def machine(image: Path, folder: Path, *, uefi: bool = False) -> Iterator[Machine]:
+def machine(image: Path, folder: Path, *, uefi: bool = False, arm: bool = False) -> Iterator[Machine]:
     """A machine with a flashed card, not yet switched on; its kernel talks on the serial line."""
-    with Machine(Disk(image, folder), folder, uefi=uefi) as made:
-        made.disk.put("flowork/extra.cfg", 'set extra="console=ttyS0 loglevel=7"\n')
+    line = "ttyAMA0" if arm else "ttyS0"
+    with Machine(Disk(image, folder), folder, uefi=uefi, arm=arm) as made:
+        made.disk.put("flowork/extra.cfg", f'set extra="console={line} loglevel=7"\n')
         made.disk.put("flowork.toml", made.settings())
         yield made
