@@ -1,5 +1,7 @@
 """The two system slots of a box, and what the boot loader is told about them: rules only, no disk.
 
+It imports nothing but Python's own library: scripts/image runs it on machines where nothing of ours is installed.
+
 The boot loader and Linux share one small file, an environment block of GRUB: 1024 bytes, a first line that names it,
 ``name=value`` lines, filled up with ``#`` (GRUB manual, "Environment block"). Its three names:
 
@@ -10,9 +12,8 @@ The boot loader and Linux share one small file, an environment block of GRUB: 10
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
-
-from msgspec import Struct
 
 Name = Literal["a", "b"]
 
@@ -26,7 +27,8 @@ class SlotError(Exception):
     """The slots cannot be changed like this, or the file is not one; the text says why."""
 
 
-class Choice(Struct, frozen=True):
+@dataclass(frozen=True)
+class Choice:
     """What the boot loader has been told: ``trying`` with ``left`` tries, else ``good``."""
 
     good: Name = "a"
