@@ -61,8 +61,12 @@ make_boot() {
   truncate --size="${boot_size}M" "$1"
   # FAT32 wherever the size allows: a Pi's firmware and old UEFIs are pleased by it.
   mkfs.vfat -F 32 -n FLOWORK -i "$volume_id" --invariant "$1" >/dev/null
-  (cd -- "$tree" && find . -mindepth 1 -maxdepth 1 -print0 | LC_ALL=C sort -z |
-    TZ=UTC xargs -0 mcopy -i "$1" -s -m -Q ::)
+  (
+    cd -- "$tree"
+    shopt -s nullglob
+    entries=(*)  # sorted by the shell
+    TZ=UTC LC_ALL=C mcopy -i "$1" -s -m -Q "${entries[@]}" ::
+  )
 }
 
 # make_data FILE: the file system that grows on the box; empty but for the model, if there is one.
