@@ -34,6 +34,8 @@ PATIENCE = 60.0
 
 def run(quick: bool) -> list[Row]:
     """Every figure of the edge."""
+    from scripts.benchmarks import pins  # which measures with what is here
+
     count = 50 if quick else 200
     os.environ["FLOWORK_AGENT_PORT"] = str(free_port())
     with tempfile.TemporaryDirectory() as folder, serial_port() as near, serial_port() as far:
@@ -60,7 +62,7 @@ def run(quick: bool) -> list[Row]:
                 rows += [*found, Row("edge", "what a link adds", found[0].value - local, "ms", "<= 5")]
                 rows += at_rest(agent, 10 if quick else 30)
                 rows.append(discovery())
-        return rows
+        return [*rows, *pins.rows(quick)]
 
 
 # --- the engine's side ----------------------------------------------------------------------------------

@@ -1,0 +1,79 @@
+"""From a pin to the first step of its run: in this kernel if it simulates pins, else in the tests' own kernel.
+
+``python -m scripts.benchmarks.pins COUNT FILE`` measures in the kernel that it runs in; FILE gets the milliseconds (JSON).
+The tests' kernel (tests/hardware/README.md) is a User Mode Linux: everything in it is slower than on its machine, but
+for the disk, which is memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from scripts.benchmarks import edge
+from scripts.benchmarks.common import Row, engine, percentile
+
+ROOT = Path(__file__).resolve().parents[2]
+KERNEL = ROOT / "tests" / "hardware" / "kernel" / "run"
+BOUND = 10.0
+
+
+def rows(quick: bool) -> list[Row]:
+    """Median and p99; without a simulator none, and why."""
+    from tests.hardware import simulator
+
+    count = 50 if quick else 200
+    if simulator.present() and os.geteuid() == 0:
+        late, where = measure(count), "this kernel"
+    else:
+        late, where = elsewhere(count), "the tests' kernel"
+    if not late:
+        return []
+    return [
+        Row("edge", f"pin, in {where}: source to first step, {name}", value, "ms", f"<= {BOUND:g}", value <= BOUND)
+        for name, value in (("p50", percentile(late, 0.5)), ("p99", percentile(late, 0.99)))
+    ]
+
+
+def elsewhere(count: int) -> list[float]:
+    """Measure in the tests' kernel, which is built if it is not there yet."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "late.json"
+        command = [KERNEL, "--python", "-m", "scripts.benchmarks.pins", str(count), str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if not file.exists():
+            sys.stderr.write(f"pins were not measured: {(done.stderr or done.stdout).strip()[-2000:]}\n")
+            return []
+        found: list[float] = json.loads(file.read_text())
+        return found
+
+
+def measure(count: int) -> list[float]:
+    """Milliseconds from before a pin is pulled to the first step, for each of ``count`` edges."""
+    from tests.hardware import simulator
+
+    chip = simulator.Chip("bench", names=("DOOR",))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            flows = {"gpio": edge.flow("gpio", {"line": 0, "chip": chip.name})}
+            with engine(Path(folder), flows) as ours:
+                edge.running(ours, 1)
+                moments = []
+                for number in range(count):
+                    moments.append(time.time())
+                    chip.pull(0, number % 2 == 0)
+                    time.sleep(edge.PAUSE)
+                edge.until(lambda: len(edge.runs(ours, "gpio")) >= count, "the last run")
+                begun = [at for _, at in edge.runs(ours, "gpio")]
+    finally:
+        chip.remove()
+    return [(at - moment) * 1000 for moment, at in zip(moments, begun, strict=True)]
+
+
+if __name__ == "__main__":
+    Path(sys.argv[2]).write_text(json.dumps(measure(int(sys.argv[1]))))
