@@ -1,6 +1,6 @@
 """From a pin to the first step of its run: in this kernel if it simulates pins, else in the tests' own kernel.
 
-``python -m scripts.benchmarks.pins COUNT FILE`` measures in the kernel that it runs in; FILE gets the milliseconds (JSON).
+``python -m scripts.benchmarks.pins COUNT FILE`` measures in the kernel that it runs in; FILE gets milliseconds (JSON).
 The tests' kernel (tests/hardware/README.md) is a User Mode Linux: everything in it is slower than on its machine, but
 for the disk, which is memory.
 """
