@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from appliance.ai.building.place import use_engine
-from appliance.ai.building.place import use_engine
 from appliance.ai.host.errors import ModelUnusable, NoEngine
 from appliance.ai.host.files import FOLDER, ONNX, Found, Kind
 from appliance.ai.host.shelf import Loader, Model
@@ -27,7 +26,6 @@ class LanguageLoader:
     """GGUF files, by llama.cpp. What prompts were evaluated to is kept in ``<data>/models/state``."""
 
     def __init__(self, data: Path) -> None:
-        self._data = data
         self._data = data
         self._state = data / FOLDER / "state"
 

@@ -1,0 +1,46 @@
+"""Runs any ONNX model of this box once; nothing leaves it.
+
+`inputs` are the model's: numbers or lists of numbers by the names that its graph has, and `image`, `audio` or `text`
+where its `model.json` declares them; a reference to a blob stands for its bytes. The result is `{outputs, task,
+seconds}`. What a model takes and gives, and what its `model.json` can declare, is in docs/onnx.md. `detect_objects`,
+`classify`, `embed` and `audio_tags` are simpler where they fit.
+
+    {"model": "pump-wear", "inputs": {"features": "{{ [[payload.rpm, payload.temperature, payload.vibration]] }}"}}
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from appliance.contracts import Config, ConfigError, Context, Duration, Node, seconds
+from appliance.nodes import _media
+
+
+class OnnxConfig(Config, frozen=True):
+    model: Annotated[str, Meta(title="Model", description="Its name in `models/`.", min_length=1)]
+    inputs: Annotated[dict[str, Any], Meta(title="Inputs", description="By the names that the model has.")]
+    options: Annotated[dict[str, Any], Meta(title="Options", description="Those of the model's task.")] = {}
+    timeout: Annotated[Duration, Meta(title="Timeout", description="Loading the model included.")] = 60.0
+
+
+class Onnx(Node[OnnxConfig]):
+    Config = OnnxConfig
+    title = "Run an ONNX model"
+    category = "ai"
+    icon = "chip"
+
+    async def run(self, ctx: Context, config: OnnxConfig, payload: Any) -> Any:
+        if not config.inputs:
+            raise ConfigError("inputs: the model needs at least one")
+        inputs = {
+            name: _media.bounded(ctx.blobs.get(value), f"inputs.{name}") if _media.is_blob(value) else value
+            for name, value in config.inputs.items()
+        }
+        found = await ctx.models.infer(config.model, inputs, config.options, seconds(config.timeout))
+        outputs = {
+            name: ctx.blobs.put(value, "image/jpeg") if isinstance(value, bytes) else value
+            for name, value in found.outputs.items()
+        }
+        return {"outputs": outputs, "task": found.task, "seconds": found.seconds}
