@@ -166,10 +166,10 @@ class Routes:
     async def _infer(self, request: Request, reply: Reply) -> None:
         packed = request.headers.get("content-type", "").partition(";")[0].strip() == _MSGPACK
         body = _unpacked(request.body) if packed else _plain(asks.read(asks.InferBody, request.body))
-        began = time.perf_counter()
         async with self._shelf.lease(body.model, "onnx") as model:
-            outputs, task = await model.infer(body.inputs, body.options)
-        answer = {"model": body.model, "task": task, "seconds": time.perf_counter() - began}
+            began = time.perf_counter()
+            outputs: dict[str, Any] = await model.infer(body.inputs, body.options)
+            answer = {"model": body.model, "task": model.task, "seconds": time.perf_counter() - began}
         if packed:
             await reply.send(msgspec.msgpack.encode({**answer, "outputs": outputs}), kind=_MSGPACK)
         else:
