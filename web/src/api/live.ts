@@ -50,10 +50,26 @@ export interface LiveAgent {
   agent: { name: string; online: boolean; revoked?: boolean }
 }
 
+/**
+ * A step of a run shows what it makes, such as a model's words: `text` stands behind the first `from` characters of it,
+ * and from 0 it begins anew. Or a draft (`draft` is the asker's own id) tells how far it is. Of the moment only.
+ */
+export interface LiveText {
+  type: 'stream'
+  run?: string
+  flow?: string
+  node?: string
+  attempt?: number
+  from?: number
+  draft?: string
+  text: string
+}
+
 export type LiveEvent =
   | { type: 'hello'; id: string }
   | { type: 'reset'; id: string }
   | { type: 'kernel'; up: boolean }
+  | LiveText
   | LiveRun
   | LiveDevices
   | LiveAgent
@@ -158,7 +174,7 @@ export class Live {
   /** Hand on what was not seen yet. */
   private take(events: readonly LiveEvent[]): void {
     const news = events.filter((event) => {
-      if (event.type === 'kernel') return true
+      if (event.type === 'kernel' || event.type === 'stream') return true
       const now = parted(event.id)
       const before = parted(this.last)
       const isNews = event.type !== 'hello' && event.type !== 'reset'

@@ -614,9 +614,10 @@ export class Editor {
     this.flow.value = { ...flow, flow: this.flow.value?.flow ?? flow.flow }
   }
 
-  /** Go on with an older version: it becomes what is edited, and a new version once it is saved. */
+  /** Go on with another flow, such as an older version: it becomes what is edited, and a new version once it is saved. */
   restore(doc: FlowDoc, label: string): void {
     this.preview.value = null
+    this.homes.clear()
     this.change(label, () => doc)
   }
 

@@ -2,7 +2,7 @@
 
 import { defineStore } from 'pinia'
 import { onScopeDispose, ref } from 'vue'
-import { Live, type LiveAgent, type LiveDevices, type LiveEvent, type LiveRun, type LiveState } from '@/api/live'
+import { Live, type LiveAgent, type LiveDevices, type LiveEvent, type LiveRun, type LiveState, type LiveText } from '@/api/live'
 import { useSession } from './session'
 
 export const useLive = defineStore('live', () => {
@@ -13,6 +13,7 @@ export const useLive = defineStore('live', () => {
   const since = ref<number | null>(null)
   const onRun = new Set<(runs: readonly LiveRun[]) => void>()
   const onDevices = new Set<(news: readonly (LiveDevices | LiveAgent)[]) => void>()
+  const onText = new Set<(texts: readonly LiveText[]) => void>()
   const onReset = new Set<() => void>()
   let stop: (() => void) | null = null
 
@@ -21,14 +22,18 @@ export const useLive = defineStore('live', () => {
   function take(events: readonly LiveEvent[]): void {
     const runs: LiveRun[] = []
     const devices: (LiveDevices | LiveAgent)[] = []
+    const texts: LiveText[] = []
     let reset = false
     for (const event of events) {
       if (event.type === 'run') runs.push(event)
       else if (event.type === 'devices' || event.type === 'agent') devices.push(event)
+      else if (event.type === 'stream') texts.push(event)
       else if (event.type === 'kernel') kernelUp.value = event.up
       else if (event.type === 'reset') reset = true
     }
     if (reset) onReset.forEach((listener) => listener())
+    // Before the runs: a step's words come before its end.
+    if (texts.length > 0) onText.forEach((listener) => listener(texts))
     if (runs.length > 0) onRun.forEach((listener) => listener(runs))
     if (devices.length > 0) onDevices.forEach((listener) => listener(devices))
   }
@@ -61,11 +66,17 @@ export const useLive = defineStore('live', () => {
     onScopeDispose(() => onDevices.delete(listener))
   }
 
+  /** What steps and drafts show while they work, until the caller's scope ends. */
+  function watchTexts(listener: (texts: readonly LiveText[]) => void): void {
+    onText.add(listener)
+    onScopeDispose(() => onText.delete(listener))
+  }
+
   /** Something was missed: load anew what is shown. Until the caller's scope ends. */
   function watchReset(listener: () => void): void {
     onReset.add(listener)
     onScopeDispose(() => onReset.delete(listener))
   }
 
-  return { state, kernelUp, since, start, end, again: () => live.again(), watchRuns, watchDevices, watchReset }
+  return { state, kernelUp, since, start, end, again: () => live.again(), watchRuns, watchDevices, watchTexts, watchReset }
 })
