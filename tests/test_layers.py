@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.ai.building": BASE | {"appliance.ai.host.memory"},
     "appliance.ai.library": BASE | {"appliance.ai", "appliance.ai.host.memory"},
     "appliance.ai.gateway": BASE,
+    "appliance.ai.memory": BASE,
     "appliance.ai.providers": BASE,
     "appliance.nodes": BASE,
     "appliance.triggers": BASE,
@@ -53,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.workshop": BASE | {"appliance.engine", "appliance.store"},
     "appliance.kernel": BASE
     | SERVICES
-    | {"appliance.fleet", "appliance.workshop", "appliance.world", "appliance.ai.gateway"}
+    | {"appliance.fleet", "appliance.workshop", "appliance.world", "appliance.ai.gateway", "appliance.ai.memory"}
     | MODEL_FILES,
     "appliance.world": BASE | {"appliance.sandbox", "appliance.fleet", "appliance.ai.gateway"},
     "appliance.webpaths": BASE | {"appliance.engine"},
@@ -63,6 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"appliance.fleet", "appliance.kernel", "appliance.ai.gateway"}
     | FLOWS,
     "appliance.backups": BASE | {"appliance.store"},
+    "appliance.chats": BASE | {"appliance.engine", "appliance.registry", "appliance.security", "appliance.store"},
     "appliance.chats": BASE | {"appliance.engine", "appliance.registry", "appliance.security", "appliance.store"},
     "appliance.restoring": {"appliance.paths", "appliance.safemode", "appliance.security", "appliance.store"},
     "appliance.findings": {"appliance.safemode", "appliance.strain"},
@@ -78,7 +80,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | HEALTH
     | {"appliance.workshop"}
     | MODEL_FILES
-    | {"appliance.backups", "appliance.restoring"},
+    | {"appliance.backups", "appliance.chats", "appliance.restoring"},
     "edge_agent.protocol": set(),
     "edge_agent": {"drivers", "edge_agent.protocol"},
     "drivers": set(),
@@ -159,6 +161,8 @@ def home(name: str) -> str:
         return name
     if name.startswith("edge_agent"):
         return "edge_agent"
+    if name.startswith("appliance.ai."):
+        return "appliance.ai"
     return "appliance.cli" if part in TOP else part
 
 

@@ -79,6 +79,11 @@ PERMISSIONS: Mapping[str, Rule] = {
     "dead_letters:write": Rule(Role.RUNNER, "runs:write"),
     "approvals:answer": Rule(Role.RUNNER, "runs:write"),
     "events:write": Rule(Role.RUNNER, "events:write"),
+    "chats:read": Rule(Role.READER, "runs:read"),
+    # A chat's trigger says which role it takes beyond this.
+    "chats:send": Rule(Role.RUNNER, "runs:write"),
+    "memory:read": Rule(Role.READER, "runs:read"),
+    "memory:write": Rule(Role.ADMIN, "runs:write"),
     "variables:read": Rule(Role.READER, "variables:read"),
     "variables:write": Rule(Role.ADMIN, "variables:write"),
     "secrets:list": Rule(Role.ADMIN, "secrets:write"),
