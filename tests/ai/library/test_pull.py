@@ -1,0 +1,284 @@
+"""Getting models: from an address, the catalogue, a file, a stick's folder; and what is known of them afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.ai.host import files
+from appliance.ai.library import cards, catalogue, fetch, pull
+from appliance.ai.library.errors import BadModel, CannotFetch, ModelIsThere, NoRoom, NoSuchModel
+from appliance.contracts import ConfigError
+from tests.ai.library.source import Source
+from tests.support.tinymodel import tiny_embedder, tiny_model
+
+
+@pytest.fixture
+def source() -> Iterator[Source]:
+    with Source({"Tiny-1M-Q8_0.gguf": tiny_model().read_bytes()}) as source:
+        yield source
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def nothing(seconds: float) -> None:
+    raise AssertionError("it waits")
+
+
+def own_catalogue(data: Path, *entries: dict[str, Any]) -> None:
+    (data / "models").mkdir(exist_ok=True)
+    (data / "models" / "catalogue.json").write_text(json.dumps(entries))
+
+
+def entry(**more: Any) -> dict[str, Any]:
+    return {"name": "tiny", "title": "Tiny", "kind": "language", "about": "x", "licence": "MIT", "source": "s", **more}
+
+
+# --- from an address ---
+
+
+def test_an_address_becomes_a_model_with_a_card(source: Source, tmp_path: Path) -> None:
+    content = source.files["Tiny-1M-Q8_0.gguf"]
+    order = pull.order_of(tmp_path, source.url("Tiny-1M-Q8_0.gguf?download=true"))
+    assert (order.name, order.bytes, order.checksum_known) == ("tiny-1m-q8_0", len(content), False)
+    card = pull.pull(tmp_path, order, wait=nothing, now=lambda: 12.0)
+    assert (card.sha256, card.size, card.checked, card.added) == (sha(content), len(content), False, 12.0)
+    (found,) = cards.all_models(tmp_path)
+    assert (found.name, found.kind, found.architecture, found.chat) == ("tiny-1m-q8_0", "language", "llama", True)
+    assert (found.context, found.sha256, found.trouble) == (2048, sha(content), "")
+    assert found.parameters > 0
+    assert files.find(tmp_path, "tiny-1m-q8_0") is not None, "the host sees it under that name"
+    assert [path.name for path in pull.folder_of(tmp_path).iterdir()] == []
+    assert cards.verify(tmp_path, "tiny-1m-q8_0") == (True, sha(content))
+
+
+def test_a_second_one_of_that_name_is_refused(source: Source, tmp_path: Path) -> None:
+    order = pull.order_of(tmp_path, source.url("Tiny-1M-Q8_0.gguf"))
+    pull.pull(tmp_path, order, wait=nothing)
+    with pytest.raises(ModelIsThere):
+        pull.pull(tmp_path, order, wait=nothing)
+    other = pull.order_of(tmp_path, source.url("Tiny-1M-Q8_0.gguf"), name="second")
+    pull.pull(tmp_path, other, wait=nothing)
+    assert [found.name for found in cards.all_models(tmp_path)] == ["second", "tiny-1m-q8_0"]
+
+
+def test_a_wrong_checksum_leaves_nothing(source: Source, tmp_path: Path) -> None:
+    order = pull.order_of(tmp_path, source.url("Tiny-1M-Q8_0.gguf"), sha256="0" * 64)
+    assert order.checksum_known
+    with pytest.raises(BadModel, match="should be 0000"):
+        pull.pull(tmp_path, order, wait=nothing)
+    assert cards.all_models(tmp_path) == []
+    assert not list(pull.folder_of(tmp_path).glob("*.part"))
+
+
+def test_the_first_pull_writes_the_checksum_down_and_later_ones_are_held_against_it(
+    source: Source, tmp_path: Path
+) -> None:
+    url = source.url("Tiny-1M-Q8_0.gguf")
+    assert not pull.pull(tmp_path, pull.order_of(tmp_path, url), wait=nothing).checked
+    cards.remove(tmp_path, "tiny-1m-q8_0")
+    again = pull.order_of(tmp_path, url)
+    assert again.checksum_known
+    assert pull.pull(tmp_path, again, wait=nothing).checked
+    cards.remove(tmp_path, "tiny-1m-q8_0")
+    source.files["Tiny-1M-Q8_0.gguf"] = tiny_model(seed=1).read_bytes()
+    with pytest.raises(BadModel, match="checksum"):
+        pull.pull(tmp_path, again, wait=nothing)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<html>", b"GGUF", b"GGUF\x03\0\0\0" + b"\xff" * 100, None],
+    ids=["empty", "page", "4", "huge", "cut"],
+)
+def test_what_is_no_whole_model_never_gets_a_name(source: Source, tmp_path: Path, content: bytes | None) -> None:
+    whole = source.files["Tiny-1M-Q8_0.gguf"]
+    source.files["bad.gguf"] = whole[: len(whole) // 2] if content is None else content
+    with pytest.raises((BadModel, CannotFetch)):
+        pull.pull(tmp_path, pull.order_of(tmp_path, source.url("bad.gguf")), wait=lambda seconds: None)
+    assert cards.all_models(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://127.0.0.1:9/model.bin", "ends in .gguf"),
+        ("http://127.0.0.1:9/m-00001-of-00003.gguf", "split"),
+        ("http://127.0.0.1:9/m.gguf#sha", "ends in .gguf"),
+    ],
+)
+def test_addresses_that_cannot_be_models_are_refused(tmp_path: Path, url: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        pull.order_of(tmp_path, url)
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "", ".hidden", "engine", "x.gguf", "n" * 200])
+def test_names_that_are_no_names(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError):
+        cards.check_name(name)
+
+
+# --- from the catalogue ---
+
+
+def test_the_built_in_catalogue_is_in_order() -> None:
+    entries = catalogue.catalogue()
+    assert {"qwen2.5-0.5b", "llama-3.2-1b", "all-minilm-l6-v2"} <= set(entries)
+    for each in entries.values():
+        assert each.licence, each.name
+        assert each.source.startswith("https://"), each.name
+        names = [variant.quantization for variant in each.variants]
+        assert len(names) == len(set(names)), each.name
+        for variant in each.variants:
+            assert bool(variant.url) != bool(variant.parts), each.name
+            assert cards.check_name(f"{each.name}-{variant.quantization.lower()}")
+            assert all(url.startswith("https://") for url in [variant.url, *(p.url for p in variant.parts)] if url)
+        if each.kind == "language":
+            assert each.parameters * 0.4 < each.variants[0].bytes < each.parameters * 1.5
+            assert each.cell > 0
+
+
+def test_manifests_of_the_catalogue_are_what_the_host_reads(tmp_path: Path) -> None:
+    from appliance.ai.host.onnx import manifest
+
+    for each in catalogue.catalogue().values():
+        for variant in each.variants:
+            if variant.parts:
+                assert files.ONNX in [part.path for part in variant.parts]
+                (tmp_path / files.MANIFEST).write_text(json.dumps(variant.manifest))
+                assert not isinstance(manifest.read(tmp_path), manifest.Run)
+
+
+def test_owners_add_and_replace_entries(source: Source, tmp_path: Path) -> None:
+    url = source.url("Tiny-1M-Q8_0.gguf")
+    variants = [{"quantization": "F32", "bytes": 1, "url": url}, {"quantization": "Q8_0", "bytes": 2, "url": url}]
+    own_catalogue(tmp_path, entry(variants=variants), entry(name="qwen2.5-0.5b", variants=variants))
+    entries = catalogue.catalogue(tmp_path)
+    assert entries["qwen2.5-0.5b"].title == "Tiny"
+    assert "llama-3.2-1b" in entries
+    order = pull.order_of(tmp_path, "Tiny:q8-0")
+    assert (order.name, order.licence, order.title) == ("tiny-q8_0", "MIT", "Tiny")
+    assert order.bytes == len(source.files["Tiny-1M-Q8_0.gguf"]), "the source knows better than the catalogue"
+    assert pull.order_of(tmp_path, "tiny", ask=False).bytes == 1
+    pull.pull(tmp_path, order, wait=nothing)
+    assert cards.all_models(tmp_path)[0].licence == "MIT"
+
+
+def test_a_wrong_catalogue_says_where(tmp_path: Path) -> None:
+    own_catalogue(tmp_path, entry(variants=[{"quantization": "F32", "bytes": 1, "url": "ftp://x"}]))
+    with pytest.raises(ConfigError, match=r"catalogue\.json.*url"):
+        catalogue.catalogue(tmp_path)
+
+
+def test_an_unknown_name_is_said_with_those_that_are_near(tmp_path: Path) -> None:
+    with pytest.raises(NoSuchModel, match=r"do you mean .*qwen2\.5-0\.5b"):
+        pull.order_of(tmp_path, "qwen", ask=False)
+    with pytest.raises(NoSuchModel, match="comes as Q4_K_M"):
+        pull.order_of(tmp_path, "qwen2.5-0.5b:Q2_K", ask=False)
+
+
+def test_a_model_of_several_files_comes_as_a_folder(source: Source, tmp_path: Path) -> None:
+    source.files |= {"a.onnx": b"graph", "t.json": b"{}"}
+    parts = [
+        {"path": "model.onnx", "url": source.url("a.onnx")},
+        {"path": "tokenizer.json", "url": source.url("t.json")},
+    ]
+    variant = {"quantization": "INT8", "bytes": 7, "parts": parts, "manifest": {"task": "embed"}}
+    own_catalogue(tmp_path, entry(name="mini", kind="embedding", variants=[variant]))
+    order = pull.order_of(tmp_path, "mini")
+    assert (order.name, order.bytes) == ("mini", 7)
+    source.cuts = [2]
+    pull.pull(tmp_path, order, wait=lambda seconds: None)
+    folder = tmp_path / "models" / "mini"
+    assert (folder / "model.onnx").read_bytes() == b"graph"
+    assert json.loads((folder / "model.json").read_text()) == {"task": "embed"}
+    (found,) = cards.all_models(tmp_path)
+    assert (found.name, found.kind, found.licence) == ("mini", "embed", "MIT")
+    assert cards.remove(tmp_path, "mini") > 0
+    assert cards.all_models(tmp_path) == []
+    assert not folder.exists()
+
+
+# --- from this machine ---
+
+
+def test_a_file_is_copied_and_checked(tmp_path: Path) -> None:
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    (stick / "My Model.gguf").write_bytes(tiny_embedder().read_bytes())
+    (local,) = pull.look_at(stick / "My Model.gguf")
+    assert local.name == "my-model"
+    card = pull.bring(tmp_path, local)
+    assert card.sha256 == sha(tiny_embedder().read_bytes())
+    (found,) = cards.all_models(tmp_path)
+    assert (found.name, found.kind) == ("my-model", "embedding")
+    assert (tmp_path / "models" / "my-model.gguf").stat().st_nlink == 1
+    with pytest.raises(ModelIsThere):
+        pull.bring(tmp_path, local)
+
+
+def test_a_hard_link_takes_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m.gguf").write_bytes(tiny_model().read_bytes())
+    monkeypatch.setattr(fetch, "SPARE", 1 << 60)
+    (local,) = pull.look_at(tmp_path / "m.gguf")
+    with pytest.raises(NoRoom):
+        pull.bring(tmp_path, local)
+    pull.bring(tmp_path, local, link=True)
+    assert os.path.samefile(tmp_path / "m.gguf", tmp_path / "models" / "m.gguf")
+
+
+def test_a_stick_is_looked_through(tmp_path: Path) -> None:
+    stick = tmp_path / "stick"
+    for name in ("deep", "onnx-one", "empty", ".trash"):
+        (stick / name).mkdir(parents=True)
+    (stick / "one.gguf").write_bytes(tiny_model().read_bytes())
+    (stick / "deep" / "two.gguf").write_bytes(b"GGUF not really")
+    (stick / "onnx-one" / "model.onnx").write_bytes(b"graph")
+    (stick / ".trash" / "three.gguf").write_bytes(b"")
+    (stick / "notes.txt").write_text("x")
+    found = {local.name: local for local in pull.look_at(stick)}
+    assert set(found) == {"one", "two", "onnx-one"}
+    pull.bring(tmp_path, found["one"])
+    pull.bring(tmp_path, found["onnx-one"])
+    with pytest.raises(BadModel):
+        pull.bring(tmp_path, found["two"])
+    assert [each.name for each in cards.all_models(tmp_path)] == ["one", "onnx-one"]
+    with pytest.raises(NoSuchModel, match="no model in"):
+        pull.look_at(stick / "empty")
+    with pytest.raises(NoSuchModel, match="no file or folder"):
+        pull.look_at(stick / "nowhere")
+
+
+# --- what is there ---
+
+
+def test_a_file_that_somebody_put_there_is_a_model_too_and_a_broken_one_says_why(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "mine.gguf").write_bytes(tiny_model().read_bytes())
+    (models / "broken.gguf").write_bytes(tiny_model().read_bytes()[:5000])
+    (models / "engine").mkdir()
+    broken, mine = cards.all_models(tmp_path)
+    assert (mine.name, mine.licence, mine.trouble) == ("mine", "", "")
+    assert "cut off" in broken.trouble
+    with pytest.raises(BadModel, match="no checksum"):
+        cards.verify(tmp_path, "mine")
+    with pytest.raises(NoSuchModel, match="broken, mine"):
+        cards.find(tmp_path, "other")
+    assert cards.remove(tmp_path, "broken") == 5000
+
+
+def test_damage_on_the_disk_is_found(source: Source, tmp_path: Path) -> None:
+    pull.pull(tmp_path, pull.order_of(tmp_path, source.url("Tiny-1M-Q8_0.gguf")), wait=nothing)
+    with (tmp_path / "models" / "tiny-1m-q8_0.gguf").open("r+b") as file:
+        file.seek(-10, 2)
+        file.write(b"x")
+    assert not cards.verify(tmp_path, "tiny-1m-q8_0")[0]
