@@ -60,7 +60,7 @@ make_boot() {
   rm -f -- "$1"
   truncate --size="${boot_size}M" "$1"
   # FAT32 wherever the size allows: a Pi's firmware and old UEFIs are pleased by it.
-  mkfs.vfat -F 32 -n FLOWORK -i "$volume_id" --invariant "$1" >/dev/null
+  mkfs.vfat -F 32 -n FLOWORK -i "$volume_id" "$1" >/dev/null
   (
     cd -- "$tree"
     shopt -s nullglob
