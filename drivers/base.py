@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import builtins
 import importlib
-import inspect
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -130,9 +129,14 @@ class Driver(Generic[C]):
         """Why this machine cannot have the driver at all and what to do, or ``""``."""
         return ""
 
+    @classmethod
+    def resources(cls, config: C) -> tuple[str, ...]:
+        """The exclusive resources that a config names (``gpio:*/17``), as far as it tells them without the machine."""
+        return ()
+
     def claims(self) -> tuple[str, ...]:
         """The exclusive resources that an open instance holds (``gpio:gpiochip0/17``); may look at the machine."""
-        return ()
+        return self.resources(self.config)
 
     def open(self) -> None:
         """Take the hardware. Raises ``DriverError``; opening what is open is fine."""
@@ -190,7 +194,7 @@ def find(type: str) -> type[Driver[Any]]:  # noqa: A002 the field's own term
     found = [
         thing
         for thing in vars(module).values()
-        if inspect.isclass(thing) and issubclass(thing, Driver) and thing.__module__ == module.__name__
+        if isinstance(thing, builtins.type) and issubclass(thing, Driver) and thing.__module__ == module.__name__
     ]
     if len(found) != 1 or found[0].type != type:
         raise DriverError(f"drivers/{type}.py must define exactly one Driver, of type {type!r}", retryable=False)

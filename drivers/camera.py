@@ -55,6 +55,10 @@ class Camera(Driver[CameraConfig]):
             "" if any(Path("/dev").glob("video*")) else "this machine has no camera (no /dev/video*): is it plugged in?"
         )
 
+    @classmethod
+    def resources(cls, config: CameraConfig) -> tuple[str, ...]:
+        return (f"camera:{config.device}",)
+
     def claims(self) -> tuple[str, ...]:
         return (f"camera:{Path(self.config.device).resolve()}",)
 

@@ -85,11 +85,15 @@ class Gpio(Driver[GpioConfig]):
             return exc.message
         return "" if gpiochips.devices(cls.folder) else "this machine has no GPIO pins (no /dev/gpiochip*)"
 
+    @classmethod
+    def resources(cls, config: GpioConfig) -> tuple[str, ...]:
+        return (f"gpio:{config.chip or '*'}/{config.line}",)
+
     def claims(self) -> tuple[str, ...]:
         try:
             place = self._place or gpiochips.find(self.folder, self.config.chip, self.config.line)
         except DriverError:
-            return (f"gpio:{self.config.chip or '*'}/{self.config.line}",)
+            return self.resources(self.config)
         return (f"gpio:{place.chip}/{place.offset}",)
 
     def open(self) -> None:

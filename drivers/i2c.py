@@ -69,8 +69,9 @@ class I2c(Driver[I2cConfig]):
     def unavailable(cls) -> str:
         return i2cbus.missing()
 
-    def claims(self) -> tuple[str, ...]:
-        return (f"i2c:{self.config.bus}/0x{self.config.address:02x}",)
+    @classmethod
+    def resources(cls, config: I2cConfig) -> tuple[str, ...]:
+        return (f"i2c:{config.bus}/0x{config.address:02x}",)
 
     def open(self) -> None:
         with self._lock:

@@ -64,8 +64,9 @@ class Pwm(Driver[PwmConfig]):
             "/boot/firmware/config.txt and start it again"
         )
 
-    def claims(self) -> tuple[str, ...]:
-        return (f"pwm:{self._source}",)
+    @classmethod
+    def resources(cls, config: PwmConfig) -> tuple[str, ...]:
+        return (f"pwm:{config.chip}/{config.channel}",)
 
     def open(self) -> None:
         with self._lock:

@@ -105,11 +105,15 @@ class Serial(Driver[SerialConfig]):
     def unavailable(cls) -> str:
         return serialport.missing()
 
+    @classmethod
+    def resources(cls, config: SerialConfig) -> tuple[str, ...]:
+        return (f"serial:{config.port}",)
+
     def claims(self) -> tuple[str, ...]:
         try:
             return (f"serial:{Path(self._path()).resolve()}",)
         except DriverError:
-            return (f"serial:{self.config.port}",)
+            return self.resources(self.config)
 
     def open(self) -> None:
         with self._lock:

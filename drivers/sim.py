@@ -63,8 +63,9 @@ class Sim(Driver[SimConfig]):
         self._held: float | None = None
         self._watching = Watch()
 
-    def claims(self) -> tuple[str, ...]:
-        return (f"sim:{self.config.name}",)
+    @classmethod
+    def resources(cls, config: SimConfig) -> tuple[str, ...]:
+        return (f"sim:{config.name}",)
 
     def open(self) -> None:
         with self._lock:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from appliance.fleet.book import Book
+from appliance.fleet.remote import source_key
 from drivers.base import DriverError, decode, find
 
 
@@ -26,6 +30,41 @@ def fault(data: Path | None, agent: str, driver: str, config: Mapping[str, Any])
     except DriverError as exc:
         return exc.message
     return ""
+
+
+def claimed(agent: str, driver: str, config: Mapping[str, Any]) -> tuple[frozenset[str], str] | None:
+    """What there is only one of that a driver with this config holds, and its settings as they compare.
+
+    None if nothing, or if that is not known yet. On this machine a look at it tells more than the names do.
+    """
+    if _has_template([agent, driver, config]):
+        return None
+    try:
+        kind = find(driver)
+        decoded = decode(kind.Config, config)
+    except DriverError:
+        return None
+    names = kind.resources(decoded)
+    if not agent and names:
+        with suppress(Exception):  # what cannot be looked at from here goes by its name
+            names = kind(decoded, _NoHost()).claims()
+    return (frozenset(names), source_key(driver, msgspec.to_builtins(decoded))) if names else None
+
+
+class _NoHost:
+    """For a driver that is asked what it would take, and not run."""
+
+    def now(self) -> float:
+        return 0.0
+
+    def monotonic(self) -> float:
+        return 0.0
+
+    def state(self, name: str) -> Path:
+        raise NotImplementedError
+
+    def blob(self, data: bytes, mime: str) -> dict[str, Any]:
+        raise NotImplementedError
 
 
 def _has_template(value: Any) -> bool:

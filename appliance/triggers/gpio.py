@@ -64,7 +64,10 @@ class Gpio(Trigger[GpioConfig]):
     icon = "cpu"
 
     def check(self, config: Mapping[str, Any], world: World) -> Iterable[Problem]:
-        return driver_faults(config, "gpio", _NAMES, world)
+        more = dict(config.get("options", {}))
+        if (debounce := config.get("debounce")) is not None and "{" not in str(debounce):
+            more["debounce"] = seconds(debounce)
+        return driver_faults({**config, "options": more}, "gpio", _NAMES, world)
 
     def attach(self, ctx: TriggerContext, config: GpioConfig) -> Callable[[], None]:
         driver = driver_settings(config, *_NAMES)

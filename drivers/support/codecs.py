@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Sequence
@@ -61,6 +60,8 @@ class Csv:
         self._separator = separator
 
     def decode(self, frame: bytes) -> Any:
+        import csv
+
         try:
             cells = next(csv.reader([self._text.decode(frame)], delimiter=self._separator, strict=True))
         except (csv.Error, StopIteration):
@@ -77,6 +78,8 @@ class Csv:
             value = [value.get(name, "") for name in self._columns]
         if not isinstance(value, list):
             raise DriverError("value: must be a list, or an object with the columns' names", retryable=False)
+        import csv
+
         row = io.StringIO()
         csv.writer(row, delimiter=self._separator, lineterminator="").writerow(value)
         return self._text.encode(row.getvalue())
