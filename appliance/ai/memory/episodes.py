@@ -56,6 +56,8 @@ class Episodes:
         self._clock = clock
         self._tables = vectors.Tables(store, clock)
         self._without_until = 0.0
+        #: Whether the last text was embedded; nobody is told twice that it was not.
+        self._has_vectors: bool | None = None
         self._catching_up: asyncio.Task[None] | None = None
 
     async def remember(
@@ -155,9 +157,11 @@ class Episodes:
             made = await models.embed([text[:EMBEDDED_TEXT]])
         except FlowError as exc:
             self._without_until = self._clock() + WITHOUT
-            level = logging.DEBUG if isinstance(exc, ConfigError) else logging.WARNING
-            logger.log(level, "the memory goes by words alone for a while: %s", exc.message)
+            if self._has_vectors is not False:
+                logger.info("the memory goes by words alone until a model embeds texts: %s", exc.message)
+            self._has_vectors = False
             return None
+        self._has_vectors = True
         return made.model, made.vectors[0]
 
     async def _keep_vectors(self, model: str, packed: list[tuple[int, bytes]]) -> None:
