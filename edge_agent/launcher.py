@@ -12,7 +12,6 @@ What a version may rely on, and what it has to keep to, for good: the names of t
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import select
@@ -24,6 +23,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+import msgspec
 
 from edge_agent import __version__
 from edge_agent.machine import is_running
@@ -79,7 +80,7 @@ def launch(folder: Path, patience: float, here: Callable[[], int]) -> int:
 
 def again() -> None:
     """Begin anew, with the installed code. Does not return."""
-    origin = json.loads(os.environ[ORIGIN]) if ORIGIN in os.environ else _origin()
+    origin = msgspec.json.decode(os.environ[ORIGIN]) if ORIGIN in os.environ else _origin()
     ours = {VERSION, ORIGIN, TRIAL, FAULT, *_PATHS}
     environ = {name: value for name, value in os.environ.items() if name not in ours} | origin["paths"]
     sys.stderr.flush()
@@ -88,13 +89,14 @@ def again() -> None:
 
 def _choice(versions: Versions, state: State) -> str:
     """The name of the version to run, or "" for the installed one. What is not needed any more is removed."""
+    if not (name := state.chosen):
+        return ""
     from edge_agent.protocol.package import is_newer  # only where there are versions to choose from
 
-    name = state.chosen
-    if name and not is_newer(versions.version(name), __version__):
+    if not is_newer(versions.version(name), __version__):
         logger.info("the installed version %s is as new as %s, and takes over", __version__, versions.version(name))
         name = ""
-    elif name and (why := versions.damage(name)):
+    elif why := versions.damage(name):
         text = f"the installed version {__version__} runs again: on disk, {why}"
         logger.error("version %s cannot run any more: %s", versions.version(name), text)
         state.last, name = Update(versions.version(name), "rolled back", text, time.time()), ""
@@ -281,7 +283,13 @@ def _command() -> list[str]:
 def _environ(place: Path, name: str) -> dict[str, str]:
     """Python finds the version's code before the installed one, here and in the programs that it starts."""
     path = os.pathsep.join(filter(None, (str(place), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", VERSION: name, ORIGIN: json.dumps(_origin())}
+    return {
+        **os.environ,
+        "PYTHONPATH": path,
+        "PYTHONSAFEPATH": "1",
+        VERSION: name,
+        ORIGIN: msgspec.json.encode(_origin()).decode(),
+    }
 
 
 def _origin() -> dict[str, Any]:

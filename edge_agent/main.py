@@ -27,7 +27,8 @@ PAIR_AGAIN = 10.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     asked = sys.argv[1:] if arguments is None else list(arguments)
-    given = _parsed(asked) if asked else SimpleNamespace(data=None, config=None, verb="run")
+    plainly = asked in ([], ["run"])
+    given = SimpleNamespace(data=None, config=None, verb="run") if plainly else _parsed(asked)
     os.umask(0o077)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(levelname)s: %(message)s")
     folder = config.state_folder(given.data)
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parsed(arguments: Sequence[str]) -> Any:
-    """What was asked for. A service asks for nothing, and is spared the parser's memory."""
+    """What was asked for. A service asks for nothing but to run, and is spared the parser's memory."""
     import argparse
 
     parser = argparse.ArgumentParser(prog="flowork-agent", description=__doc__)

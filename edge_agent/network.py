@@ -5,7 +5,6 @@ TLS to the last address that worked, to those that were given, and to what mDNS 
 
 from __future__ import annotations
 
-import json
 import logging
 import socket
 import ssl
@@ -151,7 +150,8 @@ class Network:
             host, port = address(where)
         except SettingsError as exc:
             raise OSError(str(exc)) from None
-        link = socket.create_connection((host, port), PATIENCE)
+        # As bytes: a name of ASCII needs no IDNA, nor the library's tables for it.
+        link = socket.create_connection((host.encode() if host.isascii() else host, port), PATIENCE)  # type: ignore[arg-type]
         try:
             link.settimeout(PATIENCE)
             tune(link)
@@ -181,8 +181,8 @@ def browse(seconds: float) -> Iterator[Found]:
         try:
             for line in process.stdout:
                 try:
-                    yield msgspec.convert(json.loads(line), Found)
-                except (ValueError, msgspec.ValidationError):
+                    yield msgspec.json.decode(line, type=Found)
+                except msgspec.DecodeError:
                     continue
         finally:
             process.terminate()

@@ -5,11 +5,12 @@ Run as ``python -m edge_agent.survey`` it prints one JSON object: each driver, a
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import threading
 from collections.abc import Callable
+
+import msgspec
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Survey:
         try:
             command = [sys.executable, "-m", __name__]
             done = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=True)
-            self.found = {str(name): str(why) for name, why in json.loads(done.stdout).items()}
+            self.found = msgspec.json.decode(done.stdout, type=dict[str, str])
         except (OSError, subprocess.SubprocessError, ValueError) as exc:
             logger.warning("which drivers this machine can have is not known: %s", exc)
             return
@@ -69,4 +70,4 @@ def look() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(look()))
+    sys.stdout.write(msgspec.json.encode(look()).decode())

@@ -6,7 +6,6 @@ A package is asked for piece by piece, one at a time, and goes on where it was c
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -264,7 +263,7 @@ class Updating:
                     out, _ = child.communicate(timeout=PATIENCE)
                 finally:
                     child.kill()
-            found = json.loads(out)
+            found = msgspec.json.decode(out, type=dict[str, str | int])
         except (OSError, subprocess.SubprocessError, ValueError) as exc:
             found = {"error": f"the package could not be looked at: {exc}"}
         self._post(partial(self._done, found, then))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,6 +108,9 @@ class Versions:
 
     def prune(self, keep: Callable[[str], bool]) -> None:
         """Remove versions and what is left of packages, but for those whose names are to be kept."""
-        for path in self.folder.iterdir() if self.folder.exists() else ():
-            if path.is_dir() and not keep(path.name):
+        gone = [path for path in self.folder.iterdir() if path.is_dir()] if self.folder.exists() else []
+        for path in gone:
+            if not keep(path.name):
+                import shutil  # with all that it brings: only where there is something to remove
+
                 shutil.rmtree(path, ignore_errors=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import ssl
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -77,6 +76,8 @@ def context(folder: Path, *, server: bool, trusted: Iterable[bytes]) -> ssl.SSLC
 
 
 def _write(path: Path, data: bytes) -> None:
+    import tempfile
+
     descriptor, beside = tempfile.mkstemp(dir=path.parent)  # mode 0600
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)

@@ -18,7 +18,6 @@ On the connection, each a frame of four bytes of length and so many of content::
 from __future__ import annotations
 
 import re
-import secrets
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -91,6 +90,8 @@ class Sealed:
 
 def new_code(number: int) -> str:
     """A code for the open pairing with that number."""
+    import secrets  # with all that it brings: an agent that is paired never needs it
+
     digits = f"{secrets.randbelow(1_000_000):06}"
     return f"{number}-{digits[:3]}-{digits[3:]}"
 

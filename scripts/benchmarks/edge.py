@@ -254,7 +254,10 @@ def remote(ours: Engine, folder: Path, port: Port) -> Iterator[psutil.Process]:
         file = folder / f"{name}.json"
         file.write_text(json.dumps(body))
         ours.flowork("flow", "deploy", str(file))
-    with (folder / "remote.log").open("ab") as log, subprocess.Popen(base, stdout=log, stderr=log) as process:
+    # As a service has it: the place is in the environment.
+    service, environ = base[:3], {**os.environ, "FLOWORK_AGENT_DATA": str(folder / "remote")}
+    log = (folder / "remote.log").open("ab")
+    with log, subprocess.Popen([*service, "run"], stdout=log, stderr=log, env=environ) as process:
         try:
             running(ours, 4 + len(bodies))
             yield psutil.Process(process.pid)

@@ -295,12 +295,13 @@ def test_one_that_crashes_at_start_is_rolled_back_with_its_last_words(garden: Ca
 
 
 def test_one_that_hangs_is_rolled_back_when_its_time_is_up(garden: Callable[..., Garden]) -> None:
-    made = garden(None, ("edge_agent/agent.py", "self._load_config()", "time.sleep(10_000)"), well_within=1.0)
+    made = garden(None, ("edge_agent/agent.py", "self._load_config()", "time.sleep(10_000)"), well_within=3.0)
     with agent(made):
         made.online()
         made.begin()
         phase, text = made.ends()
-        assert (phase, text) == ("rolled back", "it was not well within 1 s, and did not end when it was told to")
+        assert phase == "rolled back"
+        assert text.startswith("it was not well within 3 s")
         made.online(__version__)
 
 
