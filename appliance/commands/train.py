@@ -8,9 +8,10 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from appliance.commands import _output as out
 from appliance.commands._base import leaf, noun
@@ -100,12 +101,12 @@ def dataset(
     out.say(f"  in {out.plain(target)}")
 
 
-@leaf("flowork train tune guard --base ~/models/SmolLM2-135M-Instruct --data house", of=command)
+@leaf("flowork train tune guard --base ~/models/SmolLM2-135M-Instruct --set house", of=command)
 @click.argument("name")
 @click.option(
     "--base", type=_folder, required=True, help="The model's folder: config.json, tokenizer.json, safetensors."
 )
-@click.option("--data", "data_name", required=True, metavar="NAME", help="A data set of `flowork train dataset`.")
+@click.option("--set", "data_name", required=True, metavar="NAME", help="A data set of `flowork train dataset`.")
 @click.option("--epochs", type=click.IntRange(1), default=3, show_default=True)
 @click.option(
     "--rank", type=click.IntRange(1, 512), default=8, show_default=True, help="Of LoRA: how much can be learnt."
@@ -230,6 +231,65 @@ def quantize(session: Session, source: Path, target: Path, kind: str, threads: i
     if done.returncode:
         raise ConfigError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "llama.cpp died of it")
     _written(session, target)
+
+
+@leaf(
+    "flowork train arena SmolLM2-135M guard-q4 --set guard",
+    "flowork train arena guard-q4 cloud/gpt-5-mini --file questions.jsonl --judge cloud/gpt-5",
+    of=command,
+)
+@click.argument("one")
+@click.argument("other")
+@click.option("--set", "data_name", default="", metavar="NAME", help="What this data set holds out.")
+@click.option(
+    "--file", "files", multiple=True, type=click.Path(exists=True, path_type=Path), help="Questions with answers."
+)
+@click.option("--judge", default="", metavar="MODEL", help="A third model says which answer is better.")
+@click.option("--most", type=click.IntRange(1), default=100, show_default=True, help="Questions at most.")
+@click.option("--tokens", type=click.IntRange(1), default=256, show_default=True, help="Of an answer at most.")
+def arena(
+    session: Session,
+    one: str,
+    other: str,
+    data_name: str,
+    files: tuple[Path, ...],
+    judge: str,
+    most: int,
+    tokens: int,
+) -> None:
+    """Compare two models of the running engine on the same questions, side by side."""
+    _need("numpy")
+    from appliance.ai.training.arena import compare
+    from appliance.ai.training.dataset import load
+    from appliance.ai.training.rows import read
+
+    rows = [row for file in files for row in read(file)]
+    if data_name:
+        rows += load(_place(session, data_name, "sets"), "held")
+    if not rows:
+        raise click.UsageError("give a --set or a --file with questions")
+
+    def ask(model: str, messages: list[dict[str, Any]], schema: dict[str, Any] | None) -> dict[str, Any]:
+        request = {"messages": messages, "models": [model], "schema": schema, "max_tokens": tokens, "cache": False}
+        reply: dict[str, Any] = session.call("model_chat", 600.0, who="arena", request=request)
+        return reply
+
+    with progress(session, "asking", unit="questions") as tell:
+        result = compare(rows[:most], one, other, ask, judge, lambda done, of: tell(done, of, ""))
+    if session.as_json:
+        out.emit(msgspec.to_builtins(result))
+        return
+    for bout in result.bouts:
+        out.say(f"? {out.one_line(bout.question)}", bold=True)
+        out.say(f"  {one}: {out.one_line(bout.a)}{' *' if bout.winner == 'a' else ''}")
+        out.say(f"  {other}: {out.one_line(bout.b)}{' *' if bout.winner == 'b' else ''}")
+    head = ("", "wins", "right", "near", "seconds")
+    times = (sum(bout.seconds_a for bout in result.bouts), sum(bout.seconds_b for bout in result.bouts))
+    table = (
+        (one, result.wins_a, result.exact_a, f"{result.near_a:.0%}", f"{times[0]:.1f}"),
+        (other, result.wins_b, result.exact_b, f"{result.near_b:.0%}", f"{times[1]:.1f}"),
+    )
+    out.table(head, table)
 
 
 def _written(session: Session, target: Path) -> None:

@@ -5,7 +5,7 @@ suggestion and, where a change of the flow helps, the changed flow (`change`), w
 find everything; with `words` a model sums it up.
 
     {"flow": "greenhouse-guard"}
-    {"flow": "{{ payload.flow }}", "runs": 2000, "words": true, "model": "qwen2.5-1.5b"}
+    {"flow": "{{ payload.flow }}", "runs": 2000, "words": true, "models": ["qwen2.5-1.5b"]}
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ class AnalyzerConfig(Config, frozen=True):
     flow: Annotated[str, Meta(title="Flow", description="Its id", min_length=1)]
     runs: Annotated[int, Meta(title="Runs", description="How many of the newest", ge=1, le=5_000)] = 500
     words: Annotated[bool, Meta(title="In words", description="A model sums it up")] = False
-    model: Annotated[
-        str | list[str], Meta(title="Model", description="A name, or names to fall back through; empty: the default")
-    ] = ""
+    models: Annotated[list[str], Meta(title="Models", description="Tried in this order; empty: the default.")] = []
 
 
 class Analyzer(Node[AnalyzerConfig]):
@@ -33,8 +31,8 @@ class Analyzer(Node[AnalyzerConfig]):
     category = "ai"
     icon = "search-check"
     effect = Effect.IDEMPOTENT
+    model_fields = {"models": "language"}
 
     async def run(self, ctx: Context, config: AnalyzerConfig, payload: Any) -> Any:
-        names = [config.model] if isinstance(config.model, str) else config.model
-        models = tuple(name for name in names if name) if config.words else None
+        models = tuple(config.models) if config.words else None
         return msgspec.to_builtins(await ctx.workshop.analyse(config.flow, config.runs, models))

@@ -6,7 +6,7 @@ flow's trigger would bring, `problems` are the faults that are left. With `flow`
 to what `text` or `spec` say.
 
     {"text": "{{ payload.wish }}"}
-    {"spec": "{{ payload.spec }}", "flow": "{{ payload.flow }}", "model": ["qwen2.5-3b", "cloud/gpt-4o-mini"]}
+    {"spec": "{{ payload.spec }}", "flow": "{{ payload.flow }}", "models": ["qwen2.5-3b", "cloud/gpt-5-mini"]}
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ class ArchitectConfig(Config, frozen=True):
     text: Annotated[str, Meta(title="What is wanted", description="In a sentence or more", max_length=20_000)] = ""
     spec: Annotated[str, Meta(title="Spec", description="A flow's (edited) spec", max_length=200_000)] = ""
     flow: Annotated[Any, Meta(title="Flow", description="The flow that is to be changed; empty: a new one")] = None
-    model: Annotated[
-        str | list[str], Meta(title="Model", description="A name, or names to fall back through; empty: the default")
-    ] = ""
+    models: Annotated[list[str], Meta(title="Models", description="Tried in this order; empty: the default.")] = []
     repairs: Annotated[int, Meta(title="Repairs", description="How often it may mend its faults", ge=0, le=10)] = 3
 
 
@@ -36,18 +34,18 @@ class Architect(Node[ArchitectConfig]):
     category = "ai"
     icon = "pencil-ruler"
     effect = Effect.IDEMPOTENT
+    model_fields = {"models": "language"}
 
     def check(self, config: Mapping[str, Any], world: World) -> Iterable[Problem]:
         if not config.get("text") and not config.get("spec"):
             yield Problem("text", "say what is wanted, here or in `spec`")
 
     async def run(self, ctx: Context, config: ArchitectConfig, payload: Any) -> Any:
-        models = [config.model] if isinstance(config.model, str) else config.model
         request = DraftRequest(
             text=config.text,
             spec=config.spec,
             flow=config.flow if isinstance(config.flow, dict) else None,
-            models=tuple(name for name in models if name),
+            models=tuple(config.models),
             repairs=config.repairs,
             timeout=ctx.deadline,
         )

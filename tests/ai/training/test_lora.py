@@ -12,11 +12,13 @@ import pytest
 pytest.importorskip("peft", reason="the train extra is not installed")
 native: Any = pytest.importorskip("appliance.ai.host.llama.native")
 
+from appliance.ai.host.llama import quantize as quantizing  # noqa: E402
 from appliance.ai.training import convert as converting  # noqa: E402
 from appliance.ai.training import dataset, lora, rows  # noqa: E402
 from appliance.contracts import ConfigError  # noqa: E402
 from tests.ai.training import tiny  # noqa: E402
 from tests.ai.training.test_convert import said  # noqa: E402
+from tests.support.modelhost import ModelHost  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
 
@@ -116,6 +118,20 @@ def test_the_merged_model_says_the_same_and_can_be_converted(
     assert float(np.abs(found - tuned).max()) < 0.02 * float(np.abs(tuned).max())
     with pytest.raises(ConfigError, match="is there already"):
         lora.merge(base, adapter, tmp_path / "merged")
+
+
+def test_what_was_trained_merged_and_quantized_answers_in_the_model_host(
+    base: Path, data: Path, tmp_path: Path
+) -> None:
+    longer = lora.Plan(epochs=25, rank=16, alpha=32.0, rate=1e-2, longest=128, threads=1, patience=25)
+    outcome = lora.Tuning(base, data, tmp_path / "run", longer).run()
+    assert outcome.after.right >= 0.5
+    lora.merge(base, Path(outcome.adapter), tmp_path / "merged")
+    converting.convert(tmp_path / "merged", tmp_path / "home.gguf", "f16")
+    quantizing.quantize(tmp_path / "home.gguf", tmp_path / "home-q8.gguf", "q8_0", 1)
+    with ModelHost(tmp_path / "data", models={"home": tmp_path / "home-q8.gguf"}) as host:
+        answer = host.chat("home", "turn on the light in the kitchen", max_tokens=20, temperature=0)
+    assert json.loads(answer["choices"][0]["message"]["content"]) in ({"light": "on"}, {"light": "off"})
 
 
 def test_only_the_answer_is_learnt(base: Path) -> None:
