@@ -75,7 +75,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.doctor": BASE | SERVICES - {"appliance.queue"} | {"appliance.kernel"} | FLOWS | HEALTH,
     "appliance.gateway": BASE
     | SERVICES - {"appliance.queue", "appliance.sandbox"}
-    | {"appliance.kernel"}
+    | {"appliance.kernel", "appliance.ai.gateway"}
     | FLOWS
     | HEALTH
     | {"appliance.workshop"}

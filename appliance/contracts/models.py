@@ -17,10 +17,11 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     in this order; none: the engine's default. With ``schema`` (JSON Schema) the answer is one JSON value that fits
     it. ``shared`` is how many of the first messages are the same at every call: a local model evaluates those once
     and keeps them. ``timeout`` is in seconds, for one model, waiting for it included. With ``cache`` an answer that
-    is known from the same question at temperature 0 is given again.
+    is known from the same question at temperature 0 is given again. A ``prompt`` instead of messages is a text that
+    the model goes on with, word for word as it is.
     """
 
-    messages: Sequence[dict[str, Any]]
+    messages: Sequence[dict[str, Any]] = ()
     models: tuple[str, ...] = ()
     schema: dict[str, Any] | None = None
     temperature: float = 0.0
@@ -31,6 +32,7 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     shared: int = 0
     timeout: float = 120.0
     cache: bool = True
+    prompt: str | None = None
 
 
 class ChatReply(Struct, frozen=True, kw_only=True):

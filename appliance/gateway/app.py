@@ -17,6 +17,7 @@ from appliance.gateway.cors import Cors
 from appliance.gateway.guard import view_of
 from appliance.gateway.hooks import Hooks
 from appliance.gateway.live import LiveSocket
+from appliance.gateway.openai_api import OpenAIApi
 from appliance.gateway.routing import PREFIX, Noun
 from appliance.gateway.services import Gateway
 
@@ -58,6 +59,7 @@ def create_app(
     live = LiveSocket(gateway, threads)
     gateway.on_close(live.close)
     live.init_app(app)
+    OpenAIApi(gateway).init_app(app)
     panel.init_app(app, gateway)
     _add_errors(app, gateway)
     _add_headers(app, gateway)

@@ -14,6 +14,7 @@ from appliance.engine.states import Letter, RunState
 from appliance.kernel.fleet_api import fleet_methods
 from appliance.kernel.live import Live
 from appliance.kernel.maintenance import Unknown
+from appliance.kernel.model_api import ModelApi
 from appliance.kernel.params import NotNow, arguments, run_number, text
 from appliance.kernel.rehearsal import Asking, Rehearsal
 from appliance.kernel.replay import Replay
@@ -75,6 +76,8 @@ class Api:
             "rest": self._rest,
             "backup": self._backup,
             **fleet_methods(self._kernel.fleet),
+            **ModelApi(self._kernel).methods(),
+            **self._kernel.model_jobs.methods(),
             **self._kernel.memory.methods(self._engine.steps.io.spawn),
             "try": self._on_engine(self._try),
             "rehearse": self._on_engine(self._rehearse),

@@ -50,7 +50,7 @@ class ModelService:
         self._services = services
         self._http = http
         self._streams = streams
-        self.accounts = Accounts(self._today)
+        self.accounts = Accounts(self.today)
         self.passages = Passages(self.accounts, Prices(self._look_up))
         self._cache = Cache(0)
         self._default_embed = ""
@@ -98,7 +98,8 @@ class ModelService:
 
     # --- what the gateway is made of -------------------------------------------------------------------
 
-    def _today(self) -> datetime.date:
+    def today(self) -> datetime.date:
+        """The date where the engine is."""
         return datetime.datetime.fromtimestamp(self._services.wall(), self._services.timezone).date()
 
     def _look_up(self, url: str, model: str) -> Awaitable[Any]:

@@ -190,6 +190,25 @@ class Accounts:
                     each.held -= cost
                     each.held_tokens -= away
 
+    def left(self) -> list[dict[str, Any]]:
+        """The engine's budgets that are set: setting, bound, what is spent and what is held for questions under way."""
+        day = self._today().isoformat()
+        budgets = self.budgets
+        bounds = (
+            ("model_budget_day", budgets.day, day),
+            ("model_budget_month", budgets.month, day[:7]),
+            ("model_tokens_day", budgets.tokens_day, day),
+        )
+        found = []
+        with self._lock:
+            for setting, bound, period in bounds:
+                if bound:
+                    spent = self._sums.get((ENGINE, period)) or _Sum()
+                    tokens = setting == "model_tokens_day"
+                    used, held = (spent.tokens, spent.held_tokens) if tokens else (spent.cost, spent.held)
+                    found.append({"setting": setting, "bound": bound, "spent": used, "held": held})
+        return found
+
     def _check(self, who: Who, target: Target, day: str, cost: float, tokens: int) -> None:
         upstream, budgets = target.upstream, self.budgets
         month = day[:7]

@@ -86,7 +86,15 @@ def key_of(target: Target, request: ChatRequest) -> bytes | None:
     """What tells one question from another; None for one whose answer may differ each time."""
     if not request.cache or request.temperature != 0.0:
         return None
-    parts = [list(request.messages), request.schema, request.top_p, request.seed, request.max_tokens, request.stop]
+    parts = [
+        list(request.messages),
+        request.prompt,
+        request.schema,
+        request.top_p,
+        request.seed,
+        request.max_tokens,
+        request.stop,
+    ]
     return _digest(target, parts)
 
 

@@ -236,7 +236,7 @@ class Gate:
 
     async def _ask(self, who: Who, target: Target, request: ChatRequest, watching: Watching) -> ChatReply:
         upstream = target.upstream
-        tokens = guess(msgspec.json.encode(request.messages).decode())
+        tokens = guess(request.prompt or msgspec.json.encode(request.messages).decode())
         through = self._passages.through(who, target, tokens, request.max_tokens, request.timeout)
         async with through as meter:
 

@@ -119,7 +119,8 @@ class Api(Struct, frozen=True, kw_only=True):
     ) -> ChatReply:
         """One answer as it comes. ``body`` is what :func:`chat_body` made, perhaps changed."""
         began = time.monotonic()
-        async with self.open("/chat/completions", msgspec.json.encode({**body, "model": model})) as stream:
+        path = "/chat/completions" if request.prompt is None else "/completions"
+        async with self.open(path, msgspec.json.encode({**body, "model": model})) as stream:
             await self.fail_unless_ok(stream)
             answer = _Answer(self, began, on_text)
             if "event-stream" in stream.headers.get("content-type", ""):
@@ -178,6 +179,7 @@ class _Part(Struct):
 
 
 class _Choice(Struct):
+    text: str | None = None
     delta: _Part | None = None
     message: _Part | None = None
     finish_reason: str | None = None
@@ -222,7 +224,7 @@ class _Answer:
             raise NodeError(f"{self._api.name} broke off: {told.message or 'without a word'}", detail={"sent": True})
         self._usage = chunk.usage or self._usage
         for choice in chunk.choices[:1]:
-            part = choice.delta or choice.message or _Part()
+            part = choice.delta or choice.message or _Part(choice.text)
             if part.content:
                 self._first = self._first or time.monotonic() - self._began
                 self._pieces.append(part.content)
@@ -244,7 +246,7 @@ class _Answer:
             model=model,
             provider="",
             finish="length" if self._finish == "length" else "stop",
-            tokens_in=usage.prompt_tokens or sum(guess(_text_of(message)) for message in request.messages),
+            tokens_in=usage.prompt_tokens or guess(request.prompt or "".join(map(_text_of, request.messages))),
             tokens_cached=cached or 0,
             tokens_out=usage.completion_tokens or guess(text),
             seconds=time.monotonic() - self._began,
@@ -253,9 +255,13 @@ class _Answer:
 
 
 def chat_body(request: ChatRequest, blobs: Blobs) -> dict[str, Any]:
-    """The body of ``/chat/completions`` without its model."""
+    """The body of ``/chat/completions``, or of ``/completions`` for a bare prompt, without its model."""
+    if request.prompt is None:
+        asked: dict[str, Any] = {"messages": [_message(message, blobs) for message in request.messages]}
+    else:
+        asked = {"prompt": request.prompt}
     body: dict[str, Any] = {
-        "messages": [_message(message, blobs) for message in request.messages],
+        **asked,
         "temperature": request.temperature,
         "max_tokens": request.max_tokens,
         "stream": True,

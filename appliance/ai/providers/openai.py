@@ -130,7 +130,7 @@ def _without(body: dict[str, Any], unwanted: frozenset[str]) -> dict[str, Any]:
     if "max_tokens" in unwanted:
         # OpenAI's newer models count their thoughts too, and call the bound so.
         found["max_completion_tokens"] = body["max_tokens"]
-    if "response_format" in unwanted and "response_format" in body:
+    if "response_format" in unwanted and "response_format" in body and "messages" in body:
         wanted = msgspec.json.encode(body["response_format"]["json_schema"]["schema"]).decode()
         words = f"Answer with one JSON value that fits this JSON Schema, and with nothing else:\n{wanted}"
         found["messages"] = [{"role": "system", "content": words}, *body["messages"]]
