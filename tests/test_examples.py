@@ -20,6 +20,7 @@ from appliance.registry import Registry
 from appliance.store.runids import from_text
 from appliance.triggers import start
 from appliance.world import Machine
+from tests.ai.agents.scripted import Scripted, answer, use
 from tests.support.broker import Mosquitto, Peer, eventually
 from tests.support.house import House
 from tests.support.local_agent import LocalAgent
@@ -354,6 +355,35 @@ def test_internet_watch(house: House, web: WebServer) -> None:
         house.until_due(flow)
         assert house.outcome(flow, number).state == "succeeded"
     assert [line.split(",")[1] for line in house.file("internet.csv").splitlines()] == ["line", "up", "down", "up"]
+
+
+@runs("ask")
+def test_ask(house: House) -> None:
+    flow = house.deploy(example("ask"))
+    broken = house.deploy(
+        {"name": "Broken", "nodes": [{"id": "a", "type": "transform", "config": {"expression": "1/0"}}]}
+    )
+    house.start(broken, "manual")
+    models = Scripted(
+        use("health"), use("runs", state="failed"), use("remember", text="the pump is red"), use("recall", text="pump"),
+        use("recall", text="zarquon"), use("flows"), use("waiting"), use("lamp", on=True), answer("It failed once."),
+    )  # fmt: skip
+    house.kernel.services.models = lambda ctx: models
+    run = house.begin(flow, "chat", {"text": "How are you?", "history": [], "chat": "", "user": ""})
+    (asked,) = eventually(lambda: house.client.call("waiting"), "nobody was asked about the lamp")
+    assert (asked["ask"]["tool"], asked["ask"]["arguments"]) == ("lamp", {"on": True})
+    house.client.call("answer", run=run, node="answer", answer="no", by="ann")
+    outcome = house.outcome(flow)
+    assert outcome.output["text"] == "It failed once."
+    told = [request.messages[-1]["content"] for request in models.asked[1:]]
+    assert '"problems": ["none"]' in told[0]
+    assert '"flow": "broken"' in told[1]
+    assert "division by zero" in told[1]
+    assert told[3] == "Result of recall:\n- the pump is red"
+    assert told[4] == "Result of recall:\nnothing like it is remembered"
+    assert '"name": "Ask"' in told[5]
+    assert told[6] == "Result of waiting:\n[]"
+    assert told[7] == "lamp was not used: a person said no"
 
 
 @runs("power-log")

@@ -46,6 +46,7 @@ from appliance.contracts.models import (
     Models,
     Vectors,
 )
+from appliance.contracts.overview import Overview
 from appliance.contracts.plugins import (
     Committed,
     Context,
@@ -136,6 +137,7 @@ __all__ = [
     "NodeError",
     "Options",
     "Out",
+    "Overview",
     "Park",
     "Pending",
     "Problem",

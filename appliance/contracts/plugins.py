@@ -12,6 +12,7 @@ from appliance.contracts.devices import Devices
 from appliance.contracts.errors import FlowError
 from appliance.contracts.memory import Memory
 from appliance.contracts.models import Models
+from appliance.contracts.overview import Overview
 from appliance.contracts.results import Effect, Result, Wake
 from appliance.contracts.services import Blobs, Files, Http, Mqtt, Sandbox, State
 from appliance.contracts.workshop import Workshop
@@ -62,6 +63,8 @@ class Context(Protocol):
     def models(self) -> Models: ...
     @property
     def memory(self) -> Memory: ...
+    @property
+    def overview(self) -> Overview: ...
     @property
     def workshop(self) -> Workshop: ...
 

@@ -20,6 +20,7 @@ from appliance.contracts import (
     Memory,
     Models,
     Mqtt,
+    Overview,
     Sandbox,
     State,
     Workshop,
@@ -50,6 +51,8 @@ class Services:
     models: Callable[[StepContext], Models]
     #: The memory of its workspace, for one step.
     memory: Callable[[StepContext], Memory]
+    #: The engine as a step may see it.
+    overview: Callable[[StepContext], Overview]
     #: The workshop, for one step.
     workshop: Callable[[StepContext], Workshop]
 
@@ -221,6 +224,10 @@ class StepContext:
     @property
     def memory(self) -> Memory:
         return self._services.memory(self)
+
+    @property
+    def overview(self) -> Overview:
+        return self._services.overview(self)
 
     @property
     def workshop(self) -> Workshop:

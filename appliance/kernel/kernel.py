@@ -33,6 +33,7 @@ from appliance.kernel.maintenance import Maintenance, free_bytes, give_up_reserv
 from appliance.kernel.memory import MemoryService
 from appliance.kernel.models import ModelService, account_of
 from appliance.kernel.mqtt import MqttHub
+from appliance.kernel.overview import KernelOverview
 from appliance.kernel.recovery import Recovery
 from appliance.kernel.runs import FlowSlot
 from appliance.kernel.server import Server
@@ -150,6 +151,7 @@ class Kernel:
         self.memory = MemoryService(self.data, sync=sync, clean=keeper.clean, models=own, wall=self.services.wall)
         self._stops.append(self.memory.close)
         self.services.memory = self.memory.for_step
+        self.services.overview = partial(KernelOverview, self)
         self.fleet: Fleet | None = None if self._alone else self._make_fleet()
         if self.fleet is not None:
             self.services.devices = self.fleet

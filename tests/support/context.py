@@ -36,6 +36,7 @@ from appliance.contracts import (
     Mqtt,
     Node,
     NodeError,
+    Overview,
     Pending,
     Sandbox,
     State,
@@ -146,6 +147,7 @@ class FakeContext:
     blobs: Blobs = field(default_factory=MemoryBlobs)
     models: Models = field(default_factory=_unplugged("models"))
     memory: Memory = field(default_factory=_unplugged("memory"))
+    overview: Overview = field(default_factory=_unplugged("overview"))
     workshop: Workshop = field(default_factory=_unplugged("workshop"))
     payload: Any = None
     names: dict[str, Any] = field(default_factory=dict)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from appliance.contracts import ChatReply, ChatRequest, FlowError, ModelFacts, Vectors
+from appliance.contracts import ChatReply, ChatRequest, ConfigError, FlowError, ModelFacts, Vectors
 
 #: What is said: text, a JSON value, an error to raise, a whole reply, or a function of the question that gives one.
 Said = Any
@@ -47,7 +47,7 @@ class Scripted:
         )
 
     async def embed(self, texts: Sequence[str], model: str = "", timeout: float = 60.0) -> Vectors:
-        raise AssertionError("nothing here asks for vectors")
+        raise ConfigError("no model for embeddings is chosen")
 
     async def count(self, text: str, model: str = "") -> int:
         self.counted.append(text)
