@@ -43,7 +43,7 @@ WELL = b"w"
 #: Trials of one version that may be cut off: by the power, or by whoever kills the launcher.
 MOST_STARTS = 2
 #: Seconds that a version whose time is up has to end.
-LAST_SECONDS = 10.0
+LAST_SECONDS = 5
 #: What says where Python looks for code.
 _PATHS = ("PYTHONPATH", "PYTHONSAFEPATH")
 _PR_SET_PDEATHSIG = 1
@@ -167,6 +167,7 @@ class _Child:
         self._patience = patience
         self._fault = versions.folder / "fault"
         self._told_to_end = False
+        self._on_trial = True
 
     def run(self) -> _Ended:
         """Start it, wait for its word, and then for its end."""
@@ -189,6 +190,7 @@ class _Child:
         finally:
             os.close(process)
             os.close(heard)
+            signal.alarm(0)
             for number in mask:
                 signal.signal(number, signal.SIG_DFL)
 
@@ -212,8 +214,10 @@ class _Child:
 
     def _pass_on(self, pid: int, number: int, frame: FrameType | None) -> None:
         self._told_to_end = True
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
+        _kill(pid, number)
+        if self._on_trial:
+            signal.signal(signal.SIGALRM, lambda *_: _kill(pid, signal.SIGKILL))
+            signal.alarm(LAST_SECONDS)
 
     def _watch(self, pid: int, process: int, heard: int) -> _Ended:
         poll = select.poll()
@@ -233,6 +237,8 @@ class _Child:
 
     def _stay(self, pid: int) -> _Ended:
         """It is well. What it says at its end is what this process says."""
+        self._on_trial = False
+        signal.alarm(0)
         logger.info("version %s has passed its trial", self._trial.version)
         code = _code(pid)
         if code == AGAIN and not self._told_to_end:
@@ -251,14 +257,12 @@ class _Child:
 
     def _time_is_up(self, pid: int, process: int) -> _Ended:
         why = f"it was not well within {self._patience:g} s"
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+        _kill(pid, signal.SIGTERM)
         poll = select.poll()
         poll.register(process, select.POLLIN)
         if not poll.poll(LAST_SECONDS * 1000):
             why += ", and did not end when it was told to"
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            _kill(pid, signal.SIGKILL)
         _code(pid)
         return _Ended(None, why + self._last_words(": "))
 
@@ -269,6 +273,11 @@ class _Child:
             return ""
         self._fault.unlink(missing_ok=True)
         return before + text if text else ""
+
+
+def _kill(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _code(pid: int) -> int:
