@@ -69,7 +69,8 @@ class Vectors(Struct, frozen=True, kw_only=True):
 
 class ModelFacts(Struct, frozen=True, kw_only=True):
     """What is known of a model before it is asked. ``place`` is who sees the prompt: empty for this machine,
-    else a host name. ``context`` is in tokens, 0 if that is not known.
+    else a host name. ``context`` is in tokens, 0 if that is not known. ``task`` is ``language``, ``embed`` or what an
+    ONNX model is for; empty if nobody knows.
     """
 
     name: str
@@ -77,6 +78,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     place: str = ""
     context: int = 0
     images: bool = False
+    task: str = ""
 
 
 class Inference(Struct, frozen=True, kw_only=True):

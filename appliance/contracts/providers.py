@@ -104,7 +104,7 @@ class Provider(Generic[C]):
         raise ConfigError(f"{self.title} runs no ONNX models")
 
     async def models(self, reach: Reach, config: C) -> list[ModelFacts]:
-        """What language models there are, the one to take by default first."""
+        """What models there are, of each ``task`` the one to take by default first."""
         raise NotImplementedError
 
     async def facts(self, reach: Reach, config: C, model: str) -> ModelFacts | None:

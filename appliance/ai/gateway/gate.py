@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 #: Seconds for which what an upstream has is believed, and that asking it may take.
 LISTED_FOR = 30.0
 LISTING = 20.0
+LANGUAGE, EMBED = "language", "embed"
 #: Characters of an answer that an error shows.
 SHOWN = 2000
 _SUMMED = ("tokens_in", "tokens_cached", "tokens_out", "seconds", "cost")
@@ -77,7 +78,7 @@ class Gate:
         async def ask(target: Target) -> ChatReply:
             return await self._known_or_new(who, target, request, watching)
 
-        return await self._first(request.models, self.default, ask, watching.anew)
+        return await self._first(request.models, self.default, LANGUAGE, ask, watching.anew)
 
     async def embed(self, who: Who, texts: Sequence[str], model: str, default: str, timeout: float) -> Vectors:
         """One vector of length 1 per text; those that are known are not asked for again."""
@@ -99,7 +100,7 @@ class Gate:
             provider = target.upstream.name
             return Vectors(vectors=vectors, model=target.model, provider=provider, tokens=tokens, cost=cost)
 
-        return await self._first((model,), (default,) if default else (), ask, lambda: None)
+        return await self._first((model,), (default,) if default else (), EMBED, ask, lambda: None)
 
     async def _embed(self, who: Who, target: Target, texts: list[str], timeout: float) -> Vectors:
         tokens = sum(guess(text) for text in texts)
@@ -111,7 +112,7 @@ class Gate:
 
     async def count(self, who: Who, text: str, model: str) -> int:
         """Tokens of a text; a guess where nobody here can tell."""
-        target = await self._named(self.upstreams.target(self.upstreams.names((model,), self.default)[0]))
+        target = await self._named(self.upstreams.target(self.upstreams.names((model,), self.default)[0]), LANGUAGE)
         config, kind = target.upstream.config, target.upstream.kind
         async with limit(LISTING, target):
             found = await kind.count(self._reach(who), config, target.model, text)
@@ -132,7 +133,7 @@ class Gate:
 
     async def facts(self, who: Who, model: str) -> ModelFacts:
         """What is known of a model."""
-        target = await self._named(self.upstreams.target(self.upstreams.names((model,), self.default)[0]))
+        target = await self._named(self.upstreams.target(self.upstreams.names((model,), self.default)[0]), LANGUAGE)
         upstream = target.upstream
         async with limit(LISTING, target):
             told = await upstream.kind.facts(self._reach(who), upstream.config, target.model)
@@ -161,6 +162,7 @@ class Gate:
         self,
         names: Sequence[str],
         default: Sequence[str],
+        task: str,
         ask: Callable[[Target], Awaitable[T]],
         anew: Callable[[], None],
     ) -> T:
@@ -170,20 +172,21 @@ class Gate:
             if faults:
                 anew()
             try:
-                return await ask(await self._named(self.upstreams.target(name)))
+                return await ask(await self._named(self.upstreams.target(name), task))
             except FlowError as exc:
                 faults.append((name or "the default", exc))
                 logger.info("the model %r gave no answer: %s", name, exc.message)
         raise _together(faults)
 
-    async def _named(self, target: Target) -> Target:
-        """The target with its model's name: the upstream's first where none was given."""
+    async def _named(self, target: Target, task: str) -> Target:
+        """The target with its model's name: where none was given, the upstream's first one for the task."""
         if target.model:
             return target
-        found = await self.models(target.upstream.name)
+        found = [one for one in await self.models(target.upstream.name) if one.task in (task, "")]
         if not found:
-            where = f"the upstream {target.upstream.name!r}" if target.upstream.place else "this machine"
-            raise ConfigError(f"{where} has no model; `flowork models pull` fetches one")
+            what = "that makes vectors" if task == EMBED else "that answers"
+            where = "this machine" if target.upstream.kind.builtin else f"the upstream {target.upstream.name!r}"
+            raise ConfigError(f"{where} has no model {what}; `flowork models pull` fetches one")
         return Target(target.upstream, found[0].name)
 
     # --- one target ------------------------------------------------------------------------------------

@@ -78,7 +78,9 @@ class Routes:
             raise NotFound(f"there is nothing at {request.path} for {request.method}")
 
     def _card(self, found: Found) -> dict[str, Any]:
-        task = found.about.get("task", "run") if found.kind == "onnx" else "language"
+        # Of a GGUF file its card says whether it is one for embeddings.
+        language = "embed" if found.about.get("kind") == "embedding" else "language"
+        task = found.about.get("task", "run") if found.kind == "onnx" else language
         return {
             "id": found.name,
             "object": "model",
