@@ -22,7 +22,7 @@ from appliance.store.seal import Keys, opened
 MANIFEST = "manifest.json"
 FORMAT = 1
 #: What an archive may hold at its top; anything else is refused on reading.
-TOP = frozenset({"flowork.db", "runs", "keys", "blobs", "files", "packages"})
+TOP = frozenset({"flowork.db", "memory.db", "runs", "keys", "blobs", "files", "packages"})
 _BLOCK = 256 * 1024
 _MANIFEST_LIMIT = 256 * 1024 * 1024
 _LEVEL = 4  # of gzip: nearly as small as the default 9 at a quarter of the time on a small board

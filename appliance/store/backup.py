@@ -1,7 +1,8 @@
 """Back up a whole engine into one file while it runs, and restore it into an empty data folder.
 
-Taken along are ``flowork.db`` and the run shards as consistent copies, then ``keys/``, ``blobs/``, ``files/`` and
-``packages/``. ``queue.db`` is not (the journal is the truth), nor are models (large, can be fetched again).
+Taken along are ``flowork.db``, the run shards and the memory as consistent copies, then ``keys/``, ``blobs/``,
+``files/`` and ``packages/``. ``queue.db`` is not (the journal is the truth), nor are models (large, can be fetched
+again).
 
 WARNING: ``keys/`` is in the archive. Whoever can open it has the engine's identity and its secrets: encrypt it
 (``seal.py``), or keep it where only the owner gets at it; it is written with mode 0600.
@@ -27,6 +28,8 @@ from appliance.store.seal import Keys, Lock, check_lock, sealed
 from appliance.store.sqlite_file import backup_database, check_database, connect, folder_lock, sync_file, sync_folder
 
 _FOLDERS = ("keys", "blobs", "files", "packages")
+#: What flows have remembered (``ai/memory``), if they have.
+MEMORY = "memory.db"
 _NEVER_CHANGED = "blobs/"  # read in place; other files may be rewritten while they are read, so a copy is
 _COPY_PATIENCE = 30.0  # seconds; making a good copy takes far less than one
 _GONE = "deleted meanwhile"
@@ -108,7 +111,7 @@ class _Backup:
     def write(self, part: Path, created: float, lock: Lock) -> tuple[Manifest, Keys]:
         part.unlink(missing_ok=True)
         os.close(os.open(part, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600))
-        shards = sorted((self._data / "runs").glob("*.db"))
+        shards = [*sorted((self._data / "runs").glob("*.db")), *self._data.glob(MEMORY)]
         plain = [path for folder in _FOLDERS for path in self._files(self._data / folder)]
         self._total = sum(_size(path) for path in [self._data / DATABASE, *shards, *plain])
         with sealed(part, lock) as (out, keys), writing(out, self._count) as archive:
@@ -272,7 +275,7 @@ def _extract(archive: Path, stage: Path, progress: Progress | None, keys: Keys |
 
     manifest = read_archive(archive, stage, count, keys)
     database = stage / DATABASE
-    for path in [database, *sorted((stage / "runs").glob("*.db"))]:
+    for path in [database, *sorted((stage / "runs").glob("*.db")), *stage.glob(MEMORY)]:
         damage = check_database(path)
         if damage:
             raise StoreError(f"{path.name} in {archive} is damaged: {damage}", retryable=False)

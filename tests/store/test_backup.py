@@ -56,6 +56,18 @@ def test_an_engine_comes_back_from_its_backup(engine: Path, store: Store, tmp_pa
         assert shard.execute("SELECT count(*) FROM run").fetchone() == (100,)
 
 
+def test_what_flows_remember_comes_along(engine: Path, tmp_path: Path) -> None:
+    memory = sqlite3.connect(engine / "memory.db")
+    memory.executescript(
+        "PRAGMA journal_mode = WAL; CREATE VIRTUAL TABLE word USING fts5 (text); INSERT INTO word VALUES ('pump');"
+    )
+    make_backup(engine, tmp_path / "b.tar.gz")  # while it is open, and most of it is in its WAL
+    memory.close()
+    restore_backup(tmp_path / "b.tar.gz", tmp_path / "restored")
+    with closing(sqlite3.connect(tmp_path / "restored" / "memory.db")) as copy:
+        assert copy.execute("SELECT text FROM word WHERE word MATCH 'pump'").fetchall() == [("pump",)]
+
+
 def test_a_backup_of_a_busy_engine_is_consistent(engine: Path, store: Store, tmp_path: Path) -> None:
     """Versions that runs name are in it, and state changes that its database lacks are in the shards."""
     num, stop = store.flows.get("f").num, threading.Event()
