@@ -95,13 +95,13 @@ def test_a_conversation_that_goes_on_is_not_read_again(loading: Callable[..., La
 
 def test_the_same_prompt_again_is_read_but_for_its_last_token(loading: Callable[..., Language]) -> None:
     language = loading()
-    first, again = (say(language, prompt="The pump is dry", max_tokens=9) for _ in range(2))
+    first, again = (say(language, prompt="The pump is dry, and nobody has looked after it since the water was turned off.", max_tokens=9) for _ in range(2))
     assert again.tokens_cached == again.tokens_in - 1
     assert again.text == first.text
 
 
 def test_what_was_not_used_for_longest_goes_first_and_shared_beginnings_last(loading: Callable[..., Language]) -> None:
-    language = loading(context=512, cells=768, parallel=1, kept=3)
+    language = loading(context=512, cells=768, parallel=1)
     shared = {"messages": chat(RULES, "Now?"), "shared": 1, "max_tokens": 4}
     say(language, **shared)
     for turn in range(12):
@@ -115,7 +115,7 @@ def test_what_was_not_used_for_longest_goes_first_and_shared_beginnings_last(loa
 
 
 def test_more_shared_beginnings_than_fit_come_back_from_disk(loading: Callable[..., Language], tmp_path: Path) -> None:
-    language = loading(context=512, cells=512, parallel=2, kept=2, state=tmp_path)
+    language = loading(context=512, cells=512, parallel=2, kept_bytes=120_000, state=tmp_path)
     asks = [Ask(messages=chat(f"{n} " + RULES, "Now?"), shared=1, max_tokens=6) for n in range(6)]
     first = [Asked(language, ask).answer() for ask in asks]
     again = [Asked(language, ask).answer() for ask in asks]
@@ -325,7 +325,7 @@ def test_whatever_happens_at_once_every_answer_is_the_one_made_alone(
     turns: list[Any], cells: int, parallel: int, known: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("state")
-    language = load(tiny_model(), options(context=300, cells=cells, parallel=parallel, kept=2, state=folder))
+    language = load(tiny_model(), options(context=300, cells=cells, parallel=parallel, kept_bytes=120_000, state=folder))
     asked = []
     for rules, question, shared, most, grammar, wait, cancel in turns:
         messages = chat(f"Rule {rules}. " * 20, f"Question {question}")

@@ -24,11 +24,12 @@ def _cores() -> int:
 class Options(Struct, frozen=True, kw_only=True):
     """How a model is loaded. Sizes in bytes, lengths in tokens; 0 chooses for this machine and model.
 
-    ``context`` is the longest prompt and answer together, ``cells`` what is kept of all of them, ``memory`` the bound
-    for the model with all it needs (0: what the machine has free). ``threads`` work on an answer, ``prompt_threads`` on
-    prompts. ``parallel`` generations run at once, in one batch from ``batch_from`` on; ``queue`` more may wait.
-    ``kept`` beginnings stay evaluated in memory; in the folder ``state`` they outlive the process, ``state_bytes`` of
-    them and ``state_age`` seconds behind their last use. ``adapters`` are LoRA files by the name asks use.
+    ``context`` is the longest prompt and answer together, ``cells`` those of all that are under way, ``memory`` the
+    bound for the model with all it needs (0: what the machine has free). ``threads`` work on an answer,
+    ``prompt_threads`` on prompts. ``parallel`` generations run at once, in one batch from ``batch_from`` on; ``queue``
+    more may wait. What was evaluated stays in memory up to ``kept_bytes``; shared beginnings outlive the process in the
+    folder ``state``, ``state_bytes`` of them and ``state_age`` seconds behind their last use. ``adapters`` are LoRA
+    files by the name asks use.
     """
 
     name: str = ""
@@ -40,7 +41,7 @@ class Options(Struct, frozen=True, kw_only=True):
     parallel: int = 16
     batch_from: int = 4
     queue: int = 64
-    kept: int = 16
+    kept_bytes: int = 0
     state: Path | None = None
     state_bytes: int = 512 << 20
     state_age: float = 30 * 86400.0

@@ -8,16 +8,16 @@ measured so far, so that a long prompt keeps nobody waiting.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from appliance.ai.host.llama.job import Job
 from appliance.ai.host.llama.native import Context
+from appliance.ai.host.llama.shelf import Kept, Shelf
 from appliance.ai.host.llama.slots import Slot, Slots
 from appliance.ai.host.llama.states import States
 from appliance.ai.host.llama.waiting import Waiting
@@ -28,10 +28,8 @@ logger = logging.getLogger(__name__)
 #: Seconds that one step may take while others wait for their next token, and while nobody does.
 _SHORT, _LONG = 0.15, 1.0
 _SMALLEST_PART = 32
-#: A shared beginning of fewer tokens is not worth a slot.
-_SHORTEST_PIN = 16
-#: A saved one of fewer tokens is evaluated faster than it is read from a slow card.
-_SHORTEST_SAVE = 64
+#: Fewer tokens are not worth keeping, and fewer than these not worth a file: they are read as quickly.
+_SHORTEST_KEPT, _SHORTEST_SAVED = 16, 64
 
 
 class Speed:
@@ -47,19 +45,6 @@ class Speed:
             self.value = new if not self.value else 0.8 * self.value + 0.2 * new
 
 
-@contextlib.contextmanager
-def _held(slot: Slot | None) -> Iterator[None]:
-    """The slot is not forgotten meanwhile."""
-    if slot is None:
-        yield
-        return
-    slot.held = True
-    try:
-        yield
-    finally:
-        slot.held = False
-
-
 class Engine:
     """Runs jobs on one context. ``parallel`` at once, together from ``batch_from`` on; the others wait.
 
@@ -70,13 +55,13 @@ class Engine:
         self,
         context: Context,
         slots: Slots,
+        shelf: Shelf,
         waiting: Waiting[Job],
         *,
         piece: Callable[[int], bytes],
         ends: Callable[[int], bool],
         parallel: int,
         batch_from: int,
-        whole: bool,
         states: States | None,
         adapters: dict[str, Any],
         name: str,
@@ -84,12 +69,12 @@ class Engine:
     ) -> None:
         self._context = context
         self._slots = slots
+        self._shelf = shelf
         self._waiting = waiting
         self._piece = piece
         self._ends = ends
         self._parallel = parallel
         self._batch_from = batch_from
-        self._whole = whole
         self._states = states
         self._adapters = adapters
         self._clock = clock
@@ -145,7 +130,8 @@ class Engine:
                 "queued": len(self._waiting),
                 "cells": self._slots.capacity,
                 "cells_used": self._slots.filled,
-                "prefixes": [len(slot.tokens) for slot in self._slots.pins()],
+                "prefixes": [len(kept.tokens) for kept in self._shelf.pins()],
+                "kept_bytes": self._shelf.bytes,
                 "prompt_speed": round(self.prompt_speed.value, 1),
                 "answer_speed": round(self.answer_speed.value, 1),
             }
@@ -206,57 +192,60 @@ class Engine:
     def _place(self, job: Job) -> bool:
         """Find the job a slot with as much of its prompt as is known; False if it must wait for room."""
         self._from_disk(job)
-        source, length = self._slots.match(job.tokens, job.adapter)
-        promised = sum(other.rest for other in self._active)
-        with _held(source):
-            while self._slots.filled + promised + job.limit - length > self._slots.capacity:
-                if not self._forget_oldest():
-                    if self._active:
-                        return False
-                    break  # it is alone, and no job needs more than the whole
-            takes_over = source is not None and not source.busy and not source.pinned and length == len(source.tokens)
-            target = source if takes_over else self._empty()
-        if target is None:
+        going_on, length = self._slots.match(job.tokens, job.adapter)
+        if going_on is not None and (going_on.busy or length < len(going_on.tokens)):
+            going_on = None
+        for slot in list(self._slots.idle()):
+            if slot is not going_on:
+                self._put_away(slot)
+        if going_on is None:
+            return self._place_anew(job)
+        if not self._room(job.limit - length):
             return False
-        if source is not None and target is not source:
-            self._context.copy(source.number, target.number, length)
-            self._slots.share(source, target, length)
-            self._slots.touch(source)
-        target.busy = True
-        target.adapter = job.adapter
-        self._slots.touch(target)
-        job.slot, job.cached = target, length
+        self._take(job, going_on)
         return True
 
-    def _from_disk(self, job: Job) -> None:
-        """Bring the job's shared beginning back from disk, if memory has less of it."""
-        states, beginning = self._states, job.tokens[: job.shared]
-        if states is None or job.shared < _SHORTEST_SAVE or not states.has(beginning, job.adapter):
-            return
-        if self._slots.match(job.tokens, job.adapter)[1] >= min(job.shared, job.prompt - 1):
-            return
-        promised = sum(other.rest for other in self._active)
-        while self._slots.filled + promised + job.shared > self._slots.capacity:
-            if not self._forget_oldest():
-                return
-        slot = self._empty()
-        if slot is None:
-            return
-        number = slot.number
-        if states.load(beginning, job.adapter, lambda place, size: self._context.restore(number, place, size)):
-            slot.adapter = job.adapter
-            self._slots.extend(slot, beginning)
-            slot.pinned = slot.saved = True
-            self._slots.touch(slot)
-        else:
-            self._context.cut(number)
+    def _place_anew(self, job: Job) -> bool:
+        """In an empty slot, with what a working slot or the shelf has of the prompt."""
+        target = self._slots.empty()
+        source, length = self._slots.match(job.tokens, job.adapter)
+        kept, known = self._shelf.match(job.tokens, job.adapter)
+        if target is None:
+            return False
+        if source is not None and length >= known:
+            if not self._room(job.limit - length):
+                return False
+            self._context.copy(source.number, target.number, length)
+            self._slots.share(source, target, length)
+        elif kept is not None and self._room(max(job.limit, len(kept.tokens))):
+            self._bring_back(kept, target, known)
+        elif not self._room(job.limit):
+            return False
+        self._take(job, target)
+        return True
 
-    def _empty(self) -> Slot | None:
-        """An empty slot, made by forgetting if there is none; None while all are busy."""
-        while (slot := self._slots.empty()) is None:
-            if not self._forget_oldest():
-                return None
-        return slot
+    def _take(self, job: Job, slot: Slot) -> None:
+        slot.busy = True
+        slot.adapter = job.adapter
+        job.slot, job.cached = slot, len(slot.tokens)
+        beginning = self._shelf.find(job.tokens[: job.shared], job.adapter)
+        job.pins = beginning is None and job.shared >= _SHORTEST_KEPT
+        if beginning is not None:
+            self._shelf.touch(beginning)
+
+    def _room(self, cells: int) -> bool:
+        """Whether so many more cells are free, with what is promised to those at work."""
+        promised = sum(other.rest for other in self._active)
+        return self._slots.filled + promised + cells <= self._slots.capacity
+
+    def _from_disk(self, job: Job) -> None:
+        """Put the job's shared beginning on the shelf, if the disk has more of it than memory."""
+        states, beginning = self._states, job.tokens[: job.shared]
+        if states is None or job.shared < _SHORTEST_SAVED:
+            return
+        known = max(place.match(job.tokens, job.adapter)[1] for place in (self._slots, self._shelf))
+        if known < min(job.shared, job.prompt - 1) and (state := states.load(beginning, job.adapter)) is not None:
+            self._keep(Kept(beginning, job.adapter, state, pinned=True, saved=True))
 
     # Stepping
 
@@ -301,8 +290,8 @@ class Engine:
             assert job.slot is not None
             take = min(job.pending, max(1, room // left))
             to_pin = job.shared - len(job.slot.tokens)
-            if self._whole and 0 < to_pin < take:
-                take = to_pin  # this memory can only be copied where it ends
+            if job.pins and 0 < to_pin < take:
+                take = to_pin  # what is kept must end where the beginning does
             room -= take
             left -= 1
             parts.append((job, take))
@@ -337,15 +326,14 @@ class Engine:
             done = len(job.slot.tokens)
             ready = take == job.pending
             self._slots.extend(job.slot, job.tokens[done : done + take])
-            if done < job.shared <= done + take:
+            if job.pins and len(job.slot.tokens) == job.shared:
                 self._pin(job)
             if ready and not job.cancelled:
                 try:
                     self._next(job, at - 1)
                 except Exception as error:
-                    slot = job.slot
                     self._end(job, "", error)
-                    self._forget(slot)
+                    self._forget(job.slot)
 
     def _next(self, job: Job, index: int) -> None:
         """Choose the job's next token and hand on what it says."""
@@ -375,8 +363,6 @@ class Engine:
                 self._slots.cut(job.slot)  # it will be read again from its beginning
         if result == 2:
             return
-        if result == 1 and self._forget_oldest():
-            return
         for job, _ in parts:
             self._end(job, "", NodeError(f"llama.cpp could not evaluate the text (code {result})"))
         self._forget_all()
@@ -389,45 +375,50 @@ class Engine:
                 self._waiting.remove(job)
         if job.slot is not None:
             job.slot.busy = False
-            self._slots.touch(job.slot)
         job.end(finish, self._clock(), error)
 
     # Keeping and forgetting
 
     def _pin(self, job: Job) -> None:
-        """Keep the job's shared beginning in a slot of its own."""
+        """Keep the job's shared beginning, which its slot holds and nothing else."""
         assert job.slot is not None
-        beginning = job.tokens[: job.shared]
-        if job.shared < _SHORTEST_PIN or self._slots.pinned(beginning, job.adapter) is not None:
-            return
-        slot = self._empty()
-        if slot is None:
-            return
-        self._context.copy(job.slot.number, slot.number, job.shared)
-        self._slots.share(job.slot, slot, job.shared)
-        slot.pinned = True
-        slot.saved = self._states is not None and self._states.has(beginning, job.adapter)
-        self._slots.touch(slot)
+        tokens = list(job.slot.tokens)
+        saved = self._states is not None and self._states.has(tokens, job.adapter)
+        self._keep(Kept(tokens, job.adapter, self._context.save(job.slot.number), pinned=True, saved=saved))
+        job.pins = False
 
-    def _unsaved(self) -> Slot | None:
+    def _put_away(self, slot: Slot) -> None:
+        """From llama.cpp's memory to the shelf, unless that has it anyway."""
+        known = self._shelf.match([*slot.tokens, -1], slot.adapter)[1]
+        if max(known, _SHORTEST_KEPT) < len(slot.tokens):
+            self._keep(Kept(list(slot.tokens), slot.adapter, self._context.save(slot.number), pinned=False))
+        self._forget(slot)
+
+    def _bring_back(self, kept: Kept, slot: Slot, length: int) -> None:
+        """From the shelf to an empty slot, the first ``length`` tokens of it."""
+        self._shelf.touch(kept)
+        if self._context.restore(slot.number, kept.state):
+            self._slots.extend(slot, kept.tokens)
+            if length == len(kept.tokens) or self._context.cut(slot.number, length):
+                self._slots.cut(slot, length)
+                return
+        self._forget(slot)
+
+    def _keep(self, kept: Kept) -> None:
+        for gone in self._shelf.add(kept):
+            if gone.pinned and not gone.saved and len(gone.tokens) >= _SHORTEST_SAVED:
+                self._save(gone)
+
+    def _unsaved(self) -> Kept | None:
         if self._states is None:
             return None
-        fit = (slot for slot in self._slots.pins() if not slot.saved and len(slot.tokens) >= _SHORTEST_SAVE)
+        fit = (kept for kept in self._shelf.pins() if not kept.saved and len(kept.tokens) >= _SHORTEST_SAVED)
         return next(fit, None)
 
-    def _save(self, slot: Slot) -> None:
-        assert self._states is not None
-        slot.saved = True  # or will never be: it is not tried again and again
-        self._states.save(slot.tokens, slot.adapter, self._context.save(slot.number))
-
-    def _forget_oldest(self) -> bool:
-        slot = self._slots.oldest()
-        if slot is None:
-            return False
-        if slot.pinned and not slot.saved and self._states is not None and len(slot.tokens) >= _SHORTEST_SAVE:
-            self._save(slot)
-        self._forget(slot)
-        return True
+    def _save(self, kept: Kept) -> None:
+        kept.saved = True  # or will never be: it is not tried again and again
+        if self._states is not None:
+            self._states.save(kept.tokens, kept.adapter, kept.state)
 
     def _forget(self, slot: Slot) -> None:
         self._context.cut(slot.number)

@@ -52,6 +52,8 @@ class Job:
         self.out = TextOut(stops)
         self.slot: Slot | None = None
         self.cached = 0
+        #: Whether its shared beginning is to be kept once it has been read.
+        self.pins = False
         self.began = submitted
         self.first: float | None = None
         self.cancelled = False

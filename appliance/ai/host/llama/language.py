@@ -17,6 +17,7 @@ from appliance.ai.host.llama.engine import Engine
 from appliance.ai.host.llama.job import Job
 from appliance.ai.host.llama.native import Context, Grammar, Model, version
 from appliance.ai.host.llama.schema import grammar_of
+from appliance.ai.host.llama.shelf import Shelf
 from appliance.ai.host.llama.slots import Slots
 from appliance.ai.host.llama.states import States
 from appliance.ai.host.llama.waiting import Waiting
@@ -37,8 +38,9 @@ def open_language(path: Path, options: Options) -> Language:
     """See ``load``."""
     facts = ggufs.read(path)
     context = min(options.context or _DEFAULT_CONTEXT, facts.context or _DEFAULT_CONTEXT)
-    cells = max(context, options.cells or 2 * context)
-    need = facts.size + facts.cell * cells + _BUFFERS
+    cells = max(context, options.cells)
+    kept = options.kept_bytes or max(facts.cell, 1) * context
+    need = facts.size + facts.cell * cells + kept + _BUFFERS
     bound = options.memory or available()
     if need > bound:
         raise ConfigError(
@@ -50,7 +52,7 @@ def open_language(path: Path, options: Options) -> Language:
         if facts.pooling or not model.decoder or facts.architecture == "bert":
             embedder = Embedder(model, options, pooling=facts.pooling or 1, context=facts.context or 512)
             return Embeddings(model, embedder, facts, options)
-        return Generator(model, facts, options, context, cells).start()
+        return Generator(model, facts, options, context, cells, kept).start()
     except BaseException:
         model.close()
         raise
@@ -78,10 +80,11 @@ class _Loaded:
 class Generator(_Loaded):
     """A model that writes text."""
 
-    def __init__(self, model: Model, facts: ggufs.Facts, options: Options, context: int, cells: int) -> None:
+    def __init__(self, model: Model, facts: ggufs.Facts, options: Options, context: int, cells: int, kept: int) -> None:
         super().__init__(model, facts, options)
         self._length = context
         self._cells = cells
+        self._kept = kept
 
     def start(self) -> Language:
         """Make its context and begin to work."""
@@ -90,24 +93,23 @@ class Generator(_Loaded):
         self._chat = Chat(model, survey)
         self._alphabet = Alphabet(survey)
         adapters = {name: model.adapter(path) for name, path in options.adapters.items()}
-        sequences = options.parallel + options.kept
         self._context = Context(
             model,
             cells=self._cells,
-            sequences=sequences,
+            sequences=options.parallel,
             batch=_BATCH,
             threads=options.answer_threads(),
             prompt_threads=options.reading_threads(),
         )
         self._engine = Engine(
             self._context,
-            Slots(sequences, self._cells, whole=model.whole),
+            Slots(options.parallel, self._cells, whole=model.whole),
+            Shelf(self._kept, whole=model.whole),
             Waiting(options.queue),
             piece=model.piece,
             ends=model.ends,
             parallel=options.parallel,
             batch_from=options.batch_from,
-            whole=model.whole,
             states=self._states(),
             adapters=adapters,
             name=f"model {options.name or self._facts.name}",
@@ -195,7 +197,7 @@ class Generator(_Loaded):
         return {
             **_facts(self._model, self._facts, self._options),
             "context": self._length,
-            "bytes": self._facts.size + self._facts.cell * self._cells,
+            "bytes": self._facts.size + self._facts.cell * self._cells + self._kept,
             **self._engine.facts(),
         }
 

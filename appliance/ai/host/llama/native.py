@@ -329,10 +329,10 @@ class Context:
             raise NodeError("llama.cpp could not give out a sequence's state")
         return room
 
-    def restore(self, sequence: int, address: int, size: int) -> bool:
-        """Put a saved state, in memory at ``address``, into a free sequence; False if it does not fit this context."""
-        source = ctypes.cast(address, ctypes.POINTER(ctypes.c_uint8))
-        return int(lib.llama_state_seq_set_data(self._context, source, size, sequence)) > 0
+    def restore(self, sequence: int, state: bytearray) -> bool:
+        """Put a saved state into an empty sequence; False if it does not fit this context."""
+        source = (ctypes.c_uint8 * len(state)).from_buffer(state)
+        return int(lib.llama_state_seq_set_data(self._context, source, len(state), sequence)) > 0
 
     def adapt(self, adapter: Any, scale: float = 1.0) -> None:
         """Use a LoRA adapter from now on, or none. What was evaluated before was evaluated without it."""

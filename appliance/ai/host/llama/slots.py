@@ -1,8 +1,7 @@
-"""Which evaluated tokens are in memory, in which sequence, and what may be forgotten. Pure bookkeeping.
+"""Which evaluated tokens are in llama.cpp's memory, in which sequence. Pure bookkeeping.
 
 A slot is one of llama.cpp's sequences. Slots that begin alike share the cells of that beginning, so a cell is counted
-once however many slots hold it. The one that used a slot last decides when it goes: the longest unused first, those
-pinned (the shared beginnings of prompts) after all others.
+once however many slots hold it.
 """
 
 from __future__ import annotations
@@ -12,21 +11,14 @@ from collections.abc import Iterator, Sequence
 
 
 class Slot:
-    """One sequence: the tokens that are evaluated in it, with whom (``adapter``), and who uses it."""
+    """One sequence: the tokens that are evaluated in it, by which adapter, and whether a job works in it."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.tokens: list[int] = []
         self.cells: list[int] = []
         self.adapter = ""
-        #: A job works in it.
         self.busy = False
-        #: It must not be forgotten just now.
-        self.held = False
-        self.pinned = False
-        #: Whether a pinned slot is on disk already.
-        self.saved = False
-        self.used = 0
 
 
 class Slots:
@@ -41,43 +33,27 @@ class Slots:
         self._whole = whole
         self._holders: Counter[int] = Counter()
         self._next_cell = 0
-        self._tick = 0
 
     @property
     def filled(self) -> int:
         """Cells that some slot holds."""
         return len(self._holders)
 
-    def pins(self) -> Iterator[Slot]:
-        """Slots that hold a shared beginning."""
-        return (slot for slot in self.slots if slot.pinned)
+    def idle(self) -> Iterator[Slot]:
+        """Slots that hold something for nobody."""
+        return (slot for slot in self.slots if slot.tokens and not slot.busy)
+
+    def empty(self) -> Slot | None:
+        """A slot that holds nothing."""
+        return next((slot for slot in self.slots if not slot.busy and not slot.tokens), None)
 
     def match(self, tokens: Sequence[int], adapter: str) -> tuple[Slot | None, int]:
-        """The slot that begins with the most of ``tokens``, and how many those are.
-
-        Never all: at least one token must be evaluated to know what comes next.
-        """
+        """The slot that begins with the most of ``tokens``, and how many those are; never all."""
         best, most = None, 0
         for slot in self.slots:
-            if slot.adapter != adapter or len(slot.tokens) <= most:
-                continue
-            common = common_prefix(slot.tokens, tokens)
-            common = min(common, len(tokens) - 1)
-            if self._whole and common < len(slot.tokens):
-                continue
-            if common > most:
-                best, most = slot, common
+            if slot.adapter == adapter and (length := fitting(slot.tokens, tokens, whole=self._whole)) > most:
+                best, most = slot, length
         return best, most
-
-    def pinned(self, tokens: Sequence[int], adapter: str) -> Slot | None:
-        """The pinned slot that holds exactly these tokens."""
-        wanted = list(tokens)
-        return next((slot for slot in self.pins() if slot.adapter == adapter and slot.tokens == wanted), None)
-
-    def touch(self, slot: Slot) -> None:
-        """It was used just now."""
-        self._tick += 1
-        slot.used = self._tick
 
     def extend(self, slot: Slot, tokens: Sequence[int]) -> None:
         """Tokens were evaluated behind those it has."""
@@ -101,17 +77,18 @@ class Slots:
             if not self._holders[cell]:
                 del self._holders[cell]
         del slot.tokens[length:], slot.cells[length:]
-        if not length:
-            slot.pinned = slot.saved = False
 
-    def oldest(self) -> Slot | None:
-        """What is to be forgotten next: the idle slot unused for longest, a pinned one only if all are pinned."""
-        idle = [slot for slot in self.slots if not (slot.busy or slot.held) and slot.tokens]
-        return min(idle, key=lambda slot: (slot.pinned, slot.used), default=None)
 
-    def empty(self) -> Slot | None:
-        """A slot that holds nothing."""
-        return next((slot for slot in self.slots if not slot.busy and not slot.tokens), None)
+def fitting(known: Sequence[int], wanted: Sequence[int], *, whole: bool) -> int:
+    """How many of the ``known`` tokens serve one who wants to read ``wanted``.
+
+    Never all of ``wanted``: one token at least must be evaluated to know what comes next. With ``whole`` all that is
+    known or nothing.
+    """
+    if not known or not wanted or known[0] != wanted[0]:
+        return 0
+    length = min(common_prefix(known, wanted), len(wanted) - 1)
+    return 0 if whole and length < len(known) else length
 
 
 def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:

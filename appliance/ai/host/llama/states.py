@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import mmap
 import os
 import time
 import zlib
@@ -54,7 +53,10 @@ class States:
         if len(state) > self._bound:
             return False
         ids = np.array(tokens, np.int32).tobytes()
-        head = json.dumps({"tokens": len(tokens), "state": len(state), "sum": _checksum(ids, state)}).encode() + b"\n"
+        head = (
+            json.dumps({"tokens": len(tokens), "state": len(state), "sum": zlib.crc32(state, zlib.crc32(ids))}).encode()
+            + b"\n"
+        )
         path = self._path(tokens, adapter)
         draft = path.with_suffix(f".{os.getpid()}")
         try:
@@ -72,41 +74,22 @@ class States:
             return False
         return True
 
-    def load(self, tokens: Sequence[int], adapter: str, restore: Callable[[int, int], bool]) -> bool:
-        """Hand the state of exactly these tokens to ``restore`` (address and size in bytes); False without one.
-
-        A file that is damaged, or that ``restore`` refuses, is removed.
-        """
+    def load(self, tokens: Sequence[int], adapter: str = "") -> bytearray | None:
+        """The state of exactly these tokens, or None. A file that is damaged is removed."""
         path = self._path(tokens, adapter)
         try:
-            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content:
-                good = self._restore(content, tokens, restore)
+            state = _state(path.read_bytes(), tokens)
         except FileNotFoundError:
-            return False
-        except (OSError, ValueError) as error:  # an empty file cannot be mapped
-            logger.warning("a kept prompt cannot be read: %s: %s", path, error)
-            good = False
+            return None
+        except OSError as error:
+            logger.warning("a kept prompt cannot be read: %s", error)
+            return None
         with contextlib.suppress(OSError):
-            if not good:
+            if state is None:
                 path.unlink()
             elif self._clock() - path.stat().st_mtime > _TOUCH:
                 os.utime(path, (self._clock(), self._clock()))
-        return good
-
-    def _restore(self, content: mmap.mmap, tokens: Sequence[int], restore: Callable[[int, int], bool]) -> bool:
-        data = np.frombuffer(content, np.uint8)
-        try:
-            end = content.find(b"\n", 0, 256) + 1
-            head = json.loads(content[:end] or b"null")
-            size = 4 * len(tokens)
-            if not isinstance(head, dict) or len(data) != end + size + head.get("state", -1):
-                return False
-            ids, state = data[end : end + size], data[end + size :]
-            if ids.tobytes() != np.array(tokens, np.int32).tobytes() or _checksum(ids, state) != head.get("sum"):
-                return False
-            return restore(state.ctypes.data, len(state))
-        finally:
-            del data
+        return state
 
     def tidy(self, room: int = 0) -> None:
         """Remove what is too old, what nobody finished, and the least used until ``room`` bytes fit in."""
@@ -131,8 +114,15 @@ class States:
         return self._folder / f"{self._key}-{mark.hexdigest()}{_SUFFIX}"
 
 
-def _checksum(*parts: object) -> int:
-    total = 0
-    for part in parts:
-        total = zlib.crc32(part, total)  # type: ignore[arg-type]
-    return total
+def _state(data: bytes, tokens: Sequence[int]) -> bytearray | None:
+    """The state in a file's content, if it is whole and that of ``tokens``."""
+    end = data.find(b"\n", 0, 256) + 1
+    try:
+        head = json.loads(data[:end] or b"null")
+    except ValueError:
+        return None
+    ids = np.array(tokens, np.int32).tobytes()
+    body = memoryview(data)[end:]
+    if not isinstance(head, dict) or len(body) != len(ids) + head.get("state", -1) or body[: len(ids)] != ids:
+        return None
+    return bytearray(body[len(ids) :]) if zlib.crc32(body) == head.get("sum") else None
