@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import shutil
 import signal
 import socket
@@ -35,12 +36,21 @@ class Link(http.client.HTTPConnection):
 class ModelHost:
     """Starts on ``with``; nothing of it is left afterwards. ``log`` is what it printed."""
 
-    def __init__(self, data: Path, *, memory_mb: int = 2048, idle_minutes: float = 0.0, models: Any = ()) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *,
+        memory_mb: int = 2048,
+        idle_minutes: float = 0.0,
+        models: Any = (),
+        environ: dict[str, str] | None = None,
+    ) -> None:
         self.data = data
         self.folder = data / "models"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._memory_mb = memory_mb
         self._idle = idle_minutes
+        self._environ = {**os.environ, **(environ or {})}
         self._log = data.parent / f"{data.name}-models.log"
         self.door = door.listen(data)
         self.process: subprocess.Popen[bytes] | None = None
@@ -73,7 +83,9 @@ class ModelHost:
         arguments = command(self.data, self.door.fileno(), self._memory_mb, self._idle)
         self.door.set_inheritable(True)
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(arguments, stdout=log, stderr=log, pass_fds=[self.door.fileno()])
+            self.process = subprocess.Popen(
+                arguments, stdout=log, stderr=log, env=self._environ, pass_fds=[self.door.fileno()]
+            )
 
     def stop(self, number: int = signal.SIGTERM) -> int | None:
         """A signal, and the exit code. Twice is fine."""

@@ -45,8 +45,8 @@ class Reply:
 
     async def send(self, value: Any, status: int = 200, headers: Headers = (), kind: str = JSON) -> None:
         """The whole answer; ``value`` is encoded as JSON unless it is bytes."""
-        self.begun = True
         body = value if isinstance(value, bytes) else msgspec.json.encode(value)
+        self.begun = True
         await self._link.write(
             h11.Response(status_code=status, headers=_headers(headers, kind, ("Content-Length", str(len(body))))),
             h11.Data(data=body),

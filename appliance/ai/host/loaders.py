@@ -44,7 +44,7 @@ class LanguageLoader:
         assert llama_cpp
         from appliance.ai.host.llama import Options, load
 
-        _read_through(found.path, progress)
+        _usable(found, lambda: _read_through(found.path, progress))
         options = Options(name=found.name, context=_CONTEXT, memory=self.need(found) + _BUFFERS, state=self._state)
         return _usable(found, lambda: load(found.path, options))
 
@@ -60,12 +60,10 @@ class OnnxLoader:
 
     def load(self, found: Found, progress: Callable[[float], None]) -> Model:
         use_engine(self._data)
-        try:
-            from appliance.ai.host.onnx import load
-        except ImportError as exc:
-            raise NoEngine(f"what runs ONNX models is not installed ({exc.name} is missing): {_SETUP}") from None
-        _read_through(found.path / ONNX, progress)
-        return load(found.path, found.name)
+        from appliance.ai.host.onnx import load
+
+        _usable(found, lambda: _read_through(found.path / ONNX, progress))
+        return _usable(found, lambda: load(found.path, found.name))
 
 
 def loaders(data: Path) -> dict[Kind, Loader]:
@@ -78,6 +76,8 @@ def _usable(found: Found, act: Callable[[], T]) -> T:
         return act()
     except ConfigError as exc:
         raise ModelUnusable(exc.message) from None
+    except ImportError as exc:
+        raise NoEngine(f"what runs this model is not installed ({exc.name} is missing): {_SETUP}") from None
     except OSError as exc:
         raise ModelUnusable(f"{found.path.name} cannot be read: {exc.strerror}") from None
 
