@@ -12,7 +12,6 @@ how many went is told as an ``overflow`` event in their place.
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import threading
 import time
@@ -24,6 +23,8 @@ import msgspec
 from msgspec import Struct
 
 from edge_agent.blobs import MARK
+from edge_agent.lanes import OVERHEAD, Item, Lane
+from edge_agent.outbox_file import OutboxFile, Place
 from edge_agent.protocol.messages import WINDOW, WINDOW_BYTES, Body, Row, encode
 
 logger = logging.getLogger(__name__)
@@ -38,60 +39,6 @@ LINGER = 0.05
 FORGET = 1.0
 #: Events that may wait to be written while the disk does not take them.
 UNWRITTEN = 20_000
-#: A wall clock before this (in 2023) has not been set since the machine was switched on.
-CLOCK_SET = 1_700_000_000.0
-#: What SQLite says of a file that cannot be mended; a full or busy disk is something else.
-DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
-#: Bytes that an event takes on disk beside its body.
-OVERHEAD = 60
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS event (
-    seq INTEGER PRIMARY KEY, watch TEXT NOT NULL, priority INTEGER NOT NULL, at REAL NOT NULL, up REAL NOT NULL,
-    boot TEXT NOT NULL, body BLOB NOT NULL
-);
-CREATE INDEX IF NOT EXISTS event_watch ON event (watch, seq);
-CREATE INDEX IF NOT EXISTS event_priority ON event (priority, seq);
-CREATE TABLE IF NOT EXISTS lost (watch TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
-"""
-
-
-class Item(Struct, eq=False):
-    """One event of one watch."""
-
-    seq: int
-    watch: str
-    priority: int
-    at: float
-    up: float
-    body: bytes
-    written: bool = False
-    #: Acknowledged, or dropped: it needs no writing any more.
-    gone: bool = False
-
-    @property
-    def size(self) -> int:
-        return len(self.body) + OVERHEAD
-
-
-class Lane:
-    """The events of one watch: ``window`` in memory, its first ``sent`` under way; more on disk if ``spilled``.
-
-    ``newest`` is the highest number that memory has held; what is behind it on disk was never read.
-    """
-
-    __slots__ = ("durable", "filling", "name", "newest", "sent", "sent_bytes", "spilled", "window")
-
-    def __init__(self, name: str, durable: bool) -> None:
-        self.name = name
-        self.durable = durable
-        self.window: deque[Item] = deque()
-        self.newest = -1
-        self.sent = 0
-        self.sent_bytes = 0
-        self.spilled = False
-        self.filling = False
 
 
 class Clocks(Struct, frozen=True):
@@ -125,8 +72,8 @@ class Outbox:
         linger: float = LINGER,
     ) -> None:
         self.path = path
-        self.name = ""
         self.dropped = 0
+        self._file = OutboxFile(path, clocks.boot)
         self._wake = wake
         self._clocks = clocks
         self._max_bytes = max_bytes
@@ -139,7 +86,6 @@ class Outbox:
         self._discard: set[str] = set()
         self._lost: dict[str, int] = {}
         self._next = 0
-        self._reserved = 0
         self._bytes = 0
         self._count = 0
         self._linked = False
@@ -148,57 +94,37 @@ class Outbox:
         self._lost_on_disk: dict[str, int] = {}
         self._healthy = True
         self._sweep_at = 0.0
-        self._db: sqlite3.Connection | None = None
         self._thread: threading.Thread | None = None
 
     # --- opening and closing --------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Take up what an earlier process has left. A file that is damaged is set aside."""
-        try:
-            self._load()
-        except sqlite3.DatabaseError as exc:
-            if exc.sqlite_errorname not in DAMAGED:
-                raise
-            aside = self.path.with_name(f"{self.path.name}.damaged")
-            logger.error("the outbox cannot be read (%s): it is now %s, and a new one begins", exc, aside)
-            self._close_db()
-            self.path.replace(aside)
-            for rest in ("-wal", "-shm"):
-                self.path.with_name(self.path.name + rest).unlink(missing_ok=True)
-            self._load()
-        self._thread = threading.Thread(target=self._write, name="outbox", daemon=True)
-        self._thread.start()
+    @property
+    def name(self) -> str:
+        """The file's, for ever: what numbers are of."""
+        return self._file.name
 
-    def _load(self) -> None:
-        self._db = db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10.0)
-        db.execute("PRAGMA auto_vacuum=INCREMENTAL")
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
-        db.execute("PRAGMA cache_size=-512")
-        db.execute("PRAGMA journal_size_limit=1000000")
-        db.executescript(_SCHEMA)
-        meta = dict(db.execute("SELECT name, value FROM meta"))
-        self.name = meta.get("name") or os.urandom(6).hex()
-        self._next = int(meta.get("reserved", 0)) + 1
-        self._reserve()
-        self._count, self._bytes = db.execute(
-            f"SELECT count(*), ifnull(sum(length(body) + {OVERHEAD}), 0) FROM event"
-        ).fetchone()
-        self._lost_on_disk = dict(db.execute("SELECT watch, count FROM lost"))
+    def open(self) -> None:
+        """Take up what an earlier process has left. A file that is damaged is set aside. Raises ``sqlite3.Error``."""
+        self._file.open()
+        self._next = self._file.reserved + 1
+        try:
+            self._reserve()
+        except sqlite3.Error:
+            self._file.close()
+            raise
+        self._count, self._bytes = self._file.totals()
+        self._lost_on_disk = self._file.lost()
         self._lost = dict(self._lost_on_disk)
-        for (name,) in db.execute("SELECT DISTINCT watch FROM event"):
+        for name in self._file.watches():
             lane = self._lanes[name] = Lane(name, True)
             lane.spilled = True
             self._refill(lane)
+        self._thread = threading.Thread(target=self._write, name="outbox", daemon=True)
+        self._thread.start()
 
     def _reserve(self) -> None:
-        db = self._connection()
-        self._reserved = self._next + BLOCK
-        rows = [("name", self.name), ("reserved", str(self._reserved))]
-        db.execute("BEGIN IMMEDIATE")
-        db.executemany("INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", rows)
-        db.execute("COMMIT")
+        with self._file.writing():
+            self._file.reserve(self._next + BLOCK)
 
     def close(self) -> None:
         """Write what is not written yet, and close. Twice is fine."""
@@ -207,16 +133,7 @@ class Outbox:
             self._lock.notify_all()
         if self._thread is not None:
             self._thread.join()
-        self._close_db()
-
-    def _close_db(self) -> None:
-        db, self._db = self._db, None
-        if db is not None:
-            db.close()
-
-    def _connection(self) -> sqlite3.Connection:
-        assert self._db is not None
-        return self._db
+        self._file.close()
 
     # --- events in ------------------------------------------------------------------------------
 
@@ -402,85 +319,66 @@ class Outbox:
         return [lane for lane in list(self._lanes.values()) if lane.filling]
 
     def _commit(self, items: list[Item], forget: dict[str, int], discard: set[str], lost: dict[str, int]) -> None:
-        db, boot = self._connection(), self._clocks.boot
-        used_up = self._next + BLOCK // 2 > self._reserved
+        used_up = self._next + BLOCK // 2 > self._file.reserved
         if not (items or forget or discard or used_up or lost != self._lost_on_disk):
             return
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            db.executemany("DELETE FROM event WHERE watch = ? AND seq <= ?", forget.items())
-            db.executemany("DELETE FROM event WHERE watch = ?", [(name,) for name in discard])
-            rows = [(i.seq, i.watch, i.priority, i.at, i.up, boot, i.body) for i in items]
-            db.executemany("INSERT OR REPLACE INTO event VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-            self._bound(db, lost)
+        with self._file.writing():
+            self._file.forget(forget)
+            self._file.discard(discard)
+            self._file.add(items)
+            self._bound(lost)
             if lost != self._lost_on_disk:
-                db.execute("DELETE FROM lost")
-                db.executemany("INSERT INTO lost VALUES (?, ?)", lost.items())
+                self._file.keep_lost(lost)
             if used_up:
-                self._reserved = self._next + BLOCK
-                db.execute("UPDATE meta SET value = ? WHERE name = 'reserved'", (str(self._reserved),))
-        except BaseException:
-            db.execute("ROLLBACK")
-            raise
-        db.execute("COMMIT")
+                self._file.reserve(self._next + BLOCK)
         self._lost_on_disk = lost
         if self._count == 0 and forget:  # a backlog is through: give its room back
-            db.execute("PRAGMA incremental_vacuum")
+            self._file.shrink()
         with self._lock:
             for item in items:
                 item.written = True
                 if item.gone:  # acknowledged while it was being written
                     self._forget[item.watch] = max(self._forget.get(item.watch, 0), item.seq)
             if discard:
-                self._count, self._bytes = db.execute(
-                    f"SELECT count(*), ifnull(sum(length(body) + {OVERHEAD}), 0) FROM event"
-                ).fetchone()
+                self._count, self._bytes = self._file.totals()
                 for item in self._unwritten:
                     self._count += not item.gone
                     self._bytes += 0 if item.gone else item.size
 
-    def _bound(self, db: sqlite3.Connection, lost: dict[str, int]) -> None:
+    def _bound(self, lost: dict[str, int]) -> None:
         """Make room: what is too old, then the lowest priority, and of that the oldest."""
         now = self._clocks.up()
         if now >= self._sweep_at:
             self._sweep_at = now + 60.0
-            # By the clock that nobody sets, where it can be; a wall clock that was not set yet says nothing.
-            query = (
-                "SELECT seq, watch, length(body) FROM event WHERE "
-                "(boot = :boot AND up < :up) OR (boot <> :boot AND at < :at AND at > :set)"
-            )
-            bounds = {"boot": self._clocks.boot, "up": now - self._max_age, "at": self._clocks.wall() - self._max_age}
-            self._drop(db.execute(query, {**bounds, "set": CLOCK_SET}).fetchall(), db, lost)
+            self._drop(self._file.too_old(self._clocks.wall() - self._max_age, now - self._max_age), lost)
         while self._bytes > self._max_bytes:
-            query = "SELECT seq, watch, length(body) FROM event ORDER BY priority, seq LIMIT 500"
-            rows = db.execute(query).fetchall()
-            if not rows:
+            places = self._file.least(500)
+            if not places:
                 return
             excess, chosen = self._bytes - self._max_bytes, []
-            for row in rows:
+            for place in places:
                 if excess <= 0:
                     break
-                chosen.append(row)
-                excess -= row[2] + OVERHEAD
-            self._drop(chosen, db, lost)
+                chosen.append(place)
+                excess -= place[2] + OVERHEAD
+            self._drop(chosen, lost)
 
-    def _drop(self, rows: list[tuple[int, str, int]], db: sqlite3.Connection, lost: dict[str, int]) -> None:
-        if not rows:
+    def _drop(self, places: list[Place], lost: dict[str, int]) -> None:
+        if not places:
             return
-        db.executemany("DELETE FROM event WHERE seq = ?", [(seq,) for seq, _, _ in rows])
-        numbers = {seq for seq, _, _ in rows}
+        self._file.drop(places)
+        numbers = {seq for seq, _, _ in places}
         with self._lock:
-            for _, watch, size in rows:
+            for _, watch, size in places:
                 self._count_lost(watch, 1)
                 lost[watch] = self._lost[watch]
                 self._count -= 1
                 self._bytes -= size + OVERHEAD
             for lane in self._lanes.values():
-                under_way, rest = list(lane.window)[: lane.sent], list(lane.window)[lane.sent :]
-                # What is under way is perhaps a run already: it is not in the file any more, and counted as lost all
-                # the same, should the connection end now.
-                lane.window = deque([*under_way, *(item for item in rest if item.seq not in numbers)])
-        logger.warning("the outbox is full: %d events were left out", len(rows))
+                # What is under way is not in the file any more, and counted as lost all the same, should the connection
+                # end now.
+                lane.without(numbers)
+        logger.warning("the outbox is full: %d events were left out", len(places))
 
     def _failed(self, exc: sqlite3.Error, items: list[Item], forget: dict[str, int], discard: set[str]) -> None:
         """The disk does not take it (it is full, or broken): keep in memory what there is room for, and try again."""
@@ -504,16 +402,7 @@ class Outbox:
         if room <= 0:
             lane.filling = False
             return
-        rows = self._connection().execute(
-            "SELECT seq, priority, at, up, boot, body FROM event WHERE watch = ? AND seq > ? AND seq < ? "
-            "ORDER BY seq LIMIT ?",
-            (lane.name, behind, upto, room),
-        )
-        boot = self._clocks.boot
-        found = [
-            Item(seq, lane.name, priority, at, up if of_boot == boot else 0.0, body, written=True)
-            for seq, priority, at, up, of_boot, body in rows
-        ]
+        found = self._file.read(lane.name, behind, upto, room)
         with self._lock:
             lane.window.extend(found)
             lane.newest = found[-1].seq if found else behind
