@@ -110,9 +110,9 @@ def reply_schema(tools: Iterable[Tool], answer: Mapping[str, Any] | None, calls:
     each = [_closed(tool={"const": tool.called}, arguments=tool.schema()) for tool in tools]
     final = _closed(answer=dict(answer) if answer else {"type": "string"})
     if calls > 1 and each:
-        several = {"type": "array", "items": {"oneOf": each}, "minItems": 1, "maxItems": calls}
-        return {"oneOf": [_closed(calls=several), final]}
-    return {"oneOf": [*each, final]}
+        several = {"type": "array", "items": {"anyOf": each}, "minItems": 1, "maxItems": calls}
+        return {"anyOf": [_closed(calls=several), final]}
+    return {"anyOf": [*each, final]}
 
 
 def _closed(**properties: Any) -> dict[str, Any]:

@@ -84,13 +84,13 @@ def test_not_more_calls_than_asked_for() -> None:
 
 def test_the_schema_names_exactly_the_tools() -> None:
     schema = reply_schema([LAMP, WATER], None, 1)
-    named = [one["properties"]["tool"]["const"] for one in schema["oneOf"] if "tool" in one["properties"]]
+    named = [one["properties"]["tool"]["const"] for one in schema["anyOf"] if "tool" in one["properties"]]
     assert named == ["lamp", "water_plants"]
-    assert schema["oneOf"][0]["properties"]["arguments"]["required"] == ["room"]
-    assert all(one["additionalProperties"] is False for one in schema["oneOf"])
-    several_calls = reply_schema([LAMP, WATER], {"type": "object"}, 3)["oneOf"][0]["properties"]["calls"]
+    assert schema["anyOf"][0]["properties"]["arguments"]["required"] == ["room"]
+    assert all(one["additionalProperties"] is False for one in schema["anyOf"])
+    several_calls = reply_schema([LAMP, WATER], {"type": "object"}, 3)["anyOf"][0]["properties"]["calls"]
     assert several_calls["maxItems"] == 3
-    assert several_calls["items"]["oneOf"] == schema["oneOf"][:2]
+    assert several_calls["items"]["anyOf"] == schema["anyOf"][:2]
 
 
 JSON = st.recursive(
