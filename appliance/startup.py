@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
@@ -21,14 +21,18 @@ from appliance.firststart import Prepared, is_prepared, prepare
 from appliance.paths import EngineLock, data_folder
 from appliance.safemode import SafeMode
 from appliance.service import exec_models, require_owner, run_kernel, say
+from appliance.store.metadata import open_store
 from appliance.supervisor import Program, Supervisor
 
 #: What runs once per data folder.
 ROLES = ("kernel", "gateway")
 
 
-def up(data: Path | None, host: str, port: int) -> int:
-    """Run the whole engine until it is told to stop; the exit code. Raises ``FlowError``."""
+def up(data: Path | None, host: str, port: int, models: bool | None = None) -> int:
+    """Run the whole engine until it is told to stop; the exit code. Raises ``FlowError``.
+
+    With ``models`` the kernel makes the model engine, unless somebody has decided otherwise; False decides so.
+    """
     began = time.monotonic() - _age()
     os.umask(0o077)  # all that an engine writes is for its own user
     folder = data_folder(data)
@@ -41,9 +45,11 @@ def up(data: Path | None, host: str, port: int) -> int:
         prepared = _prepare(folder)
         require_owner(prepared.keys, sock)
         listener.listen(sock)  # not before: nothing answers on the network before there is an owner
-        models = held.enter_context(door.listen(folder))
+        if models is not None:
+            _decide_on_models(folder, models)
+        host_door = held.enter_context(door.listen(folder))
         say("starting the kernel and the gateway")
-        code = Supervisor(programs(folder, sock, models, prepared, began), say).run()
+        code = Supervisor(programs(folder, sock, host_door, prepared, began), say).run()
     if restoring.is_anew(folder):
         say("starting anew")
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # itself
@@ -74,6 +80,17 @@ def _swap(folder: Path) -> None:
         restoring.swap(folder)
         say(f"a backup was restored; the engine that was here is in {folder / restoring.REPLACED}")
     restoring.tidy(folder)
+
+
+def _decide_on_models(folder: Path, wanted: bool) -> None:
+    """``--no-models`` holds from now on; ``--models``, which scripts/run always says, only where nothing holds yet."""
+    with closing(open_store(folder)) as store:
+        holds = store.settings.load().models_setup
+        if not wanted and holds != "off":
+            store.settings.set({"models_setup": "off"})
+        elif wanted and holds == "unset":
+            store.settings.set({"models_setup": "on"})
+            say("the model engine is made in the background; --no-models leaves it out")
 
 
 def _prepare(folder: Path) -> Prepared:

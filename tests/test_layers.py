@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.ai": BASE | {"appliance.ai.building", "appliance.ai.host.memory"},
     "appliance.ai.host.memory": set(),
     "appliance.ai.building": BASE | {"appliance.ai.host.memory"},
-    "appliance.ai.library": BASE | {"appliance.ai", "appliance.ai.host.memory"},
+    "appliance.ai.library": BASE | {"appliance.ai", "appliance.ai.building", "appliance.ai.host.memory"},
     "appliance.ai.gateway": BASE,
     "appliance.ai.memory": BASE,
     "appliance.ai.providers": BASE,
@@ -64,7 +64,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"appliance.fleet", "appliance.kernel", "appliance.ai.gateway"}
     | FLOWS,
     "appliance.backups": BASE | {"appliance.store"},
-    "appliance.chats": BASE | {"appliance.engine", "appliance.registry", "appliance.security", "appliance.store"},
     "appliance.chats": BASE | {"appliance.engine", "appliance.registry", "appliance.security", "appliance.store"},
     "appliance.restoring": {"appliance.paths", "appliance.safemode", "appliance.security", "appliance.store"},
     "appliance.findings": {"appliance.safemode", "appliance.strain"},

@@ -94,13 +94,13 @@ def test_the_first_start_installs_and_says_so(checkout: Checkout) -> None:
     done = checkout.run("--port", "5001", "--data", "a b")
     assert done.stdout.splitlines()[0] == "flowork: making .venv with Python 3.11.9"
     assert "flowork: installed in" in done.stdout
-    assert done.stdout.splitlines()[-1] == f"flowork up --port 5001 --data a b; in {checkout.root}"
+    assert done.stdout.splitlines()[-1] == f"flowork up --models --port 5001 --data a b; in {checkout.root}"
     assert done.stderr == ""
 
 
 def test_the_second_start_asks_neither_python_nor_pip(installed: Checkout, tmp_path: Path) -> None:
     done = installed.run("--host", "::", cwd=tmp_path)
-    assert done.stdout == f"flowork up --host ::; in {tmp_path}\n"
+    assert done.stdout == f"flowork up --models --host ::; in {tmp_path}\n"
     assert installed.calls() == []
 
 

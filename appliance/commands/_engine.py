@@ -73,7 +73,7 @@ def running(folder: Path, home: Path, *, debug: bool = False) -> Iterator[Kernel
     made = Kernel(folder, alone=True, home=home)
     with _logging(made.log_filter(), debug=debug):
         try:
-            with _stopped_by_sigterm():
+            with stopped_by_sigterm():
                 made.start()
                 yield made
         finally:
@@ -100,7 +100,7 @@ def _logging(scrubbed: logging.Filter, *, debug: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
+def stopped_by_sigterm() -> Iterator[None]:
     """SIGTERM is as good as Ctrl-C: the run is cancelled, and nothing is left behind."""
     if threading.current_thread() is not threading.main_thread():
         yield

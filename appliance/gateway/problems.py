@@ -54,6 +54,7 @@ STATUSES: Mapping[str, int] = {
     "kernel-away": 503,
     "store-busy": 503,
     "backup-place": 502,
+    "cannot-fetch": 502,
     "store-failed": 503,
     "disk-full": 507,
 }

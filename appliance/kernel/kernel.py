@@ -31,6 +31,7 @@ from appliance.kernel.hosting import TriggerHost
 from appliance.kernel.http import HttpClient
 from appliance.kernel.maintenance import Maintenance, free_bytes, give_up_reserve
 from appliance.kernel.memory import MemoryService
+from appliance.kernel.model_jobs import ModelJobs
 from appliance.kernel.models import ModelService, account_of
 from appliance.kernel.mqtt import MqttHub
 from appliance.kernel.overview import KernelOverview
@@ -152,6 +153,7 @@ class Kernel:
         self._stops.append(self.memory.close)
         self.services.memory = self.memory.for_step
         self.services.overview = partial(KernelOverview, self)
+        self.model_jobs = ModelJobs(self._home, self.store.settings.load, self._tell_live)
         self.fleet: Fleet | None = None if self._alone else self._make_fleet()
         if self.fleet is not None:
             self.services.devices = self.fleet
@@ -210,8 +212,13 @@ class Kernel:
             announce=settings.agent_discovery,
             automatic_updates=settings.agent_updates == "automatic",
             owned=lambda: read_address(keys_folder(self.data)) is not None,
-            tell=lambda item: self.engine.post(lambda: self.api.tell(item)) if self.engine.live is not None else None,
+            tell=self._tell_live,
         )
+
+    def _tell_live(self, item: dict[str, Any]) -> None:
+        """Something that is not of a run, to those who watch; from any thread."""
+        if self.engine.live is not None:
+            self.engine.post(lambda: self.api.tell(item))
 
     def _clock_ok(self) -> bool:
         return bool(self.clock.trusted()[0])
@@ -244,6 +251,7 @@ class Kernel:
         self.maintenance.start()
         self._stops.append(self.maintenance.stop)
         self._stops.append(self.backups.stop)
+        self._stops.append(self.model_jobs.stop)
         self.api = Api(self)
         server = Server(self.data, self.api.methods(), self._clean)
         # Answers to what is under way are sent until the engine has stopped.
@@ -262,6 +270,8 @@ class Kernel:
             self._stops.append(self.fleet.freeze)
         self._want(self._live)
         self._announce()
+        if not self._alone:
+            self.model_jobs.start()
         if self._socket:
             server.start()
             self._stops.append(server.quiet)
@@ -337,6 +347,7 @@ class Kernel:
         self._mind_budget()
         if not self._alone:
             self.backups.look()
+            self.model_jobs.look()
 
     def _keep_model_use(self) -> None:
         """What was used by nobody's step, or by one that was ended before it could tell."""

@@ -378,6 +378,16 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             extra_json_schema=_about("Backups"),
         ),
     ] = ()
+    models_setup: Annotated[
+        Literal["unset", "on", "off"],
+        Meta(
+            title="Make the model engine",
+            description="`on`: what runs models is made for this machine in the background, and anew when it has to "
+            "be. `off`: not. `unset`: nobody has said; `./scripts/run` and the installer with `--with-models` turn it "
+            "on, `flowork models setup` too",
+            extra_json_schema=_about("Models"),
+        ),
+    ] = "unset"
     models_memory_mb: Annotated[
         int,
         Meta(

@@ -40,6 +40,18 @@ def cpu_features(cpuinfo: Path = CPUINFO) -> tuple[str, ...]:
     return tuple(sorted(found if platform.machine() not in ("x86_64", "i686") else filter(_X86.match, found)))
 
 
+def cpu_name(cpuinfo: Path = CPUINFO) -> str:
+    """What the CPU calls itself, or the board: enough to know a measurement's machine again."""
+    found = re.search(r"^(?:model name|Model)\s*: (.+)$", cpuinfo.read_text(errors="replace"), re.MULTILINE)
+    return f"{found[1].strip()[:80] if found else platform.machine()}, {cores()} cores"
+
+
+def total_memory(meminfo: Path = MEMINFO) -> int:
+    """Bytes of memory that the machine has."""
+    found = re.search(r"^MemTotal:\s+(\d+) kB", meminfo.read_text(), re.MULTILINE)
+    return int(found[1]) << 10 if found else 0
+
+
 def free_memory(meminfo: Path = MEMINFO) -> int:
     """Bytes of memory that can still be had, free swap included: a compiler may well be swapped out."""
     swap = re.search(r"^SwapFree:\s+(\d+) kB", meminfo.read_text(), re.MULTILINE)

@@ -6,9 +6,7 @@ another CPU would die of an illegal instruction.
 
 from __future__ import annotations
 
-import configparser
 import hashlib
-import importlib.metadata
 import platform
 import sys
 from collections.abc import Sequence
@@ -61,6 +59,9 @@ def engine_key(wheel: str) -> str:
 
 def requirements() -> list[str]:
     """The libraries that models need: the extra ``models`` of setup.cfg."""
+    import configparser
+    import importlib.metadata
+
     path = _CHECKOUT / "setup.cfg"
     if path.is_file():
         config = configparser.ConfigParser()

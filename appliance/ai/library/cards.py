@@ -22,8 +22,9 @@ from appliance.ai.host.llama import ggufs
 from appliance.ai.library.errors import BadModel, NoSuchModel
 from appliance.contracts import ConfigError, FlowError
 
-#: Folders in ``models/`` that are no models.
+#: Folders in ``models/`` that are no models; and names that an address of the API has.
 _OURS = {"engine", "pulls", "state"}
+_TAKEN = _OURS | {"catalogue", "default", "offers", "recommendations", "setup"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
 CARD = "card.json"
 #: ``general.file_type`` of GGUF: names that people know, by ggml's LLAMA_FTYPE numbers (llama.h), with bits per weight.
@@ -89,7 +90,7 @@ class ModelView(Struct, frozen=True, kw_only=True):
 
 def check_name(name: str) -> str:
     """A name that a model can have. Raises ``ConfigError``."""
-    if not _NAME.fullmatch(name) or name in _OURS or name.endswith((".gguf", ".json", ".part")):
+    if not _NAME.fullmatch(name) or name in _TAKEN or name.endswith((".gguf", ".json", ".part")):
         raise ConfigError(f"{name!r} cannot be a model's name; take letters, digits, . _ - (100 at most)")
     return name
 
@@ -129,6 +130,15 @@ def view(found: Found) -> ModelView:
     return ModelView(
         name=found.name, bytes=found.size, added=card.added or found.created, title=title, **known, **facts
     )
+
+
+def as_default(view: ModelView) -> dict[str, Any]:
+    """The settings that take it where a step names no model. Raises ``ConfigError`` for one of another kind."""
+    if view.kind == "language":
+        return {"model_default": (view.name,)}
+    if view.kind in ("embedding", "embed"):
+        return {"model_embed": view.name}
+    raise ConfigError(f"{view.name} is for {view.kind}; steps that use such models always name theirs")
 
 
 def gguf_facts(path: Path) -> dict[str, Any]:

@@ -36,3 +36,9 @@ class ModelIsThere(FlowError):
 
     id = "conflict"
     retryable = False
+
+
+class HostAway(FlowError):
+    """The model host does not answer."""
+
+    id = "model-host-away"

@@ -24,38 +24,13 @@ from appliance.ai.library.cards import Card
 from appliance.ai.library.catalogue import Part
 from appliance.ai.library.errors import BadModel, ModelIsThere, NoSuchModel
 from appliance.ai.library.fetch import Tell, Wait
+from appliance.ai.library.orders import Order, folder_of
 from appliance.contracts import ConfigError
 
 #: Checksums of what was once fetched, by address: what comes again must be the same.
 _SEEN = "checksums.json"
 _SPLIT = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)
 _COPY_BLOCK = 1 << 22
-
-
-class Order(Struct, frozen=True, kw_only=True):
-    """What is to be fetched under which name. ``bytes`` is 0 where the source did not say; ``checksum_known`` whether
-    what comes can be held against a checksum.
-    """
-
-    name: str
-    parts: tuple[Part, ...]
-    onnx: bool = False
-    manifest: dict[str, object] = {}
-    title: str = ""
-    quantization: str = ""
-    bytes: int = 0
-    licence: str = ""
-    licence_url: str = ""
-    source: str = ""
-
-    @property
-    def checksum_known(self) -> bool:
-        return all(part.sha256 for part in self.parts)
-
-
-def folder_of(data: Path) -> Path:
-    """Where what is under way lies."""
-    return data / files.FOLDER / "pulls"
 
 
 def order_of(data: Path, what: str, *, name: str = "", sha256: str = "", ask: bool = True) -> Order:

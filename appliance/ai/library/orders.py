@@ -1,0 +1,36 @@
+"""What is to be fetched under which name: small, for it is in the kernel's memory too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec import Struct
+
+from appliance.ai.host import files
+from appliance.ai.library.catalogue import Part
+
+
+class Order(Struct, frozen=True, kw_only=True):
+    """What is to be fetched under which name. ``bytes`` is 0 where the source did not say; ``checksum_known`` whether
+    what comes can be held against a checksum.
+    """
+
+    name: str
+    parts: tuple[Part, ...]
+    onnx: bool = False
+    manifest: dict[str, object] = {}
+    title: str = ""
+    quantization: str = ""
+    bytes: int = 0
+    licence: str = ""
+    licence_url: str = ""
+    source: str = ""
+
+    @property
+    def checksum_known(self) -> bool:
+        return all(part.sha256 for part in self.parts)
+
+
+def folder_of(data: Path) -> Path:
+    """Where what is under way lies."""
+    return data / files.FOLDER / "pulls"

@@ -1,0 +1,191 @@
+"""What ``flowork models`` does that takes long: making the engine and fetching, in front of a person or as a child."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from appliance.commands import _input as given
+from appliance.commands import _output as out
+from appliance.commands._engine import stopped_by_sigterm
+from appliance.commands._progress import progress
+from appliance.commands._session import Session
+from appliance.contracts import ConfigError, FlowError
+
+if TYPE_CHECKING:
+    from appliance.ai.building.place import Setup
+    from appliance.ai.library.cards import Card
+    from appliance.ai.library.orders import Order
+
+#: Percent between two lines where nobody watches a bar.
+_STEP = 10
+#: Bytes between two reports to the kernel.
+_REPORT = 1_000_000
+
+
+# --- the engine --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def setup_progress(session: Session) -> Iterator[Callable[[Setup], None]]:
+    """A bar on a terminal, else a line now and then."""
+    with progress(session, "making the model engine", unit="percent") as bar:
+        before = [""]
+
+        def tell(state: Setup) -> None:
+            bar(state.percent, 100, state.text)
+            mark = f"{state.phase} {state.percent // _STEP}"
+            if mark != before[0] and not sys.stderr.isatty():
+                session.note(f"{state.percent} %: {state.text}")
+            before[0] = mark
+
+        with stopped_by_sigterm():
+            yield tell
+
+
+def report_setup(session: Session, *, portable: bool, again: bool) -> int:
+    """As a child of the kernel: modest, and telling it everything. What went wrong is in the state that is kept."""
+    from appliance.ai.building.make import set_up
+    from appliance.ai.building.run import be_modest
+
+    be_modest()
+    try:
+        with stopped_by_sigterm():
+            set_up(session.folder, out.emit_line, portable=portable, again=again)
+    except (FlowError, KeyboardInterrupt):
+        return 1
+    return 0
+
+
+# --- files -------------------------------------------------------------------------------------------
+
+
+def pull(session: Session, what: str, name: str, sha256: str, *, yes: bool, background: bool) -> int:
+    """Fetch a model, here or in the background."""
+    from appliance.ai.library import pull as pulling
+
+    order = pulling.order_of(session.folder, what, name=name, sha256=sha256)
+    _show(session, order)
+    agree("fetch it?", yes=yes, as_json=session.as_json)
+    if background:
+        job = session.call("model_pull", order=msgspec.to_builtins(order))
+        session.audit("models.pull", order.name, {"source": order.source})
+        session.done(job, f"pull {job['id']} has begun; `flowork models status` shows how far it is")
+        return 0
+    with progress(session, order.name) as tell, stopped_by_sigterm():
+        card = pulling.pull(session.folder, order, tell)
+    _came(session, order.name, card)
+    return 0
+
+
+def bring(session: Session, path: Path, name: str, *, yes: bool, link: bool) -> int:
+    """Import what lies in a file or folder of this machine. Exit code 1 if something of it could not be used."""
+    from appliance.ai.library import pull as pulling
+
+    found = pulling.look_at(path)
+    if name and len(found) > 1:
+        raise given.BadInput(f"{path} has {len(found)} models; --name is for one")
+    if name:
+        found = [msgspec.structs.replace(found[0], name=name)]
+    if not session.as_json:
+        out.table(("model", "size", "from"), [(each.name, out.size(each.bytes), str(each.path)) for each in found])
+    agree(f"import {'it' if len(found) == 1 else 'these'}?", yes=yes, as_json=session.as_json)
+    failed = 0
+    for local in found:
+        try:
+            with progress(session, local.name) as tell, stopped_by_sigterm():
+                card = pulling.bring(session.folder, local, tell, link=link)
+        except FlowError as exc:
+            if len(found) == 1:
+                raise
+            session.fail(exc.id, f"{local.name}: {exc.message}")
+            failed = 1
+        else:
+            _came(session, local.name, card)
+    return failed
+
+
+def report_pull(session: Session) -> int:
+    """As a child of the kernel: the order comes on standard input."""
+    from appliance.ai.building.run import be_modest
+    from appliance.ai.library import pull as pulling
+    from appliance.ai.library.orders import Order
+
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+    be_modest()
+    last = (-_REPORT, "")
+
+    def tell(done: int, total: int, what: str) -> None:
+        nonlocal last
+        if abs(done - last[0]) >= _REPORT or what != last[1] or done == total:
+            last = done, what
+            out.emit_line({"done": done, "total": total, "text": what})
+
+    try:
+        with stopped_by_sigterm():
+            pulling.pull(session.folder, order, tell)
+    except FlowError as exc:
+        out.emit_line({"failed": exc.message})
+        return 1
+    except KeyboardInterrupt:
+        return 1
+    return 0
+
+
+def pulls(session: Session) -> list[dict[str, Any]]:
+    """What is on its way in the background; nothing where no kernel runs."""
+    from appliance.kernel.client import KernelAway
+
+    if not session.has_engine:
+        return []
+    try:
+        found: list[dict[str, Any]] = session.client.call("model_jobs", 10.0)["pulls"]
+    except KernelAway:
+        return []
+    return found
+
+
+def how_far(job: dict[str, Any]) -> str:
+    """In words."""
+    if job["state"] != "running":
+        return f"{job['state']} {job['text']}".strip()
+    share = f"{100 * job['done'] // job['total']} % of {out.size(job['total'])}" if job["total"] else ""
+    return f"{share or out.size(job['done'])}, {out.one_line(job['text'])}"
+
+
+def agree(question: str, *, yes: bool, as_json: bool) -> None:
+    """Ask, unless that was answered beforehand. Raises ``ConfigError`` where nobody can be asked."""
+    if yes:
+        return
+    if as_json or not sys.stdin.isatty():
+        raise ConfigError(f"{question} nobody can be asked here; say --yes to mean it")
+    if not click.confirm(question, default=True, err=True):
+        raise click.Abort
+
+
+def _show(session: Session, order: Order) -> None:
+    if session.as_json:
+        return
+    checksum = order.parts[0].sha256 if order.checksum_known else ""
+    out.fields(
+        [
+            ("model", f"{order.title} {order.quantization}".strip()),
+            ("as", order.name),
+            ("size", out.size(order.bytes) if order.bytes else "not told by the source"),
+            ("licence", " ".join(filter(None, (order.licence, order.licence_url))) or "not known; see the source"),
+            ("source", order.source),
+            ("checksum", checksum or "not known: it is written down at this first pull and checked from then on"),
+        ]
+    )
+
+
+def _came(session: Session, name: str, card: Card) -> None:
+    if session.has_engine:
+        session.audit("models.pull", name, {"source": card.source, "sha256": card.sha256})
+    session.done({"name": name, **msgspec.to_builtins(card)}, f"{name} is here, {out.size(card.size)}")
