@@ -9,14 +9,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
-import selectors
-import socket
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,29 +29,27 @@ from appliance.fleet.book import Book, Paired
 from appliance.fleet.delivery import Delivery, OnEvents, OnStatus
 from appliance.fleet.door import Door, Visitor
 from appliance.fleet.intake import Intake
-from appliance.fleet.link import Link, decode
+from appliance.fleet.link import Link
 from appliance.fleet.live import LiveNews
 from appliance.fleet.reception import Reception
 from appliance.fleet.remote import GRACE, Call, Remote, Wanted, plain, source_key
+from appliance.fleet.switchboard import SOCKET, Switchboard
 from appliance.fleet.updates import Release, Updates
 from appliance.fleet.values import Values
 from drivers.base import Driver, DriverError, find
 from drivers.base import decode as decode_config
 from edge_agent.protocol import messages
-from edge_agent.protocol.channel import Channel, ChannelClosed
+from edge_agent.protocol.channel import ChannelClosed
 from edge_agent.protocol.package import code_root
+
+__all__ = ["SOCKET", "Fleet"]
 
 logger = logging.getLogger(__name__)
 
-SOCKET = "agent.sock"
 #: Seconds that a change of what is wanted waits for more.
 SETTLE = 0.1
 #: Seconds after which agents are told what is wanted even if some trigger still hangs in its attach.
 ATTACHING = 15.0
-#: Seconds to wait after an error that nobody thought of.
-STUMBLED = 0.2
-#: Seconds that stopping waits for acknowledgements to go out.
-LAST_WORDS = 1.0
 
 
 class Fleet:
@@ -81,32 +73,23 @@ class Fleet:
         """``port`` 0: no agents from other machines. ``owned``: whether the engine has an owner. ``release``: what
         agents are updated to, the installed one if nothing is said.
         """
-        self._data = data
-        self._blobs = blobs
         self._wall = wall
         self._dead_man = dead_man
         self._book = Book(data)
+        self._board = Switchboard(data, wall, blobs, self._take, self._ended, self._turned, self._due)
         self._values = Values()
         self._news = LiveNews(tell)
-        self.door = Door(data, self._book, engine, port, announce, owned, self._welcome_visitor, self._paired)
+        self.door = Door(data, self._book, engine, port, announce, owned, self._visited, self._paired)
         self._intake = Intake(self._values, self._news)
         self._updates = Updates(release or Release(data, code_root()), automatic_updates, self.post, self._changed)
         self._remotes: dict[str, Remote] = {}
         self._reception = Reception(
-            self._remotes, wall, self._is_open, self._drop, self._in_a_while, self._let_in, self._changed
+            self._remotes, wall, self._board.is_open, self._board.drop, self._board.later, self._let_in, self._changed
         )
-        self._links: set[Link] = set()
-        self._selector = selectors.DefaultSelector()
-        self._calls: deque[Callable[[], None]] = deque()
         self._numbers = itertools.count(1)
-        self._bell_read, self._bell_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._listener: socket.socket | None = None
-        self._thread: threading.Thread | None = None
-        self._later: list[tuple[float, Callable[[], None]]] = []
         self._configure_at = 0.0
         self._held_until = 0.0
         self._frozen = False
-        self._stopping = False
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -116,12 +99,8 @@ class Fleet:
         self._remotes[""] = Remote("", None, now)
         for paired in self._book.all():
             self._remotes[paired.name] = Remote(paired.name, paired, now)
-        self._listener = _listen(self._data)
-        self._selector.register(self._listener, selectors.EVENT_READ)
-        self._selector.register(self._bell_read, selectors.EVENT_READ)
         self._held_until = time.monotonic() + ATTACHING
-        self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
-        self._thread.start()
+        self._board.start()
         self.door.open_if_needed()
 
     def attached(self) -> None:
@@ -140,34 +119,16 @@ class Fleet:
         """Send the last acknowledgements and end every connection. Twice is fine."""
         self.freeze()
         self.door.close()
-        if self._thread is None or self._stopping:
-            return
-        self._stopping = True
-        self._ring()
-        self._thread.join()
+        self._board.stop()
         self._updates.stop()
-        self._selector.close()
-        os.close(self._bell_read)
-        bell, self._bell_write = self._bell_write, -1
-        os.close(bell)
 
     def post(self, call: Callable[[], None]) -> None:
         """Do something on the fleet's thread. Safe from any."""
-        self._calls.append(call)
-        self._ring()
+        self._board.post(call)
 
-    def _in_a_while(self, seconds: float, call: Callable[[], None]) -> None:
-        """Do something on the fleet's thread then; called there."""
-        self._later.append((time.monotonic() + seconds, call))
-
-    def _is_open(self, link: Link) -> bool:
-        return link in self._links
-
-    def _ring(self) -> None:
-        try:
-            os.write(self._bell_write, b"x")
-        except (BlockingIOError, OSError):
-            pass  # full: it will be heard; closed: there is nobody any more
+    def _visited(self, visitor: Visitor) -> None:
+        """A machine has shown a certificate that is known (called from the door's threads)."""
+        self.post(lambda: self._board.connect(visitor.connection, visitor.identity, visitor.address))
 
     # --- Devices: what flows ask for ---------------------------------------------------------------
 
@@ -255,7 +216,7 @@ class Fleet:
             stop()
             pending.complete({"ok": told[-1][0], "text": told[-1][1], "devices": msgspec.to_builtins(states)})
 
-        self.post(lambda: self._in_a_while(seconds, done))
+        self.post(lambda: self._board.later(seconds, done))
         return pending
 
     def history(self, agent: str, driver: str, config: Mapping[str, Any], source: str) -> list[tuple[float, float]]:
@@ -338,57 +299,23 @@ class Fleet:
         try:
             remote.call(call)
         except ChannelClosed as exc:
-            self._drop(remote.link, str(exc))
+            self._board.drop(remote.link, str(exc))
 
     def _soon(self) -> None:
         if not self._configure_at:
             self._configure_at = time.monotonic() + SETTLE
 
-    # --- the thread -----------------------------------------------------------------------------
+    # --- by time, on the fleet's thread ---------------------------------------------------------
 
-    def _run(self) -> None:
-        while not self._stopping:
-            try:
-                self._turn(self._until_next())
-            except Exception:
-                logger.exception("the fleet stumbled, and goes on")
-                time.sleep(STUMBLED)
-        self._last_words()
-
-    def _until_next(self) -> float | None:
-        now = time.monotonic()
+    def _due(self, now: float) -> list[float]:
         due = [at for at in (max(self._configure_at, self._held_until), self._news.due) if at]
-        due += [at for at, _ in self._later]
-        for link in list(self._links):
-            try:
-                due.append(link.tick(now))
-            except ChannelClosed as exc:
-                self._drop(link, str(exc))
         for remote in self._remotes.values():
             if (at := remote.expire(now)) is not None:
                 due.append(at)
             due += [delivery.retry_at for delivery in remote.deliveries.values() if delivery.retry_at]
-        return max(0.0, min(due) - now) if due else None
+        return due
 
-    def _turn(self, wait: float | None) -> None:
-        for key, events in self._selector.select(wait):
-            if key.fileobj == self._bell_read:
-                with suppress(BlockingIOError):
-                    os.read(self._bell_read, 65536)
-            elif key.fileobj is self._listener:
-                self._accept_local()
-            else:
-                self._attend(key.data, events)
-        for _ in range(len(self._calls)):
-            call = self._calls.popleft()
-            try:
-                call()
-            except Exception:
-                logger.exception("the fleet could not do what it was asked")
-        now = time.monotonic()
-        for entry in [entry for entry in self._later if now >= entry[0]]:
-            self._later.remove(entry)
-            entry[1]()
+    def _turned(self, now: float) -> None:
         self._offer(now)
         if self._configure_at and now >= self._configure_at and now >= self._held_until:
             self._configure_at = 0.0
@@ -396,7 +323,6 @@ class Fleet:
         if self._held_until and now >= self._held_until:
             self._held_until = 0.0
         self._news.flush(now)
-        self._flush()
 
     def _offer(self, now: float) -> None:
         for remote in self._remotes.values():
@@ -412,61 +338,11 @@ class Fleet:
             try:
                 remote.configure(self._dead_man)
             except ChannelClosed as exc:
-                self._drop(remote.link, str(exc))
+                self._board.drop(remote.link, str(exc))
 
-    def _flush(self) -> None:
-        for link in list(self._links):
-            try:
-                link.flush()
-                if self._selector.get_key(link.channel).events != link.channel.wants:
-                    self._selector.modify(link.channel, link.channel.wants, link)
-            except ChannelClosed as exc:
-                self._drop(link, str(exc))
+    # --- connections, on the fleet's thread -----------------------------------------------------
 
-    def _last_words(self) -> None:
-        """Acknowledgements of what the engine has just committed."""
-        deadline = time.monotonic() + LAST_WORDS
-        while self._calls:
-            self._calls.popleft()()
-        self._flush()
-        while any(link.channel.backlog for link in self._links) and time.monotonic() < deadline:
-            self._turn(0.05)
-        for link in list(self._links):
-            self._drop(link, "the engine stops")
-        if self._listener is not None:
-            self._selector.unregister(self._listener)
-            self._listener.close()
-            (self._data / SOCKET).unlink(missing_ok=True)
-
-    # --- connections ----------------------------------------------------------------------------
-
-    def _accept_local(self) -> None:
-        assert self._listener is not None
-        try:
-            connection, _ = self._listener.accept()
-        except OSError:
-            return
-        self._add(Link(Channel(connection), "", "this machine", self._wall, self._blobs))
-
-    def _welcome_visitor(self, visitor: Visitor) -> None:
-        """A machine has shown a certificate that is known (called from the door's threads)."""
-        link = Link(Channel(visitor.connection), visitor.identity, visitor.address, self._wall, self._blobs)
-        self.post(lambda: self._add(link))
-
-    def _add(self, link: Link) -> None:
-        if self._stopping:
-            link.channel.close()
-            return
-        self._links.add(link)
-        self._selector.register(link.channel, selectors.EVENT_READ, link)
-        self._attend(link, selectors.EVENT_READ)  # TLS may have read ahead
-
-    def _drop(self, link: Link | None, why: str) -> None:
-        if link is None or link not in self._links:
-            return
-        self._links.discard(link)
-        self._selector.unregister(link.channel)
-        link.channel.close()
+    def _ended(self, link: Link, why: str) -> None:
         remote = link.remote
         if remote is not None and remote.link is link:
             logger.info("%s is gone: %s", remote.title, why)
@@ -474,19 +350,6 @@ class Fleet:
             self._changed(remote)
         elif remote is None:
             logger.info("a connection from %s ended: %s", link.address, why)
-
-    def _attend(self, link: Link, events: int) -> None:
-        try:
-            if events & selectors.EVENT_WRITE:
-                link.channel.flush()
-            for data in link.channel.receive():
-                link.heard_at = time.monotonic()
-                self._take(link, decode(data))
-        except ChannelClosed as exc:
-            self._drop(link, str(exc))
-        except Exception:
-            logger.exception("what %s sent could not be taken", link.address)
-            self._drop(link, "it sent what could not be taken")
 
     def _take(self, link: Link, message: Any) -> None:
         remote = link.remote
@@ -547,7 +410,7 @@ class Fleet:
             remote = self._remotes.pop(name, None)
             if remote is None:
                 return
-            self._drop(remote.link, "it was revoked")
+            self._board.drop(remote.link, "it was revoked")
             remote.text = "it was revoked"
             for delivery in remote.deliveries.values():
                 delivery.say(False, f"the agent {name} was revoked")
@@ -557,22 +420,3 @@ class Fleet:
             self._news.gone(name)
 
         self.post(drop)
-
-
-def _listen(data: Path) -> socket.socket:
-    """The socket of this machine's agent. The caller holds the kernel's lock, so an old one is dead."""
-    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    folder = os.open(data, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with suppress(FileNotFoundError):
-            (data / SOCKET).unlink()
-        link.bind(f"/proc/self/fd/{folder}/{SOCKET}")
-        (data / SOCKET).chmod(0o600)
-        link.listen(8)
-        link.setblocking(False)
-    except BaseException:
-        link.close()
-        raise
-    finally:
-        os.close(folder)
-    return link
