@@ -50,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.triggers": BASE,
     "appliance.supervisor": set(),
     "appliance.box": BASE | {"appliance.security"},
+    "appliance.update": BASE | {"appliance.security", "appliance.store", "appliance.box", "appliance.paths"},
     "appliance.fleet": BASE | {"appliance.security", "edge_agent.protocol", "drivers"},
     "appliance.workshop": BASE | {"appliance.engine", "appliance.store"},
     "appliance.kernel": BASE
@@ -77,7 +78,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"appliance.kernel", "appliance.ai.gateway"}
     | FLOWS
     | HEALTH
-    | {"appliance.workshop"}
+    | {"appliance.workshop", "appliance.update"}
     | MODEL_FILES
     | {"appliance.backups", "appliance.chats", "appliance.restoring"},
     "edge_agent.protocol": set(),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from appliance.store.errors import StoreError, StoreTooNew, explained
 from appliance.store.schema import MIGRATIONS, Migration
-from appliance.store.sqlite_file import backup_database, check_database, connect, remove_database
+from appliance.store.sqlite_file import backup_database, check_database, connect, files_of, remove_database
 
 #: ``PRAGMA application_id`` of our database: "Flow".
 APPLICATION_ID = 0x466C6F77
@@ -50,9 +50,56 @@ def migrate(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> list[Mi
     steps = pending(path, migrations)
     if steps and version_of(path) > 0:
         _rehearse(path, steps)
+        _keep_before(path)
     if steps:
         _apply(path, steps)
     return steps
+
+
+def rehearse(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> list[Migration]:
+    """Try the missing steps on a copy, while others may have the database open; which they are.
+
+    Raises ``StoreError`` if one fails, ``StoreTooNew`` for a database of a newer program.
+    """
+    steps = pending(path, migrations)
+    if steps and version_of(path) > 0:
+        _rehearse(path, steps)
+    return steps
+
+
+def _keep_before(path: Path) -> None:
+    """A copy of the database as it is, for a program that must go back to its own form (:func:`step_back`)."""
+    for old in path.parent.glob(f"{path.name}.before-*"):
+        remove_database(old)
+    backup_database(path, path.with_name(f"{path.name}.before-{version_of(path)}"))
+
+
+def step_back(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> Path | None:
+    """Take the copy out again that was kept before a newer program changed the database's form.
+
+    What was changed in the newer form is lost with it; the newer database is kept, and where is the answer. None if
+    this program can read the database as it is. Raises ``StoreTooNew`` if there is no copy that it can read.
+    """
+    newest = migrations[-1].number
+    version = version_of(path)
+    if version <= newest:
+        return None
+    for copy in path.parent.glob(f"{path.name}.before-*"):
+        if copy.suffix.partition("-")[2].isdigit() and version_of(copy) <= newest:
+            aside = path.with_name(f"{path.name}.schema-{version}")
+            remove_database(aside)
+            backup_database(path, aside)
+            older = path.with_name(f"{path.name}.older")
+            remove_database(older)
+            backup_database(copy, older)
+            # Whatever the log holds is in the copy that was put aside; it must not meet the older database.
+            for file in files_of(path):
+                if file != path:
+                    file.unlink(missing_ok=True)
+            older.rename(path)
+            return aside
+    pending(path, migrations)  # which says it in its own words
+    return None
 
 
 def _rehearse(path: Path, steps: Sequence[Migration]) -> None:

@@ -4,7 +4,8 @@
 
 agent_unit=flowork-agent.service
 appliance_units=(flowork.target flowork-init.service flowork-gateway.socket flowork-gateway.service
-  flowork-kernel.service flowork-models.socket flowork-models.service "$agent_unit")
+  flowork-kernel.service flowork-models.socket flowork-models.service flowork-update.path flowork-update.service
+  "$agent_unit")
 # Groups of Debian and Raspberry Pi OS to whom devices belong.
 device_groups=(gpio dialout i2c spi video input plugdev)
 
@@ -94,7 +95,7 @@ make_engine() { as_account "$release/bin/flowork" init | grep -v '^start it with
 
 start_all() {
   local wanted=()
-  if ((edge)); then wanted=("$agent_unit"); else wanted=(flowork.target); fi
+  if ((edge)); then wanted=("$agent_unit"); else wanted=(flowork.target flowork-update.service); fi
   if ((dry)); then
     printf 'would: point %s/current at the new release, and start %s at every boot\n' "$opt" "${wanted[*]}"
     return
@@ -139,8 +140,8 @@ come_up() {
   fi
   local name now=()
   for name in "${appliance_units[@]:1}"; do
-    # The model host is started by the first who needs it.
-    [[ $name == flowork-models.service ]] || now+=("$name")
+    # The model host is started by the first who needs it, the updater by a release.
+    [[ $name == flowork-models.service || $name == flowork-update.service ]] || now+=("$name")
   done
   systemctl start "${now[@]}" && systemctl start "$@"
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from appliance.store.errors import StoreError, StoreTooNew
-from appliance.store.migrations import APPLICATION_ID, migrate, version_of
+from appliance.store.migrations import APPLICATION_ID, migrate, rehearse, step_back, version_of
 from appliance.store.schema import MIGRATIONS, Migration
 
 ONE = Migration(1, "one", ("CREATE TABLE a (id INTEGER PRIMARY KEY, x TEXT)", "INSERT INTO a VALUES (1, 'x')"))
@@ -94,3 +94,34 @@ def test_a_newer_schema_is_refused(path: Path) -> None:
 def test_the_steps_are_numbered_without_a_gap() -> None:
     assert [step.number for step in MIGRATIONS] == list(range(1, len(MIGRATIONS) + 1))
     assert all(step.title for step in MIGRATIONS)
+
+
+def test_trying_on_a_copy_changes_nothing_and_says_what_would_be_done(path: Path) -> None:
+    migrate(path, [ONE])
+    before = path.read_bytes()
+    assert rehearse(path, [ONE, TWO]) == [TWO]
+    bad = Migration(2, "bad", ("INSERT INTO nowhere VALUES (1)",))
+    with pytest.raises(StoreError, match="step 2"):
+        rehearse(path, [ONE, bad])
+    assert path.read_bytes() == before and [file.name for file in path.parent.iterdir()] == ["flowork.db"]
+
+
+def test_an_older_program_takes_its_own_form_out_again(path: Path) -> None:
+    migrate(path, [ONE])
+    migrate(path, [ONE, TWO])
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("INSERT INTO a VALUES (2, 'written by the newer one')")
+        connection.commit()
+    aside = step_back(path, [ONE])
+    assert aside is not None and version_of(aside) == 2 and len(rows(aside, "SELECT * FROM a")) == 2
+    assert version_of(path) == 1 and rows(path, "SELECT * FROM a") == [(1, "x")]
+    assert step_back(path, [ONE]) is None
+    assert migrate(path, [ONE, TWO]) == [TWO]
+
+
+def test_without_a_copy_of_its_form_an_older_program_refuses(path: Path) -> None:
+    migrate(path, [ONE, TWO])
+    with pytest.raises(StoreTooNew, match="schema 2, this one knows 1"):
+        step_back(path, [ONE])
+    assert version_of(path) == 2

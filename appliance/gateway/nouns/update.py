@@ -1,0 +1,38 @@
+"""Updates: what the updater is at, and handing it a release."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from appliance.gateway.common import Body
+from appliance.gateway.routing import Call, Nothing, Noun
+from appliance.update import request
+from appliance.update.request import UpdateView
+
+noun = Noun(
+    "update",
+    "Bringing a signed release in. It is verified before anything of it is used, tried, and taken back by itself if "
+    "all is not well for five minutes after it.",
+)
+
+
+class Wanted(Body, frozen=True):
+    """A release file: a path on this machine (a stick), or an http(s) address."""
+
+    source: Annotated[str, Meta(min_length=1, max_length=2_000, pattern=r"^(/|https?://)")]
+
+
+@noun.get("/update", permission="health:read")
+def show(call: Call[Nothing, Nothing]) -> UpdateView:
+    """What the updater is at, how the last update ended, and which releases lie on sticks."""
+    return request.view(call.gateway.data)
+
+
+@noun.post("/update", permission="settings:write", status=202, errors=(422, 502), audit="update.request")
+def bring(call: Call[Nothing, Wanted]) -> UpdateView:
+    """Have a release looked at and brought in. Answered once it is here; it restarts everything some minutes later."""
+    call.note(call.body.source)
+    request.hand_over(call.gateway.data, call.body.source)
+    return request.view(call.gateway.data)

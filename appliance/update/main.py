@@ -1,0 +1,166 @@
+"""``flowork-updater``: the part of updating that root does, and that the user ``flowork`` does for it.
+
+sudo flowork-updater apply FILE     verify a release and bring it in; how it ended
+sudo flowork-updater trust KEY …    let releases that are signed with this (public) key in; the rest is a note
+flowork-updater status              what it is at, as JSON
+flowork-updater serve               carry out what the panel has asked for, or go on after a cut (the unit does)
+flowork-updater rehearse            as the user flowork: try this version's form of the database on a copy
+flowork-updater step-back           as the user flowork: take this version's form of the database out again
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from appliance.contracts import FlowError
+from appliance.paths import INSTALLED, find_folder
+from appliance.security import signatures
+from appliance.store.migrations import rehearse, step_back
+from appliance.store.schema import MIGRATIONS
+from appliance.update.machine import Systemd, Undone, write_slot
+from appliance.update.release import Release
+from appliance.update.updater import UNDER_WAY, Updater
+
+OPT = Path("/opt/flowork")
+#: Root's own folder; everybody may read ``state.json`` in it.
+PLACE = Path("/var/lib/flowork-update")
+#: What the user ``flowork`` leaves for root, in its data folder.
+INCOMING = "update/incoming.flowork"
+
+
+def main() -> int:
+    """The exit code: 0 done, 1 not, 2 written wrongly."""
+    words = sys.argv[1:]
+    try:
+        return _WORDS[words[0]](words[1:])
+    except (IndexError, KeyError):
+        sys.stderr.write(__doc__ or "")
+        return 2
+    except (FlowError, OSError, ValueError) as exc:
+        sys.stderr.write(f"flowork-updater: {exc}\n")
+        return 1
+
+
+def make_updater() -> Updater:
+    """For this machine."""
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return Updater(
+        OPT,
+        PLACE,
+        Systemd(INSTALLED),
+        about=(platform.machine(), python),
+        newest_schema=MIGRATIONS[-1].number,
+    )
+
+
+def _apply(words: Sequence[str]) -> int:
+    (name,) = words
+    return _bring(Path(name).absolute())
+
+
+def _bring(file: Path) -> int:
+    with _alone():
+        updater = make_updater()
+        if _is_slot(file, updater.trusted()):
+            return 0
+        state = updater.apply(file)
+    sys.stdout.write(f"{state.phase}: {state.reason or state.version}\n")
+    return 0 if state.phase == "done" else 1
+
+
+def _is_slot(file: Path, trusted: list[str]) -> bool:
+    """Whether the release is a whole system; then it is written and tried at the next boot."""
+    if not (OPT / "current").is_symlink():
+        raise Undone("Flowork was not installed here by scripts/install; a checkout is updated with git")
+    with file.open("rb") as opened:
+        release = Release(opened, trusted)
+        manifest = release.open()
+        if manifest.kind != "slot":
+            return False
+        folder = PLACE / "slot"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for old in folder.iterdir():
+            old.unlink()
+        release.unpack(folder)
+    (slot,) = [folder / name for name in manifest.files]
+    write_slot(slot)
+    slot.unlink()
+    sys.stdout.write(f"version {manifest.version} is written: it is tried at the next start of the machine\n")
+    return True
+
+
+def _trust(words: Sequence[str]) -> int:
+    signatures.verified(words[0], b"", bytes(signatures.SIGNATURE))  # raises for what is no key
+    PLACE.mkdir(mode=0o755, parents=True, exist_ok=True)
+    file = PLACE / "trusted"
+    known = file.read_text(encoding="ascii") if file.exists() else ""
+    if words[0] not in known.split():
+        file.write_text(f"{known}{' '.join(words)}\n", encoding="ascii")
+    sys.stdout.write(f"releases signed with {words[0]} are let in\n")
+    return 0
+
+
+def _status(words: Sequence[str]) -> int:
+    state = make_updater().state
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(state)).decode() + "\n")
+    return 0
+
+
+def _serve(words: Sequence[str]) -> int:
+    """What the unit runs: at a start of the machine, and whenever a file has come."""
+    file = INSTALLED / INCOMING
+    with _alone():
+        updater = make_updater()
+        if updater.state.phase in UNDER_WAY:
+            updater.resume()
+    if not file.exists():
+        return 0
+    try:
+        return _bring(file)
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _rehearse(words: Sequence[str]) -> int:
+    for step in rehearse(find_folder() / "flowork.db"):
+        sys.stdout.write(f"would change the database: {step.title}\n")
+    return 0
+
+
+def _step_back(words: Sequence[str]) -> int:
+    if aside := step_back(find_folder() / "flowork.db"):
+        sys.stdout.write(f"the database is again in the form of this version; the newer one is {aside}\n")
+    return 0
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One update at a time."""
+    PLACE.mkdir(mode=0o755, parents=True, exist_ok=True)
+    handle = os.open(PLACE / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Undone("another update is under way; see `flowork update`") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+_WORDS = {
+    "apply": _apply,
+    "trust": _trust,
+    "status": _status,
+    "serve": _serve,
+    "rehearse": _rehearse,
+    "step-back": _step_back,
+}

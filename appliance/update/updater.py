@@ -1,0 +1,285 @@
+"""Brings a release in where Flowork is installed: verified, tried, and gone again if it does not do well.
+
+It runs as root, on its own (``flowork-update.service``), so it trusts nothing that the user ``flowork`` could have
+written: a release file is copied to a place of root's before it is looked at. What it is at is in ``state.json``, which
+everybody may read; after a power cut it goes on from there. The moments:
+
+``unpacking`` → ``preparing`` (a virtual environment beside the one in use) → ``rehearsing`` (the database's new form is
+tried on a copy) → ``switching`` (the link changes, everything is started anew) → ``watching`` (five minutes in which
+all must stay well) → ``done``; or ``returning`` → ``rolled-back``; or ``refused``; both with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from appliance.contracts import FlowError
+from appliance.update.release import ALL, BadRelease, Manifest, Release
+
+#: Seconds that all must stay well, that it may take to become so, and between two looks.
+STEADY, LIMIT, PACE = 300.0, 900.0, 5.0
+#: The phases in which an update is under way.
+UNDER_WAY = ("unpacking", "preparing", "rehearsing", "switching", "watching", "returning")
+
+
+class State(Struct, frozen=True, kw_only=True):
+    """What the updater is at, or how the last update ended. Times are Unix seconds."""
+
+    phase: str = "none"
+    version: str = ""
+    before: str = ""
+    release: str = ""
+    reason: str = ""
+    at: float = 0.0
+
+
+class Machine(Protocol):
+    """What the updater does to the machine; each raises ``FlowError`` if it cannot be done."""
+
+    def prepare(self, wheels: Path, release: Path) -> None:
+        """Make a virtual environment ``release`` of nothing but the wheels in a folder."""
+
+    def rehearse(self, release: Path) -> None:
+        """Try the release's form of the database on a copy of it."""
+
+    def restart(self) -> None:
+        """Start everything anew from ``current``."""
+
+    def stop(self) -> None:
+        """Stop everything."""
+
+    def step_back(self, release: Path) -> None:
+        """Have an older release take its own form of the database out again, if the newer one has changed it."""
+
+    def well(self) -> bool:
+        """Whether all parts run and answer."""
+
+
+class Updater:
+    """One machine's updates. ``opt`` holds ``releases/`` and ``current``, ``place`` is root's own folder."""
+
+    def __init__(
+        self,
+        opt: Path,
+        place: Path,
+        machine: Machine,
+        *,
+        about: tuple[str, str],
+        newest_schema: int,
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """``about`` is what this machine is (as ``uname -m`` says) and its Python, like ``3.11``."""
+        self._opt = opt
+        self._place = place
+        self._machine = machine
+        self._about = about
+        self._schema = newest_schema
+        self._now = now
+        self._clock = clock
+        self._sleep = sleep
+
+    # --- what it is at -----------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """What it is at; of a file that cannot be read nothing is known."""
+        try:
+            return msgspec.json.decode((self._place / "state.json").read_bytes(), type=State)
+        except (OSError, msgspec.DecodeError):
+            return State()
+
+    def _tell(self, state: State) -> State:
+        self._place.mkdir(parents=True, exist_ok=True)
+        self._place.chmod(0o755)  # whatever the umask
+        unfinished = self._place / "state.json.part"
+        told = msgspec.structs.replace(state, at=self._now())
+        with unfinished.open("wb") as out:
+            out.write(msgspec.json.format(msgspec.json.encode(told)) + b"\n")
+            out.flush()
+            os.fsync(out.fileno())
+        unfinished.chmod(0o644)
+        unfinished.rename(self._place / "state.json")
+        _sync(self._place)
+        return told
+
+    def trusted(self) -> list[str]:
+        """The public keys that may sign releases, a line each; what stands behind a key is its owner's note."""
+        try:
+            lines = (self._place / "trusted").read_text(encoding="ascii").splitlines()
+        except FileNotFoundError:
+            return []
+        return [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+
+    # --- bringing one in ---------------------------------------------------------------------------------
+
+    def apply(self, source: Path) -> State:
+        """Bring in a release file; how it ended. Raises nothing for a bad one: that is a state, ``refused``."""
+        if self.state.phase in UNDER_WAY:
+            return self.resume()
+        before = str((self._opt / "current").readlink())
+        state = State(phase="unpacking", before=before)
+        release: Path | None = None
+        try:
+            staged = self._taken(source)
+            with staged.open("rb") as opened:
+                file = Release(opened, self.trusted())
+                manifest = file.open()
+                self._check(manifest)
+                release = self._opt / "releases" / f"{manifest.version}-{manifest.made}"
+                state = self._tell(msgspec.structs.replace(state, version=manifest.version, release=str(release)))
+                wheels = self._fresh("wheels")
+                file.unpack(wheels)
+            staged.unlink()
+            if str(release) == before:
+                raise BadRelease(f"version {manifest.version} is what runs already")
+            state = self._tell(msgspec.structs.replace(state, phase="preparing"))
+            self._prepare(wheels, release)
+            state = self._tell(msgspec.structs.replace(state, phase="rehearsing"))
+            self._machine.rehearse(release)
+        except (FlowError, OSError) as exc:
+            self._clear(release, before)
+            return self._tell(msgspec.structs.replace(state, phase="refused", reason=str(exc)))
+        return self._switch(state)
+
+    def _taken(self, source: Path) -> Path:
+        """A copy of root's own: whoever wrote the file cannot change it any more."""
+        target = self._fresh("staged") / "release"
+        handle = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(handle, "rb") as opened:
+            about = os.fstat(opened.fileno())
+            if not stat.S_ISREG(about.st_mode) or about.st_size > ALL:
+                raise BadRelease(f"{source} is no release file")
+            free = shutil.disk_usage(self._place).free
+            if about.st_size * 3 > free:
+                raise BadRelease(f"the disk has {free // 1_000_000} MB left; this update needs three times its size")
+            _copy(opened, target)
+        return target
+
+    def _fresh(self, name: str) -> Path:
+        folder = self._place / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700, parents=True)
+        return folder
+
+    def _check(self, manifest: Manifest) -> None:
+        machine, python = self._about
+        if manifest.kind != "wheels":
+            raise BadRelease("this release is a whole system, for a flashed image; here the program alone is updated")
+        if manifest.machine not in (machine, "any") or manifest.python != python:
+            here = f"{machine} with Python {python}"
+            raise BadRelease(f"this release is for {manifest.machine} with Python {manifest.python}; this is {here}")
+        if manifest.schema < self._schema:
+            raise BadRelease(
+                f"version {manifest.version} is older and cannot read this engine's database; restore a backup of its "
+                "time on a fresh installation instead"
+            )
+
+    def _prepare(self, wheels: Path, release: Path) -> None:
+        shutil.rmtree(release, ignore_errors=True)
+        self._machine.prepare(wheels, release)
+        shutil.rmtree(wheels, ignore_errors=True)
+        _sync(release)
+        (release / "complete").touch()
+        _sync(release)
+
+    def _switch(self, state: State) -> State:
+        state = self._tell(msgspec.structs.replace(state, phase="switching"))
+        try:
+            self._machine.stop()
+            self._point(state.release)
+            self._machine.restart()
+        except FlowError as exc:
+            return self._back(state, f"it does not start: {exc.message}")
+        return self._watch(self._tell(msgspec.structs.replace(state, phase="watching")))
+
+    def _watch(self, state: State) -> State:
+        """Good once all was well for some minutes without a break."""
+        began = self._clock()
+        since: float | None = None
+        while True:
+            moment = self._clock()
+            if self._machine.well():
+                since = moment if since is None else since
+                if moment - since >= STEADY:
+                    break
+            else:
+                since = None
+            if since is None and moment - began >= LIMIT:
+                return self._back(state, f"it was not well for {LIMIT:g} seconds")
+            self._sleep(PACE)
+        self._drop_others(state.release)
+        return self._tell(msgspec.structs.replace(state, phase="done"))
+
+    def _back(self, state: State, reason: str) -> State:
+        """The release before, with its form of the database."""
+        state = self._tell(msgspec.structs.replace(state, phase="returning", reason=reason))
+        with suppress(FlowError):
+            self._machine.stop()
+        self._point(state.before)
+        try:
+            self._machine.step_back(Path(state.before))
+            self._machine.restart()
+        except FlowError as exc:
+            reason = f"{reason}; and the version before does not start either: {exc.message}"
+        self._clear(Path(state.release), state.before)
+        return self._tell(msgspec.structs.replace(state, phase="rolled-back", reason=reason))
+
+    def resume(self) -> State:
+        """After a start of the machine: an update that was cut off is thrown away or gone on with."""
+        state = self.state
+        if state.phase in ("unpacking", "preparing", "rehearsing"):
+            self._clear(Path(state.release) if state.release else None, state.before)
+            return self._tell(msgspec.structs.replace(state, phase="refused", reason="the machine was switched off"))
+        if state.phase == "switching":
+            # The link says on which side of its change the power went.
+            return self._switch(state)
+        if state.phase == "returning":
+            return self._back(state, state.reason)
+        return self._watch(state) if state.phase == "watching" else state
+
+    # --- small things ------------------------------------------------------------------------------------
+
+    def _point(self, release: str) -> None:
+        link = self._opt / "current.new"
+        link.unlink(missing_ok=True)
+        link.symlink_to(release)
+        link.rename(self._opt / "current")
+        _sync(self._opt)
+
+    def _clear(self, release: Path | None, before: str) -> None:
+        for folder in (self._place / "staged", self._place / "wheels"):
+            shutil.rmtree(folder, ignore_errors=True)
+        if release is not None and str(release) != before:
+            shutil.rmtree(release, ignore_errors=True)
+
+    def _drop_others(self, release: str) -> None:
+        for folder in (self._opt / "releases").iterdir():
+            if str(folder) != release:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy(opened: IO[bytes], target: Path) -> None:
+    with target.open("xb") as out:
+        shutil.copyfileobj(opened, out, 1 << 20)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,245 @@
+"""An update's whole way, with a machine that does what the test says: done, refused, taken back, cut off anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.contracts import FlowError
+from appliance.security import signatures
+from appliance.update.release import pack
+from appliance.update.updater import LIMIT, STEADY, State, Updater
+
+KEY = signatures.new_key()
+
+
+class PowerCut(BaseException):
+    """The machine is off in this moment."""
+
+
+class Machine:
+    """Implements the updater's ``Machine``; notes what was done, fails or dies where it is told to."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.fails: set[str] = set()
+        self.dies_at = ""
+        self.health: Callable[[], bool] = lambda: True
+
+    def _do(self, word: str) -> None:
+        self.done.append(word)
+        if word == self.dies_at:
+            self.dies_at = ""
+            raise PowerCut
+        if word in self.fails:
+            raise FlowError(f"{word} failed")
+
+    def prepare(self, wheels: Path, release: Path) -> None:
+        assert (wheels / "flowork.whl").read_bytes() == b"new"
+        release.mkdir(parents=True)
+        self._do("prepare")
+
+    def rehearse(self, release: Path) -> None:
+        assert (release / "complete").exists()
+        self._do("rehearse")
+
+    def restart(self) -> None:
+        self._do("restart")
+
+    def stop(self) -> None:
+        self._do("stop")
+
+    def step_back(self, release: Path) -> None:
+        self._do("step_back")
+
+    def well(self) -> bool:
+        return self.health()
+
+
+class Bench:
+    """A machine with a release in use, an updater, and a new release file."""
+
+    def __init__(self, root: Path) -> None:
+        self.opt, self.place = root / "opt", root / "place"
+        self.old = self.opt / "releases/old"
+        self.old.mkdir(parents=True)
+        (self.opt / "current").symlink_to(self.old)
+        self.place.mkdir()
+        (self.place / "trusted").write_text(f"# keys\n{signatures.public_of(KEY)} the maker\n")
+        (root / "flowork.whl").write_bytes(b"new")
+        self.file = root / "r.flowork"
+        self.source = {"flowork.whl": root / "flowork.whl"}
+        self.pack()
+        self.machine = Machine()
+        self.seconds = 0.0
+
+    def pack(self, **about: Any) -> None:
+        plain = {"kind": "wheels", "version": "2", "machine": "x86_64", "python": "3.11", "schema": 5, "made": 7}
+        pack(self.source, self.file, KEY, **{**plain, **about})
+
+    @property
+    def updater(self) -> Updater:
+        """A new one each time, as after a start of the machine."""
+
+        def sleep(seconds: float) -> None:
+            self.seconds += seconds
+
+        return Updater(
+            self.opt,
+            self.place,
+            self.machine,
+            about=("x86_64", "3.11"),
+            newest_schema=5,
+            now=lambda: 1e9,
+            clock=lambda: self.seconds,
+            sleep=sleep,
+        )
+
+    @property
+    def current(self) -> str:
+        return (self.opt / "current").readlink().name
+
+    def releases(self) -> list[str]:
+        return sorted(path.name for path in (self.opt / "releases").iterdir())
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_a_good_release_stays(bench: Bench) -> None:
+    state = bench.updater.apply(bench.file)
+    assert (state.phase, state.version, bench.current) == ("done", "2", "2-7")
+    assert bench.machine.done == ["prepare", "rehearse", "stop", "restart"]
+    assert bench.seconds >= STEADY
+    assert bench.releases() == ["2-7"]
+    assert bench.updater.state == state
+
+
+@pytest.mark.parametrize("fails", ["prepare", "rehearse"])
+def test_a_release_that_does_not_fit_is_refused_while_the_old_one_goes_on(bench: Bench, fails: str) -> None:
+    bench.machine.fails = {fails}
+    state = bench.updater.apply(bench.file)
+    assert (state.phase, state.reason) == ("refused", f"{fails} failed")
+    assert "stop" not in bench.machine.done
+    assert (bench.current, bench.releases()) == ("old", ["old"])
+
+
+def test_a_release_that_does_not_start_is_taken_back(bench: Bench) -> None:
+    starts: list[int] = []
+
+    def restart() -> None:
+        starts.append(1)
+        if len(starts) == 1:
+            raise FlowError("no")
+
+    bench.machine.restart = restart  # type: ignore[method-assign]
+    state = bench.updater.apply(bench.file)
+    assert (state.phase, state.reason) == ("rolled-back", "it does not start: no")
+    assert len(starts) == 2 and "step_back" in bench.machine.done
+    assert (bench.current, bench.releases()) == ("old", ["old"])
+
+
+def test_a_release_that_is_not_well_is_taken_back(bench: Bench) -> None:
+    bench.machine.health = lambda: False
+    state = bench.updater.apply(bench.file)
+    assert state.phase == "rolled-back" and f"{LIMIT:g} seconds" in state.reason
+    assert bench.current == "old" and bench.machine.done[-3:] == ["stop", "step_back", "restart"]
+
+
+def test_all_must_stay_well_for_minutes_without_a_break(bench: Bench) -> None:
+    bench.machine.health = lambda: bench.seconds % 200 > 20
+    assert bench.updater.apply(bench.file).phase == "rolled-back"
+    bench.seconds = 0
+    bench.machine.health = lambda: bench.seconds > 400
+    assert bench.updater.apply(bench.file).phase == "done"
+    assert bench.seconds >= 400 + STEADY
+
+
+@pytest.mark.parametrize(
+    ("about", "reason"),
+    [
+        ({"machine": "aarch64"}, "this release is for aarch64"),
+        ({"python": "3.13"}, "this is x86_64 with Python 3.11"),
+        ({"schema": 4}, "older and cannot read this engine's database"),
+        ({"kind": "slot"}, "a whole system"),
+    ],
+)
+def test_a_release_for_another_machine_or_an_older_one_is_refused(
+    bench: Bench, about: dict[str, Any], reason: str
+) -> None:
+    bench.pack(**about)
+    state = bench.updater.apply(bench.file)
+    assert state.phase == "refused" and reason in state.reason
+    assert bench.machine.done == [] and bench.current == "old"
+
+
+def test_a_file_that_is_no_release_a_link_and_a_pipe_are_refused(bench: Bench, tmp_path: Path) -> None:
+    import os
+
+    (tmp_path / "link").symlink_to(bench.file)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "text").write_text("hello")
+    for name in ("link", "pipe", "text", "missing"):
+        assert bench.updater.apply(tmp_path / name).phase == "refused"
+    assert bench.machine.done == []
+
+
+@pytest.mark.parametrize("where", ["prepare", "rehearse"])
+def test_a_cut_before_the_switch_leaves_the_old_one(bench: Bench, where: str) -> None:
+    bench.machine.dies_at = where
+    with pytest.raises(PowerCut):
+        bench.updater.apply(bench.file)
+    state = bench.updater.resume()
+    assert (state.phase, state.reason) == ("refused", "the machine was switched off")
+    assert (bench.current, bench.releases()) == ("old", ["old"])
+    assert bench.updater.apply(bench.file).phase == "done"
+
+
+@pytest.mark.parametrize("where", ["stop", "restart"])
+def test_a_cut_in_the_switch_goes_on_with_it(bench: Bench, where: str) -> None:
+    bench.machine.dies_at = where
+    with pytest.raises(PowerCut):
+        bench.updater.apply(bench.file)
+    assert bench.updater.resume().phase == "done"
+    assert bench.current == "2-7"
+
+
+def test_a_cut_while_it_is_watched_begins_the_minutes_anew(bench: Bench) -> None:
+    cut: list[float] = []
+
+    def health() -> bool:
+        if bench.seconds > STEADY / 2 and not cut:
+            cut.append(bench.seconds)
+            raise PowerCut
+        return True
+
+    bench.machine.health = health
+    with pytest.raises(PowerCut):
+        bench.updater.apply(bench.file)
+    assert bench.updater.state.phase == "watching"
+    assert bench.updater.resume().phase == "done"
+    assert bench.seconds >= cut[0] + STEADY
+
+
+def test_a_cut_on_the_way_back_goes_on_with_it(bench: Bench) -> None:
+    bench.machine.health = lambda: False
+    bench.machine.dies_at = "step_back"
+    with pytest.raises(PowerCut):
+        bench.updater.apply(bench.file)
+    assert bench.updater.state.phase == "returning"
+    state = bench.updater.resume()
+    assert state.phase == "rolled-back" and "was not well" in state.reason
+    assert (bench.current, bench.releases()) == ("old", ["old"])
+
+
+def test_what_is_at_rest_is_left_alone(bench: Bench) -> None:
+    assert bench.updater.resume() == State()
+    done = bench.updater.apply(bench.file)
+    bench.machine.done.clear()
+    assert bench.updater.resume() == done and bench.machine.done == []
+    assert bench.updater.apply(bench.file).reason.startswith("version 2 is what runs already")
