@@ -247,6 +247,7 @@ class Context:
         self._memory: Any = lib.llama_get_memory(self._context)
         self._stop = ctypes.create_string_buffer(2)
         lib.llama_set_abort_callback(self._context, _abort_callback, ctypes.cast(self._stop, ctypes.c_void_p))
+        self._row = ctypes.c_float * model.vocabulary
         self._adapter: tuple[Any, float] | None = None
         self.size = batch
         self.tokens: Tokens = np.zeros(batch, np.int32)
@@ -290,7 +291,9 @@ class Context:
     def logits(self, index: int) -> Logits:
         """The scores of all tokens behind the entry ``index``; a view that the next evaluation overwrites."""
         found = lib.llama_get_logits_ith(self._context, index)
-        return np.ctypeslib.as_array(found, (self._model.vocabulary,))
+        row: Any = self._row.from_address(ctypes.addressof(found.contents))
+        scores: Logits = np.frombuffer(row, np.float32)
+        return scores
 
     def embedding(self, sequence: int) -> Logits:
         """The pooled vector of one sequence, a copy."""
@@ -329,9 +332,10 @@ class Context:
             raise NodeError("llama.cpp could not give out a sequence's state")
         return room
 
-    def restore(self, sequence: int, state: bytearray) -> bool:
+    def restore(self, sequence: int, state: bytearray | memoryview) -> bool:
         """Put a saved state into an empty sequence; False if it does not fit this context."""
-        source = (ctypes.c_uint8 * len(state)).from_buffer(state)
+        data = np.frombuffer(state, np.uint8)
+        source = ctypes.cast(data.ctypes.data, ctypes.POINTER(ctypes.c_uint8))
         return int(lib.llama_state_seq_set_data(self._context, source, len(state), sequence)) > 0
 
     def adapt(self, adapter: Any, scale: float = 1.0) -> None:

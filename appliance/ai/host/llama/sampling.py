@@ -5,6 +5,7 @@ llama.cpp's own samplers build and sort a table of all tokens first, which costs
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import numpy as np
@@ -66,7 +67,7 @@ class Choice:
         """The index of the chosen score. ``NodeError`` if the model computed no numbers."""
         best = int(scores.argmax())
         top = float(scores[best])
-        if np.isnan(top) or np.isposinf(top):  # a NaN anywhere is argmax's answer
+        if math.isnan(top) or top == math.inf:  # a NaN anywhere is argmax's answer
             raise NodeError("the model computed no numbers (NaN): its file is damaged", retryable=False)
         if self.greedy:
             return best

@@ -15,7 +15,9 @@ from appliance.ai.host.llama.slots import fitting
 class Kept:
     """The state of some tokens. ``pinned``: a shared beginning of prompts; ``saved``: it is on disk as well."""
 
-    def __init__(self, tokens: list[int], adapter: str, state: bytearray, *, pinned: bool, saved: bool = False) -> None:
+    def __init__(
+        self, tokens: list[int], adapter: str, state: bytearray | memoryview, *, pinned: bool, saved: bool = False
+    ) -> None:
         self.tokens = tokens
         self.adapter = adapter
         self.state = state
@@ -57,6 +59,10 @@ class Shelf:
         """The shared beginning of exactly these tokens."""
         wanted = list(tokens)
         return next((kept for kept in self.pins() if kept.adapter == adapter and kept.tokens == wanted), None)
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._kept.clear()
 
     def touch(self, kept: Kept) -> None:
         """It was used just now."""

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import mmap
 import os
 import time
 import zlib
@@ -48,7 +49,7 @@ class States:
         """Whether there is a file for exactly these tokens."""
         return self._path(tokens, adapter).exists()
 
-    def save(self, tokens: Sequence[int], adapter: str, state: bytes | bytearray) -> bool:
+    def save(self, tokens: Sequence[int], adapter: str, state: bytearray | memoryview) -> bool:
         """Keep a state; False if it is too large or the disk refuses."""
         if len(state) > self._bound:
             return False
@@ -74,16 +75,20 @@ class States:
             return False
         return True
 
-    def load(self, tokens: Sequence[int], adapter: str = "") -> bytearray | None:
-        """The state of exactly these tokens, or None. A file that is damaged is removed."""
+    def load(self, tokens: Sequence[int], adapter: str = "") -> memoryview | None:
+        """The state of exactly these tokens, or None. It stays a part of the file, mapped into memory, so that a small
+        machine can drop and read it again as it likes. A file that is damaged is removed.
+        """
         path = self._path(tokens, adapter)
         try:
-            state = _state(path.read_bytes(), tokens)
+            with path.open("rb") as file:
+                content = mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED | mmap.MAP_POPULATE, mmap.PROT_READ)
+            state = _state(memoryview(content), tokens)
         except FileNotFoundError:
             return None
-        except OSError as error:
-            logger.warning("a kept prompt cannot be read: %s", error)
-            return None
+        except (OSError, ValueError) as error:  # an empty file cannot be mapped
+            logger.warning("a kept prompt cannot be read: %s: %s", path, error)
+            state = None
         with contextlib.suppress(OSError):
             if state is None:
                 path.unlink()
@@ -114,15 +119,15 @@ class States:
         return self._folder / f"{self._key}-{mark.hexdigest()}{_SUFFIX}"
 
 
-def _state(data: bytes, tokens: Sequence[int]) -> bytearray | None:
+def _state(data: memoryview, tokens: Sequence[int]) -> memoryview | None:
     """The state in a file's content, if it is whole and that of ``tokens``."""
-    end = data.find(b"\n", 0, 256) + 1
+    line, newline, _ = bytes(data[:256]).partition(b"\n")
     try:
-        head = json.loads(data[:end] or b"null")
+        head = json.loads(line)
     except ValueError:
         return None
     ids = np.array(tokens, np.int32).tobytes()
-    body = memoryview(data)[end:]
+    body = data[len(line + newline) :]
     if not isinstance(head, dict) or len(body) != len(ids) + head.get("state", -1) or body[: len(ids)] != ids:
         return None
-    return bytearray(body[len(ids) :]) if zlib.crc32(body) == head.get("sum") else None
+    return body[len(ids) :] if zlib.crc32(body) == head.get("sum") else None

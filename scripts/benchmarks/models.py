@@ -1,0 +1,282 @@
+"""Language models: the engine beside llama.cpp's bare loop and beside llama-cpp-python's ``Llama`` class.
+
+The model has the shape of Qwen2.5-0.5B (Q4_0) and random weights: speed does not depend on what it says. All compared
+figures come from the same run, in turns, with the same threads. Qwen's real vocabulary lies in the source package of
+llama-cpp-python, which pip fetches once; without it a made-up one of the same size does.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from appliance.ai.host.llama import Options, load
+from appliance.ai.host.llama.native import Context, Model
+from appliance.ai.host.llama.states import States
+from appliance.ai.host.work import Answer, Ask, Language
+from scripts.benchmarks.common import Row
+from tests.support.tinymodel import big_model
+
+_VOCABULARY = "vendor/llama.cpp/models/ggml-vocab-qwen2.gguf"
+_RECORDS = {
+    "type": "array",
+    "minItems": 50,
+    "items": {
+        "type": "object",
+        "properties": {
+            "place": {"type": "string", "maxLength": 60},
+            "state": {"enum": ["on", "off", "unknown"]},
+            "level": {"type": "integer", "minimum": 0, "maximum": 100},
+            "note": {"type": "string", "maxLength": 120},
+        },
+        "required": ["place", "state", "level", "note"],
+    },
+}
+
+
+def run(quick: bool) -> list[Row]:
+    """Load the model once for each who is compared, and let them take turns."""
+    rounds = 2 if quick else 7
+    path = _model()
+    options = Options(name="bench", context=4096)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = _restoring(path, Path(folder), options, rounds)
+    bare = _Bare(path, options)
+    language = load(path, options)
+    try:
+        rows = [*_single(language, bare, rounds), *_turns(language, path, options, rounds), *rows]
+        rows += [*_schema(language, rounds), *_parallel(language, rounds)]
+    finally:
+        language.close()
+        bare.close()
+    return rows
+
+
+def _model() -> Path:
+    """The model's file, made at the first run."""
+    target = Path(tempfile.gettempdir()) / "flowork-bench-0.5b.gguf"
+    if not target.exists():
+        draft = target.with_suffix(".draft")
+        with tempfile.TemporaryDirectory() as folder:
+            big_model(draft, _vocabulary(Path(folder)))
+        draft.replace(target)
+    return target
+
+
+def _vocabulary(folder: Path) -> Path | None:
+    import llama_cpp
+
+    package = f"llama-cpp-python=={llama_cpp.__version__}"
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", str(folder)]
+    if subprocess.run([*command, package], check=False, capture_output=True, timeout=600).returncode:
+        return None
+    with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
+        member = next(name for name in archive.getnames() if name.endswith(_VOCABULARY))
+        archive.extract(member, folder, filter="data")
+        return folder / member
+
+
+class _Bare:
+    """What llama-bench does: evaluate tokens, wait until that is done, look at nothing."""
+
+    def __init__(self, path: Path, options: Options) -> None:
+        self._model = Model(path)
+        self._context = Context(
+            self._model,
+            cells=2048,
+            sequences=1,
+            batch=512,
+            threads=options.answer_threads(),
+            prompt_threads=options.reading_threads(),
+        )
+        self._random = np.random.default_rng(0)
+
+    def prompt(self, count: int) -> float:
+        """Seconds for a prompt of so many tokens, 512 at most."""
+        self._context.clear()
+        return self._evaluate(0, count)
+
+    def answer(self, count: int, behind: int) -> float:
+        """Seconds for so many tokens one by one, behind a prompt."""
+        self.prompt(behind)
+        return sum(self._evaluate(behind + number, 1) for number in range(count))
+
+    def _evaluate(self, at: int, count: int) -> float:
+        context = self._context
+        context.tokens[:count] = self._random.integers(0, 150_000, count)
+        context.positions[:count] = range(at, at + count)
+        context.outputs[:count] = 0
+        context.outputs[count - 1] = 1
+        began = time.perf_counter()
+        if context.decode(count):
+            raise RuntimeError("llama.cpp could not evaluate the tokens")
+        context.logits(count - 1)  # waits
+        return time.perf_counter() - began
+
+    def close(self) -> None:
+        self._context.close()
+        self._model.close()
+
+
+def _ask(language: Language, *asks: Ask) -> tuple[list[Answer], float]:
+    """All at once; their answers and the seconds until the last one's end."""
+    answers: list[Answer | None] = [None] * len(asks)
+    errors: list[Exception] = []
+    left = threading.Semaphore(0)
+
+    def ended(number: int) -> Callable[[Answer | None, Exception | None], None]:
+        def end(answer: Answer | None, error: Exception | None) -> None:
+            answers[number] = answer
+            errors.extend([error] if error else [])
+            left.release()
+
+        return end
+
+    began = time.perf_counter()
+    for number, ask in enumerate(asks):
+        language.submit(ask, lambda _: None, ended(number))
+    for _ in asks:
+        left.acquire()
+    if errors:
+        raise errors[0]
+    return [answer for answer in answers if answer is not None], time.perf_counter() - began
+
+
+def _text(language: Language, tokens: int, seed: int) -> str:
+    """A text of about so many tokens that begins like no other."""
+    words = f"{seed} reads the level of the tank and opens the valve when it is low, then waits a little longer. " * 100
+    return words[: int(len(words) * tokens / language.count(words))]
+
+
+def _per_token(answer: Answer) -> float:
+    return (answer.seconds - answer.first) / max(1, answer.tokens_out - 1)
+
+
+def _single(language: Language, bare: _Bare, rounds: int) -> list[Row]:
+    prompts, answers, speeds = [], [], []
+    for turn in range(rounds + 1):
+        (reading,), _ = _ask(language, Ask(prompt=_text(language, 500, turn), max_tokens=1))
+        ours = reading.tokens_in / (reading.first - reading.began)
+        theirs = 512 / bare.prompt(512)
+        (writing,), _ = _ask(language, Ask(prompt=f"{turn} is", max_tokens=49))
+        our_pace, their_pace = 1 / _per_token(writing), 48 / bare.answer(48, 8)
+        if turn:  # the first warms up
+            prompts.append(ours / theirs)
+            answers.append(our_pace / their_pace)
+            speeds.append((ours, our_pace))
+    prompt, answer = statistics.median(prompts), statistics.median(answers)
+    return [
+        Row("models", "prompt of 500 tokens", statistics.median(speed for speed, _ in speeds), "tokens/s"),
+        Row("models", "prompt: against the bare loop", prompt, "x", ">= 0.97", prompt >= 0.97),
+        Row("models", "answer", statistics.median(speed for _, speed in speeds), "tokens/s"),
+        Row("models", "answer: against the bare loop", answer, "x", ">= 0.97", answer >= 0.97),
+    ]
+
+
+def _turns(language: Language, path: Path, options: Options, rounds: int) -> list[Row]:
+    """Two flows with long system prompts of their own ask in turns: seconds to the first token."""
+    from llama_cpp import Llama
+
+    theirs = Llama(
+        str(path),
+        n_ctx=2048,
+        n_threads=options.answer_threads(),
+        n_threads_batch=options.reading_threads(),
+        verbose=False,
+    )
+    rules = [_text(language, 480, seed) for seed in (1001, 1002)]
+    our_times, their_times = [], []
+    for turn in range(rounds + 1):
+        for system in rules:
+            messages: Any = [
+                {"role": "system", "content": system},
+                {"role": "user", "content": f"Number {turn} says that the tank is empty. What now?"},
+            ]
+            (answer,), _ = _ask(language, Ask(messages=messages, shared=1, max_tokens=1))
+            began = time.perf_counter()
+            theirs.create_chat_completion(messages, max_tokens=1, temperature=0.0)
+            took = time.perf_counter() - began
+            if turn:
+                our_times.append(answer.first)
+                their_times.append(took)
+    theirs.close()
+    ours, other = statistics.median(our_times), statistics.median(their_times)
+    return [
+        Row("models", "taking turns: to the first token", ours * 1000, "ms"),
+        Row("models", "taking turns: the same of the Llama class", other * 1000, "ms"),
+        Row("models", "taking turns: against the Llama class", ours / other, "x", "<= 0.1", ours / other <= 0.1),
+    ]
+
+
+def _restoring(path: Path, folder: Path, options: Options, rounds: int) -> list[Row]:
+    """A shared beginning of 1,500 tokens from disk (from the page cache: a card adds its own time)."""
+    model = Model(path)
+    context = Context(
+        model,
+        cells=4096,
+        sequences=2,
+        batch=512,
+        threads=options.answer_threads(),
+        prompt_threads=options.reading_threads(),
+    )
+    states = States(folder, "0" * 16, bound=1 << 30, age=1e9)
+    tokens = list(range(1000, 2500))
+    for at in range(0, 1500, 500):
+        context.tokens[:500] = tokens[at : at + 500]
+        context.positions[:500] = range(at, at + 500)
+        context.outputs[:500] = 0
+        context.outputs[499] = 1
+        if context.decode(500):
+            raise RuntimeError("llama.cpp could not evaluate the tokens")
+    state = context.save(0)
+    states.save(tokens, "", state)
+    times = []
+    for _ in range(rounds):
+        context.cut(1)
+        began = time.perf_counter()
+        found = states.load(tokens)
+        if found is None or not context.restore(1, found):
+            raise RuntimeError("the state could not be restored")
+        times.append(time.perf_counter() - began)
+    context.close()
+    model.close()
+    median = statistics.median(times) * 1000
+    return [
+        Row("models", "1,500 tokens from disk", median, "ms", "< 20", median < 20),
+        Row("models", "1,500 tokens on disk", len(state) / 1e6, "MB"),
+    ]
+
+
+def _schema(language: Language, rounds: int) -> list[Row]:
+    ratios = []
+    for turn in range(rounds + 1):
+        (free,), _ = _ask(language, Ask(prompt=f"{turn} is", max_tokens=64))
+        (bound,), _ = _ask(language, Ask(prompt=f"{turn} is", max_tokens=64, schema=_RECORDS))
+        if turn:
+            ratios.append(_per_token(bound) / _per_token(free) - 1)
+    slower = statistics.median(ratios) * 100
+    return [Row("models", "answer by a schema: slower than a free one by", slower, "%", "<= 5", slower <= 5)]
+
+
+def _parallel(language: Language, rounds: int) -> list[Row]:
+    rows = []
+    for count, wanted in ((4, 1.3), (16, 2.5)):
+        ratios = []
+        for turn in range(rounds):
+            asks = [Ask(prompt=f"{turn} and {number} are", max_tokens=32) for number in range(count)]
+            one_by_one = sum(_ask(language, ask)[1] for ask in asks)
+            _, together = _ask(language, *asks)
+            ratios.append(one_by_one / together)
+        gain = statistics.median(ratios)
+        rows.append(Row("models", f"{count} at once against one by one", gain, "x", f">= {wanted}", gain >= wanted))
+    return rows
