@@ -16,9 +16,9 @@ from appliance.contracts import ConfigError, Episode, FlowError, Models
 logger = logging.getLogger(__name__)
 
 #: Episodes that are looked at closely, of those nearest in meaning and of those with most of the words.
-CANDIDATES = 100
+CANDIDATES = 50
 #: Times as many where only some of these are wanted.
-NARROW = 20
+NARROW = 40
 #: Texts that are embedded at once when the model has changed, and characters of each.
 BATCH = 16
 EMBEDDED_TEXT = 2_000
@@ -109,13 +109,20 @@ class Episodes:
             return await asyncio.to_thread(self._store.newest, wanted, now, limit)
         found = await self._vector(models, query)
         model, vector = found or ("", None)
-        best = await asyncio.to_thread(self._search, wanted, query, model, vector, now, outcome)
+        best = await asyncio.to_thread(self._search, wanted, query, model, vector, now, outcome, limit)
         if vector is not None:
             self._catch_up(model)
         return [episode for episode in best if episode.score > 0 and episode.score >= least][:limit]
 
     def _search(
-        self, wanted: Wanted, query: str, model: str, vector: list[float] | None, now: float, outcome: str
+        self,
+        wanted: Wanted,
+        query: str,
+        model: str,
+        vector: list[float] | None,
+        now: float,
+        outcome: str,
+        limit: int,
     ) -> list[Episode]:
         """All that may fit, best first. Blocks."""
         workspace = wanted.workspace
@@ -123,7 +130,7 @@ class Episodes:
         weights = score.word_weights(counts, self._store.count(workspace))
         shares = {number: score.word_share(found, weights) for number, found in words.items()}
         narrow = bool(wanted.outcome or wanted.tags or wanted.flow or wanted.since is not None)
-        most = CANDIDATES * NARROW if narrow else CANDIDATES
+        most = max(CANDIDATES, 2 * limit) * (NARROW if narrow else 1)
         worded = sorted(shares, key=shares.__getitem__, reverse=True)[:most]
         near = {} if vector is None else self._tables.compare(workspace, model, vector, most, worded)
         found = self._store.get(sorted({*worded, *near}), wanted, now)

@@ -223,7 +223,7 @@ class EpisodeStore:
         words = list(dict.fromkeys(_WORD.findall(query.casefold())))[: 4 * MOST_WORDS]
         place, found, rows = _place(workspace), dict[int, list[str]](), 0
         with self._connection() as connection:
-            counted = {word: _count(connection, place, word) for word in words}
+            counted = {word: _count(connection, word) for word in words}
             chosen = sorted(counted, key=lambda word: counted[word])[:MOST_WORDS]
             looked: dict[str, int] = {}
             for word in chosen:
@@ -231,8 +231,9 @@ class EpisodeStore:
                     break
                 looked[word] = counted[word]
                 rows += counted[word]
-                for (number,) in connection.execute(_MATCH, (_matching(place, word),)) if counted[word] else ():
-                    found.setdefault(number, []).append(word)
+                if counted[word]:
+                    for (number,) in connection.execute(_MATCH, (_matching(place, word), MOST_ROWS)):
+                        found.setdefault(number, []).append(word)
         return found, looked
 
     def count(self, workspace: str) -> int:
@@ -270,7 +271,7 @@ class EpisodeStore:
             }
 
 
-_MATCH = "SELECT rowid FROM word WHERE word MATCH ?"
+_MATCH = "SELECT rowid FROM word WHERE word MATCH ? ORDER BY rowid DESC LIMIT ?"
 
 
 def _tally(connection: sqlite3.Connection, column: str, workspace: str) -> dict[str, int]:
@@ -278,9 +279,10 @@ def _tally(connection: sqlite3.Connection, column: str, workspace: str) -> dict[
     return dict(connection.execute(sql, (workspace,)).fetchall())
 
 
-def _count(connection: sqlite3.Connection, place: str, word: str) -> int:
-    sql = "SELECT count(*) FROM word WHERE word MATCH ?"
-    return int(connection.execute(sql, (_matching(place, word),)).fetchone()[0])
+def _count(connection: sqlite3.Connection, word: str) -> int:
+    """In how many episodes, of all workspaces, a word stands; past a bound it is common, however much so."""
+    sql = "SELECT count(*) FROM (SELECT 1 FROM word WHERE word MATCH ? LIMIT ?)"
+    return int(connection.execute(sql, (f'text : "{word}"', MOST_ROWS + 1)).fetchone()[0])
 
 
 def _matching(place: str, word: str) -> str:
