@@ -107,7 +107,7 @@ def dataset(
     "--base", type=_folder, required=True, help="The model's folder: config.json, tokenizer.json, safetensors."
 )
 @click.option("--set", "data_name", required=True, metavar="NAME", help="A data set of `flowork train dataset`.")
-@click.option("--epochs", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), default=3, show_default=True, help="Times through the rows.")
 @click.option(
     "--rank", type=click.IntRange(1, 512), default=8, show_default=True, help="Of LoRA: how much can be learnt."
 )
@@ -194,7 +194,9 @@ def merge(session: Session, base: Path, adapter: Path, target: Path) -> None:
 @leaf("flowork train convert ~/models/guard FloworkData/models/guard.gguf --type f16", of=command)
 @click.argument("source", type=_folder)
 @click.argument("target", type=_file)
-@click.option("--type", "kind", type=click.Choice(["f16", "f32"]), default="f16", show_default=True)
+@click.option(
+    "--type", "kind", type=click.Choice(["f16", "f32"]), default="f16", show_default=True, help="Of the weights."
+)
 def convert(session: Session, source: Path, target: Path, kind: str) -> None:
     """Write a folder of safetensors as a GGUF file, which the model host loads."""
     _need("gguf", "safetensors")

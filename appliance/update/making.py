@@ -31,16 +31,20 @@ def main(words: Sequence[str] | None = None) -> int:
     given = parser.parse_args(words)
     if given.what == "key":
         return _new_key(given.file)
-    sources = {path.name: path for path in sorted(given.source.glob("*.whl"))}
+    number = version("flowork")
     if given.what == "slot":
         sources = {given.source.name: given.source}
-    target = given.out / f"flowork-{version('flowork')}-{platform.machine()}{'-slot' * (given.what == 'slot')}.flowork"
+    else:
+        sources = {path.name: path for path in sorted(given.source.glob("*.whl"))}
+        (ours,) = [name for name in sources if name.startswith("flowork-")]
+        number = ours.split("-")[1]
+    target = given.out / f"flowork-{number}-{platform.machine()}{'-slot' * (given.what == 'slot')}.flowork"
     manifest = pack(
         sources,
         target,
         given.key.read_text(encoding="ascii"),
         kind=given.what,
-        version=version("flowork"),
+        version=number,
         machine=platform.machine(),
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         schema=MIGRATIONS[-1].number,

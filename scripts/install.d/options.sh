@@ -2,12 +2,13 @@
 # shellcheck disable=SC2034  # read by the other parts of scripts/install
 # Options, where things go, and how a step is told and done.
 
-mode=install dry=0 edge=0 mosquitto=0 yes=0 purge=0 image=0
+mode=install dry=0 edge=0 mosquitto=0 models=0 yes=0 purge=0 image=0
 port="" hostname=""
 account=flowork
 opt=/opt/flowork
 data=/var/lib/flowork
 edge_data=/var/lib/flowork-agent
+update_state=/var/lib/flowork-update
 units=/usr/local/lib/systemd/system
 dropins=/etc/systemd/system
 command=/usr/local/bin/flowork
@@ -21,6 +22,7 @@ read_options() {
       --edge-only) edge=1 ;;
       --image) image=1 ;;
       --with-mosquitto) mosquitto=1 ;;
+      --with-models) models=1 ;;
       --uninstall) mode=remove ;;
       --purge) mode=remove purge=1 ;;
       --yes) yes=1 ;;

@@ -22,7 +22,9 @@ remove_all() {
   for name in "$announcement" "$command" "$edge_command"; do
     [[ ! -e $name ]] || step "remove $name" rm -f -- "$name"
   done
-  [[ ! -d $opt ]] || step "remove $opt" rm -rf -- "$opt"
+  for name in "$opt" "$update_state"; do
+    [[ ! -d $name ]] || step "remove $name" rm -rf -- "$name"
+  done
   for name in "$data" "$edge_data"; do
     [[ -d $name ]] || continue
     if ((purge)); then
@@ -45,7 +47,7 @@ sure() {
 
 stop_all() {
   local name
-  for name in flowork.target "$agent_unit" flowork-gateway.socket flowork-gateway.service flowork-models.socket \
+  for name in flowork.target flowork-update.path flowork-update.service "$agent_unit" flowork-gateway.socket flowork-gateway.service flowork-models.socket \
     flowork-models.service flowork-kernel.service flowork-init.service; do
     systemctl stop "$name" 2>/dev/null || true
   done
@@ -55,6 +57,7 @@ stop_all() {
 disable_all() {
   systemctl --quiet disable flowork.target 2>/dev/null || true
   systemctl --quiet disable "$agent_unit" 2>/dev/null || true
+  systemctl --quiet disable flowork-update.service 2>/dev/null || true
 }
 
 # Only the installer's own files; with --purge what was added by `systemctl edit` too.

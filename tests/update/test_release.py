@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.security import signatures
@@ -65,6 +65,7 @@ def test_a_release_of_another_key_is_refused_before_anything_is_unpacked(file: P
         Release(io.BytesIO(file.read_bytes()), []).open()
 
 
+@settings(deadline=None)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_found_wherever_it_is(file: Path, place: float, bit: int) -> None:
     data = bytearray(file.read_bytes())

@@ -24,7 +24,7 @@ class Wanted(Body, frozen=True):
     source: Annotated[str, Meta(min_length=1, max_length=2_000, pattern=r"^(/|https?://)")]
 
 
-@noun.get("/update", permission="health:read")
+@noun.get("/update", permission="settings:read")
 def show(call: Call[Nothing, Nothing]) -> UpdateView:
     """What the updater is at, how the last update ended, and which releases lie on sticks."""
     return request.view(call.gateway.data)
