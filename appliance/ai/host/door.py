@@ -39,7 +39,7 @@ def listen(data: Path) -> socket.socket:
 
     Connections that nobody takes fill the backlog; the caller takes them or has them taken.
     """
-    if _answers(data):
+    if answers(data):
         raise DoorTaken(f"another model host serves {data}; stop it first")
     door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -56,7 +56,7 @@ def listen(data: Path) -> socket.socket:
     return door
 
 
-def _answers(data: Path) -> bool:
+def answers(data: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, address(data) as name:
         try:
             probe.connect(name)

@@ -15,8 +15,8 @@ from appliance.contracts import ConfigError
 T = TypeVar("T")
 
 _PIECE = 8 << 20
-#: Tokens of context, prompt and answer together, where the model has that many.
-_CONTEXT = 4096
+#: Tokens of context, prompt and answer together: the most with which a model takes no more than a share of the bound.
+_CONTEXTS, _SHARE = (8192, 4096, 2048), 0.8
 #: Beside the weights: what is prepared for the processor, and what is between two layers.
 _BUFFERS = 128 << 20
 _SETUP = "`flowork models setup` installs it"
@@ -25,15 +25,27 @@ _SETUP = "`flowork models setup` installs it"
 class LanguageLoader:
     """GGUF files, by llama.cpp. What prompts were evaluated to is kept in ``<data>/models/state``."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, bound: int) -> None:
         self._data = data
+        self._bound = bound
         self._state = data / FOLDER / "state"
 
     def need(self, found: Found) -> int:
+        return self._fitting(found)[1]
+
+    def _fitting(self, found: Found) -> tuple[int, int]:
+        """Tokens of context that fit here, and the bytes that the model takes with them."""
         from appliance.ai.host.llama import ggufs
 
         facts = _usable(found, lambda: ggufs.read(found.path))
-        return facts.size + facts.cell * 2 * min(facts.context or _CONTEXT, _CONTEXT) + _BUFFERS
+        context = need = 0
+        for most in _CONTEXTS:
+            context = min(facts.context or most, most)
+            # Twice: what is under way, and what was evaluated and is kept.
+            need = facts.size + 2 * facts.cell * context + _BUFFERS
+            if need <= self._bound * _SHARE:
+                break
+        return context, need
 
     def load(self, found: Found, progress: Callable[[float], None]) -> Model:
         use_engine(self._data)  # it may have been made since the last time
@@ -45,7 +57,8 @@ class LanguageLoader:
         from appliance.ai.host.llama import Options, load
 
         _usable(found, lambda: _read_through(found.path, progress))
-        options = Options(name=found.name, context=_CONTEXT, memory=self.need(found) + _BUFFERS, state=self._state)
+        context, need = self._fitting(found)
+        options = Options(name=found.name, context=context, memory=need, state=self._state)
         return _usable(found, lambda: load(found.path, options))
 
 
@@ -66,9 +79,9 @@ class OnnxLoader:
         return _usable(found, lambda: load(found.path, found.name))
 
 
-def loaders(data: Path) -> dict[Kind, Loader]:
-    """The loader of each kind."""
-    return {"language": LanguageLoader(data), "onnx": OnnxLoader(data)}
+def loaders(data: Path, bound: int) -> dict[Kind, Loader]:
+    """The loader of each kind; models may use ``bound`` bytes together."""
+    return {"language": LanguageLoader(data, bound), "onnx": OnnxLoader(data)}
 
 
 def _usable(found: Found, act: Callable[[], T]) -> T:

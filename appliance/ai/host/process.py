@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 async def _serve(data: Path, door: socket.socket, bound: int, idle: float) -> None:
-    shelf = Shelf(data, bound, loaders(data), memory.available, time.monotonic)
+    shelf = Shelf(data, bound, loaders(data, bound), memory.available, time.monotonic)
     server = Server(Routes(data, shelf, time.time()).handle, shelf, idle, time.monotonic)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

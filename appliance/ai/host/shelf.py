@@ -202,7 +202,8 @@ class Shelf:
                 loading.need = await asyncio.to_thread(loader.need, found)
                 await self._make_room(found.name, loading.need)
                 model = await asyncio.to_thread(loader.load, found, progress)
-                size = int(model.describe().get("bytes") or loading.need)
+                # What a model says of itself leaves out what its library has beside it.
+                size = max(loading.need, int(model.describe().get("bytes", 0)))
                 # Whoever waits uses it from this moment on, so that nobody can put it away before they come to it.
                 loaded = Loaded(found, model, size, self._clock(), loading.waiting)
                 self.loaded[found.name] = loaded

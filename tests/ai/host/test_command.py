@@ -52,7 +52,7 @@ def running(command: list[str], **how: object) -> Iterator[subprocess.Popen[str]
 def test_by_hand_it_makes_its_own_door(engine: Path) -> None:
     (engine / door.SOCKET).touch()  # what a power cut left
     with running([*CLI, "model-host", "--data", str(engine)]) as process:
-        eventually(lambda: (engine / door.SOCKET).is_socket(), "the door is there")
+        eventually(lambda: door.answers(engine), "the door is open")
         assert ask(engine, "/health") == {"status": "ok"}
         assert (engine / door.SOCKET).stat().st_mode & 0o777 == 0o600
         second = subprocess.run([*CLI, "model-host", "--data", str(engine)], capture_output=True, text=True, timeout=50)
