@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 command = noun("train", "Train small models on this machine: data sets, LoRA, GGUF files, comparing two models.")
 
 _NEEDED = ("torch", "transformers", "peft", "gguf", "safetensors")
-_folder = click.Path(exists=True, file_okay=False, path_type=Path)
+_folder = click.Path(file_okay=False, path_type=Path)
 _file = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -56,7 +56,7 @@ def _place(session: Session, name: str, kind: str) -> Path:
     "--file",
     "files",
     multiple=True,
-    type=click.Path(exists=True, path_type=Path),
+    type=click.Path(path_type=Path),
     help="JSON lines, CSV, text, or a folder of them.",
 )
 @click.option("--runs", "flow_id", default="", metavar="FLOW", help="What its runs asked a model, and what came back.")
@@ -221,7 +221,7 @@ def adapter(session: Session, adapter: Path, base: Path, target: Path) -> None:
 
 
 @leaf("flowork train quantize guard.gguf guard-q4.gguf q4_k_m", of=command)
-@click.argument("source", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("source", type=_file)
 @click.argument("target", type=_file)
 @click.argument("kind", metavar="TYPE")
 @click.option("--threads", type=click.IntRange(0), default=0, help="[default: all cores]")
@@ -243,9 +243,7 @@ def quantize(session: Session, source: Path, target: Path, kind: str, threads: i
 @click.argument("one")
 @click.argument("other")
 @click.option("--set", "data_name", default="", metavar="NAME", help="What this data set holds out.")
-@click.option(
-    "--file", "files", multiple=True, type=click.Path(exists=True, path_type=Path), help="Questions with answers."
-)
+@click.option("--file", "files", multiple=True, type=click.Path(path_type=Path), help="Questions with answers.")
 @click.option("--judge", default="", metavar="MODEL", help="A third model says which answer is better.")
 @click.option("--most", type=click.IntRange(1), default=100, show_default=True, help="Questions at most.")
 @click.option("--tokens", type=click.IntRange(1), default=256, show_default=True, help="Of an answer at most.")
