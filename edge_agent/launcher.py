@@ -29,7 +29,7 @@ import msgspec
 from edge_agent import __version__
 from edge_agent.machine import is_running
 from edge_agent.protocol.messages import Update
-from edge_agent.versions import LOCK, State, Trial, Versions
+from edge_agent.versions import State, Trial, Versions
 
 logger = logging.getLogger(__name__)
 
@@ -65,17 +65,14 @@ sys.exit(code)
 def launch(folder: Path, patience: float, here: Callable[[], int]) -> int:
     """Run what is to run; the exit code. ``here`` runs the installed code, ``patience`` is a trial's, in seconds."""
     versions = Versions(folder)
-    while True:
-        state = versions.read()
-        if state.trial is not None:
-            code = _try(versions, state, state.trial, patience)
-            if code is not None:
-                return code
-            continue
-        name = _choice(versions, state)
-        if not name:
-            return here()
+    state = versions.read()
+    if state.trial is not None:
+        code, state = _try(versions, state, state.trial, patience)
+        if code is not None:
+            return code
+    if name := _choice(versions, state):
         os.execve(sys.executable, _command(), _environ(versions.place(name), name))  # noqa: S606 itself
+    return here()
 
 
 def again() -> None:
@@ -106,39 +103,49 @@ def _choice(versions: Versions, state: State) -> str:
     return name
 
 
-def _try(versions: Versions, state: State, trial: Trial, patience: float) -> int | None:
-    """Run a version until it is well; its exit code. None: it is gone, and something else is to be started."""
-    if is_running(versions.folder.parent):
+def _try(versions: Versions, state: State, trial: Trial, patience: float) -> tuple[int | None, State]:
+    """Run a version until it is well; its exit code. None: it is gone, and what to start is in the state."""
+    held = os.open(versions.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if is_running(versions.folder.parent):
+            raise BlockingIOError
+        return _tried(versions, state, trial, patience)
+    except BlockingIOError:
         logger.error("another agent runs on %s", versions.folder.parent)
-        return 1
-    with (versions.folder / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            logger.error("another agent begins on %s", versions.folder.parent)
-            return 1
-        if trial.starts >= MOST_STARTS:
-            why = f"it was cut off {trial.starts} times while it was on trial"
-        elif not (why := versions.damage(trial.name)):
-            trial.starts += 1
-            versions.write(state)
-            ended = _Child(versions, trial, patience).run()
-            if ended.code is not None:
-                return ended.code
-            why = ended.why
-        now = versions.read()
-        if now.trial is None:
-            return None  # it had said so just before it ended
-        _roll_back(versions, now, why)
-        return None
+        return 1, state
+    finally:
+        os.close(held)
 
 
-def _roll_back(versions: Versions, state: State, why: str) -> None:
-    assert state.trial is not None
-    logger.error("version %s is rolled back: %s", state.trial.version, why)
-    state.last = Update(state.trial.version, "rolled back", why, time.time())
-    state.trial = None
-    _keep(versions, state)
+def _tried(versions: Versions, state: State, trial: Trial, patience: float) -> tuple[int | None, State]:
+    from edge_agent.protocol.package import is_newer
+
+    if not is_newer(trial.version, __version__):
+        why = f"the installed version {__version__} is as new"
+    elif trial.starts >= MOST_STARTS:
+        why = f"it was cut off {trial.starts} times while it was on trial"
+    elif not (why := versions.damage(trial.name) or _counted(versions, state, trial)):
+        ended = _Child(versions, trial, patience).run()
+        if ended.code is not None:
+            return ended.code, state
+        why, state = ended.why, versions.read()
+    if state.trial is not None:  # else it had said that it is well just before it ended
+        logger.error("version %s is rolled back: %s", trial.version, why)
+        state.last = Update(trial.version, "rolled back", why, time.time())
+        state.trial = None
+        _keep(versions, state)
+    return None, state
+
+
+def _counted(versions: Versions, state: State, trial: Trial) -> str:
+    """Note that a trial begins; why it cannot be noted. What is not counted could begin for ever."""
+    trial.starts += 1
+    try:
+        versions.write(state)
+    except OSError as exc:
+        return f"the disk did not take the note of its trial: {(exc.strerror or str(exc)).lower()}"
+    return ""
 
 
 def _keep(versions: Versions, state: State) -> None:
@@ -146,7 +153,7 @@ def _keep(versions: Versions, state: State) -> None:
         versions.write(state)
     except OSError as exc:
         logger.error("which version runs cannot be kept: %s", exc.strerror)
-        state = versions.read()
+        return  # nor is anything removed that the note still names
     versions.prune(lambda name: name == state.chosen)
 
 
@@ -250,7 +257,8 @@ class _Child:
             state = self._versions.read()
             if state.trial is not None:  # whoever stopped it did not mean the trial
                 state.trial.starts -= 1
-                self._versions.write(state)
+                with suppress(OSError):  # then it counts
+                    self._versions.write(state)
             return _Ended(code if code >= 0 else 128 - code)
         how = f"exit code {code}" if code >= 0 else signal.strsignal(-code) or f"signal {-code}"
         return _Ended(None, f"it ended while it was on trial ({how}){self._last_words(': ')}")

@@ -25,7 +25,7 @@ from edge_agent.protocol.messages import Update
 
 logger = logging.getLogger(__name__)
 
-FOLDER, INCOMING, STATE, MANIFEST, LOCK = "versions", "incoming", "state.json", "manifest", "lock"
+FOLDER, INCOMING, STATE, MANIFEST = "versions", "incoming", "state.json", "manifest"
 
 
 class Trial(Struct):

@@ -16,12 +16,12 @@ import pytest
 
 from appliance.contracts import AgentState
 from appliance.fleet.updates import NotUpdated, Release
-from edge_agent import __version__, network
+from edge_agent import __version__, launcher, network
 from edge_agent.config import FILE
 from edge_agent.machine import machine_id
 from edge_agent.protocol import certificates, package
 from edge_agent.protocol.package import Package, PackageError, Requirement
-from edge_agent.versions import Versions
+from edge_agent.versions import State, Trial, Versions
 from tests.edge.standalone import RemoteAgent
 from tests.fleet.rig import Listener, Rig
 from tests.support.appliance import Appliance
@@ -482,6 +482,21 @@ def test_a_version_that_the_card_has_damaged_is_not_run(garden: Callable[..., Ga
         assert made.ends()[0] == "rolled back"
         assert made.now.update is not None
         assert "drivers/base.py is damaged" in made.now.update.text
+
+
+def test_a_disk_that_takes_nothing_ends_a_trial_and_not_the_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = Versions(tmp_path)
+    versions.write(State(trial=Trial("9.9-abc", "9.9")))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Versions, "write", full)
+    monkeypatch.setattr(Versions, "damage", lambda *_: "")
+    assert launcher.launch(tmp_path, 60.0, lambda: 7) == 7
+    assert versions.read().trial is not None  # for another time
 
 
 # --- who may, and when --------------------------------------------------------------------------------
