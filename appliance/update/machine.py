@@ -38,6 +38,9 @@ class Systemd:
         _run([str(python), "-m", "venv", str(release)])
         pip = [str(release / "bin/python3"), "-m", "pip", "--disable-pip-version-check", "--no-input", "install"]
         _run([*pip, "--no-index", "--find-links", str(wheels), "flowork[edge,backup]"])
+        if (wheels / "constraints.txt").exists():
+            # For the libraries that `flowork models setup` adds.
+            shutil.copy(wheels / "constraints.txt", release)
         _run(["chmod", "-R", "go=rX", str(release)])
 
     def rehearse(self, release: Path) -> None:

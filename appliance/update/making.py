@@ -35,7 +35,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if given.what == "slot":
         sources = {given.source.name: given.source}
     else:
-        sources = {path.name: path for path in sorted(given.source.glob("*.whl"))}
+        sources = {path.name: path for path in (*given.source.glob("*.whl"), *given.source.glob("constraints.txt"))}
         (ours,) = [name for name in sources if name.startswith("flowork-")]
         number = ours.split("-")[1]
     target = given.out / f"flowork-{number}-{platform.machine()}{'-slot' * (given.what == 'slot')}.flowork"

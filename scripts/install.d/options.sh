@@ -13,6 +13,7 @@ units=/usr/local/lib/systemd/system
 dropins=/etc/systemd/system
 command=/usr/local/bin/flowork
 edge_command=/usr/local/bin/flowork-agent
+updater_command=/usr/local/sbin/flowork-updater
 announcement=/etc/avahi/services/flowork.service
 
 read_options() {

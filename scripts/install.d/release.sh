@@ -129,4 +129,9 @@ elif [ "$(id -u)" = 0 ]; then
 fi
 exec sudo -u flowork -- /opt/flowork/current/bin/flowork "$@"
 SH
+  put "$updater_command" 0755 <<'SH'
+#!/bin/sh
+# flowork-updater, which is root's. Made by Flowork's installer.
+exec /opt/flowork/current/bin/flowork-updater "$@"
+SH
 }

@@ -19,7 +19,7 @@ remove_all() {
     rmdir --ignore-fail-on-non-empty -- "$units" "$(dirname -- "$units")"
   fi
   ! running || step "have systemd forget the units" systemctl daemon-reload
-  for name in "$announcement" "$command" "$edge_command"; do
+  for name in "$announcement" "$command" "$edge_command" "$updater_command"; do
     [[ ! -e $name ]] || step "remove $name" rm -f -- "$name"
   done
   for name in "$opt" "$update_state"; do
@@ -47,7 +47,8 @@ sure() {
 
 stop_all() {
   local name
-  for name in flowork.target flowork-update.path flowork-update.service "$agent_unit" flowork-gateway.socket flowork-gateway.service flowork-models.socket \
+  for name in flowork.target flowork-update.path flowork-update.service "$agent_unit" flowork-gateway.socket \
+    flowork-gateway.service flowork-models.socket \
     flowork-models.service flowork-kernel.service flowork-init.service; do
     systemctl stop "$name" 2>/dev/null || true
   done
