@@ -95,7 +95,14 @@ def test_a_conversation_that_goes_on_is_not_read_again(loading: Callable[..., La
 
 def test_the_same_prompt_again_is_read_but_for_its_last_token(loading: Callable[..., Language]) -> None:
     language = loading()
-    first, again = (say(language, prompt="The pump is dry, and nobody has looked after it since the water was turned off.", max_tokens=9) for _ in range(2))
+    first, again = (
+        say(
+            language,
+            prompt="The pump is dry, and nobody has looked after it since the water was turned off.",
+            max_tokens=9,
+        )
+        for _ in range(2)
+    )
     assert again.tokens_cached == again.tokens_in - 1
     assert again.text == first.text
 
@@ -325,7 +332,9 @@ def test_whatever_happens_at_once_every_answer_is_the_one_made_alone(
     turns: list[Any], cells: int, parallel: int, known: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("state")
-    language = load(tiny_model(), options(context=300, cells=cells, parallel=parallel, kept_bytes=120_000, state=folder))
+    language = load(
+        tiny_model(), options(context=300, cells=cells, parallel=parallel, kept_bytes=120_000, state=folder)
+    )
     asked = []
     for rules, question, shared, most, grammar, wait, cancel in turns:
         messages = chat(f"Rule {rules}. " * 20, f"Question {question}")

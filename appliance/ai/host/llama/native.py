@@ -34,7 +34,7 @@ _unfinished: list[str] = []
 
 
 def _on_log(level: int, text: bytes, _: Any) -> None:
-    """ggml's levels: 1 info, 2 warning, 3 error, 4 debug, 5 goes on with the line before."""
+    """ggml's levels: 1 debug, 2 info, 3 warning, 4 error, 5 goes on with the line before (ggml.h)."""
     said = text.decode("utf-8", "replace")
     _unfinished.append(said)
     if not said.endswith("\n"):
@@ -43,9 +43,14 @@ def _on_log(level: int, text: bytes, _: Any) -> None:
     _unfinished.clear()
     if line:
         logger.debug("%s", line)
-        if level == 3:
+        if level == 4:
             _complaints.append(line)
-            del _complaints[:-8]
+            del _complaints[8:]
+
+
+def _reason(otherwise: str) -> str:
+    """The first complaint since they were cleared, without the name of the function that made it."""
+    return _complaints[0].partition(": ")[2] or _complaints[0] if _complaints else otherwise
 
 
 _log_callback = lib.llama_log_callback(_on_log)
@@ -85,7 +90,7 @@ class Model:
         _complaints.clear()
         self._model = lib.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
-            why = _complaints[-1] if _complaints else "llama.cpp gives no reason"
+            why = _reason("llama.cpp gives no reason")
             raise ConfigError(f"model file {path.name} cannot be loaded: {why}")
         self._vocab: Any = lib.llama_model_get_vocab(self._model)
         self._pieces: dict[int, bytes] = {}
@@ -192,7 +197,7 @@ class Model:
         _complaints.clear()
         found = lib.llama_adapter_lora_init(self._model, str(path).encode())
         if not found:
-            why = _complaints[-1] if _complaints else "llama.cpp gives no reason"
+            why = _reason("llama.cpp gives no reason")
             raise ConfigError(f"adapter {path.name} does not fit this model or cannot be read: {why}")
         return found
 
@@ -241,7 +246,7 @@ class Context:
         _complaints.clear()
         self._context = lib.llama_init_from_model(model._model, params)
         if not self._context:
-            why = _complaints[-1] if _complaints else "llama.cpp gives no reason"
+            why = _reason("llama.cpp gives no reason")
             raise NodeError(f"no room for a context of {cells} tokens: {why}", retryable=True)
         self._model = model
         self._memory: Any = lib.llama_get_memory(self._context)
@@ -364,7 +369,7 @@ class Grammar:
         _complaints.clear()
         self._sampler = lib.llama_sampler_init_grammar(model._vocab, text.encode(), b"root")
         if not self._sampler:
-            why = _complaints[-1] if _complaints else "its beginning must be a rule named root"
+            why = _reason("its beginning must be a rule named root")
             raise ConfigError(f"the grammar cannot be read: {why}")
         self._array = lib.llama_token_data_array()
         self._kind = {name: kind for name, kind, *_ in self._array._fields_}["data"]
