@@ -95,7 +95,8 @@ class _Stream:
             yield item
 
     def _take(self, item: dict[str, Any]) -> None:
-        if self._node and (item["node"] != self._node or item["from"] == 0):
+        # A step that goes on after a tool's run begins to show anew.
+        if self.shown and not self.shown.endswith("\n") and (item["node"] != self._node or item["from"] == 0):
             self.shown += "\n"
             self._write("\n")
         self._node = item["node"]

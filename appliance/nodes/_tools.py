@@ -62,6 +62,12 @@ class Call(Struct):
     verdict: str = ""
 
 
+class Answer(Struct, frozen=True):
+    """The model is done."""
+
+    value: Any
+
+
 class Wrong(Exception):
     """An answer that is none; says so in words for the model."""
 
@@ -80,7 +86,7 @@ def tool_faults(tools: Sequence[Any], body: Any, world: World) -> Iterator[Probl
             yield Problem(f"{place}.name", f"{tool.called!r} is the name of tools[{seen[tool.called]}] too")
         seen[tool.called] = index
         for name, schema in tool.arguments.items():
-            if not isinstance(schema, str):
+            if "{{" not in str(schema):  # else only its value is known to be right or wrong
                 yield from (Problem(f"{place}.arguments.{at}", text) for at, text in _schemas.faults(schema, name))
 
 
@@ -124,14 +130,14 @@ def _closed(**properties: Any) -> dict[str, Any]:
     }
 
 
-def read_reply(data: Any, tools: Sequence[Tool], answer: Mapping[str, Any] | None, calls: int) -> list[Call] | Any:
-    """The calls of a turn, or its final answer wrapped in a tuple. Raises :class:`Wrong`."""
+def read_reply(data: Any, tools: Sequence[Tool], answer: Mapping[str, Any] | None, calls: int) -> list[Call] | Answer:
+    """The calls of a turn, or its final answer. Raises :class:`Wrong`."""
     if not isinstance(data, dict):
         raise Wrong("the answer must be one JSON object")
     if "answer" in data:
         if fault := _schemas.misfit(_closed(answer=dict(answer) if answer else {"type": "string"}), data):
             raise Wrong(fault)
-        return (data["answer"],)
+        return Answer(data["answer"])
     wanted = data.get("calls") if calls > 1 else [data]
     if not isinstance(wanted, list) or not 1 <= len(wanted) <= calls:
         raise Wrong(f"`calls` must be a list of 1 to {calls} calls")

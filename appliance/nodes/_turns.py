@@ -10,6 +10,8 @@ from msgspec import Struct
 from appliance.contracts import Busy, ChatReply, Context, FlowError, NodeError, Park
 
 _LONGEST_PAUSE = 60.0
+#: The share of a step's time that a question gets: the step is still there then, to ask again.
+EARLIER = 0.9
 
 
 class Spent(Struct):

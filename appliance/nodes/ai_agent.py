@@ -22,7 +22,7 @@ the `calls` that were made, the `turns`, tokens, cost and seconds. Use a `subflo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -51,8 +51,8 @@ from appliance.contracts import (
 from appliance.nodes import _schemas
 from appliance.nodes._answers import AnswerText
 from appliance.nodes._prompts import Fitter, Message, as_text, prompt_room, shortened
-from appliance.nodes._tools import Call, Tool, Wrong, read_reply, reply_schema, tool_faults
-from appliance.nodes._turns import Spent, asked_again, refuse_anew
+from appliance.nodes._tools import Answer, Call, Tool, Wrong, read_reply, reply_schema, tool_faults
+from appliance.nodes._turns import EARLIER, Spent, asked_again, refuse_anew
 
 _MAX_ERROR = 600
 
@@ -64,9 +64,9 @@ class AiAgentConfig(Config, frozen=True):
     instructions: Annotated[str, Meta(title="Instructions", description="Who it is, and what it has to mind")] = ""
     models: Annotated[list[str], Meta(title="Models", description="Tried in this order; empty: the default")] = []
     history: Annotated[
-        Expression,
+        Expression | None,
         Meta(title="History", description='Gives what was said before: `[{"role": "user", "content": "…"}]`'),
-    ] = ""
+    ] = None
     answer: Annotated[
         dict[str, Any] | None, Meta(title="Answer", description="JSON Schema of the answer; text if left out")
     ] = None
@@ -167,8 +167,8 @@ class AiAgent(Node[AiAgentConfig]):
                 ]
                 ctx.stream(f"⚠ {exc}\n")
                 continue
-            if isinstance(said, tuple):
-                return Out(self._told(ctx, talk, said[0], config), "out")
+            if isinstance(said, Answer):
+                return Out(self._told(ctx, talk, said.value, config), "out")
             talk.pending = said
             if repeated := _repeated(config, talk):
                 return self._stopped(ctx, talk, "loop", f"it asked for {repeated} again and again")
@@ -176,7 +176,10 @@ class AiAgent(Node[AiAgentConfig]):
             return await self._carry_out(ctx, config, talk)
         return self._stopped(ctx, talk, *limit)
 
-    async def _request(self, ctx: Context, config: AiAgentConfig, talk: Talk) -> Any:
+    async def _request(
+        self, ctx: Context, config: AiAgentConfig, talk: Talk
+    ) -> tuple[ChatRequest, list[Tool], Callable[[str], None]]:
+        """The question of a turn, the tools that it offers, and who shows the answer as it comes."""
         room = await prompt_room(ctx.models, config.models, config.prompt_tokens, config.max_tokens)
         fitter = Fitter(ctx.models, config.models[0] if config.models else "", room)
         system, count = await fitter.standing(
@@ -194,7 +197,7 @@ class AiAgent(Node[AiAgentConfig]):
             temperature=config.temperature,
             max_tokens=config.max_tokens,
             shared=1,
-            timeout=max(1.0, min(left, ctx.deadline)),
+            timeout=max(1.0, min(left, EARLIER * ctx.deadline)),
         )
         answer = AnswerText()
 
@@ -291,7 +294,7 @@ class AiAgent(Node[AiAgentConfig]):
         return Out({"text": f"I stopped before I was done: {why}.", "limit": limit, **_usage(talk, ctx.now())}, "limit")
 
 
-def _read(reply: ChatReply, tools: list[Tool], config: AiAgentConfig) -> Any:
+def _read(reply: ChatReply, tools: list[Tool], config: AiAgentConfig) -> list[Call] | Answer:
     """A reply as calls or answer. Raises ``Wrong``."""
     if reply.finish == "length":
         raise Wrong(f"it was cut off at {config.max_tokens} tokens; be shorter")

@@ -39,7 +39,7 @@ from appliance.contracts import (
 )
 from appliance.nodes import _schemas
 from appliance.nodes._prompts import AROUND, Message, as_text, count_room, prompt_room, shortened
-from appliance.nodes._turns import Spent, asked_again, refuse_anew
+from appliance.nodes._turns import EARLIER, Spent, asked_again, refuse_anew
 
 JUDGE = "judge"
 _Models = Annotated[list[str], Meta(description="Tried in this order; empty: the council's")]
@@ -181,7 +181,7 @@ async def _request(ctx: Context, config: CouncilConfig, council: Council, number
         temperature=config.temperature if role.temperature is None else role.temperature,
         max_tokens=config.max_tokens,
         shared=1,
-        timeout=min(seconds(config.timeout), ctx.deadline),
+        timeout=min(seconds(config.timeout), EARLIER * ctx.deadline),
         cache=False,
     )
 

@@ -146,6 +146,18 @@ def test_what_was_said_before_comes_along(make_bench: Callable[..., Bench]) -> N
     assert asked(models, 0)[1:] == ["I am Ann", "Hello", "Who am I?"]
 
 
+def test_rooms_can_come_from_a_variable(make_bench: Callable[..., Bench]) -> None:
+    models = Scripted(use("lamp", room="attic"), use("lamp", room="hall"), answer("ok"))
+    bench = make_bench(models)
+    bench.services.variables = {"home": {"rooms": ["hall"]}}
+    lamp = {**LAMP, "arguments": {"room": {"type": "string", "enum": "{{ vars.rooms }}"}}}
+    output = run(bench, agent(tools=[lamp])).output()
+    assert [call["arguments"] for call in output["calls"]] == [{"room": "hall"}]
+    assert "must be one of hall" in asked(models, 1)[-1]
+    bench.services.variables = {"home": {"rooms": "hall"}}
+    assert "must be a list" in run(bench, agent(tools=[lamp])).error["message"]
+
+
 # --- hostile texts --------------------------------------------------------------------------------
 
 HOSTILE = [

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from appliance.contracts import Problem
 from appliance.nodes import _schemas
 from appliance.nodes._answers import AnswerText
-from appliance.nodes._tools import Call, Tool, Wrong, first_nodes, read_reply, reply_schema, tool_faults
+from appliance.nodes._tools import Answer, Call, Tool, Wrong, first_nodes, read_reply, reply_schema, tool_faults
 from appliance.nodes.ai_agent import AiAgent
 from tests.ai.agents.scripted import answer, several, use
 from tests.support.bench_engine import AnyWorld
@@ -42,7 +42,7 @@ def test_a_call_is_read_with_its_defaults() -> None:
     assert read_reply(use("lamp", room="hall"), [LAMP, WATER], None, 1) == [
         Call("lamp", {"level": 100, "room": "hall"})
     ]
-    assert read_reply(answer("done"), [LAMP], None, 1) == ("done",)
+    assert read_reply(answer("done"), [LAMP], None, 1) == Answer("done")
     both = several(use("lamp", room="hall", level=0), use("water_plants"))
     assert [call.tool for call in read_reply(both, [LAMP, WATER], None, 2)] == ["lamp", "water_plants"]
 
@@ -156,6 +156,11 @@ def test_a_body_that_is_none_has_no_first_nodes(body: Any) -> None:
 def test_an_answer_schema_is_checked_too() -> None:
     config = {"task": "t", "tools": [{"about": "x", "flow": "{{ f }}"}], "answer": {"properties": {"a": {"of": 1}}}}
     assert [fault.path for fault in AiAgent().check(config, NoFlows())] == ["answer.properties.a.of"]
+
+
+def test_a_schema_with_a_template_is_judged_by_its_value() -> None:
+    arguments = {"room": {"type": "string", "enum": "{{ vars.rooms }}"}}
+    assert faults([{"about": "x", "flow": "{{ vars.f }}", "arguments": arguments}]) == []
 
 
 def test_a_tools_name_is_one() -> None:
