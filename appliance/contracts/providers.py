@@ -106,7 +106,3 @@ class Provider(Generic[C]):
     async def models(self, reach: Reach, config: C) -> list[ModelFacts]:
         """What models there are, of each ``task`` the one to take by default first."""
         raise NotImplementedError
-
-    async def facts(self, reach: Reach, config: C, model: str) -> ModelFacts | None:
-        """What is known of a model of that name; None if the list has it all."""
-        return None

@@ -11,7 +11,6 @@ references to blobs, for models that see. While the model answers, its words are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -19,15 +18,11 @@ from msgspec import Meta
 from appliance.contracts import (
     ChatReply,
     ChatRequest,
-    Code,
     Config,
-    ConfigError,
     Context,
     Duration,
     Effect,
     Node,
-    Problem,
-    World,
     seconds,
 )
 

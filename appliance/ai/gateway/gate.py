@@ -135,10 +135,6 @@ class Gate:
         """What is known of a model."""
         target = await self._named(self.upstreams.target(self.upstreams.names((model,), self.default)[0]), LANGUAGE)
         upstream = target.upstream
-        async with limit(LISTING, target):
-            told = await upstream.kind.facts(self._reach(who), upstream.config, target.model)
-        if told is not None:
-            return msgspec.structs.replace(told, provider=upstream.name, place=upstream.place)
         for found in await self.models(target.upstream.name):
             if found.name == target.model:
                 return found

@@ -9,6 +9,7 @@ import logging
 import struct
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from appliance.ai.host import asks, files, generate, memory
 from appliance.ai.host.errors import BadRequest, NotFound, WrongMethod
 from appliance.ai.host.files import Found
 from appliance.ai.host.http import Reply, Request
+from appliance.ai.host.llama import ggufs
 from appliance.ai.host.shelf import Shelf
 from appliance.ai.host.work import Language
+from appliance.contracts import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +69,8 @@ class Routes:
 
     async def _models(self, request: Request, reply: Reply) -> None:
         there = await asyncio.to_thread(files.look, self._data)
-        await reply.send({"object": "list", "data": [self._card(found) for found in there]})
+        cards = await asyncio.to_thread(lambda: [self._card(found) for found in there])
+        await reply.send({"object": "list", "data": cards})
 
     async def _model(self, request: Request, reply: Reply, rest: str) -> None:
         name, _, action = rest.partition("/")
@@ -78,9 +82,9 @@ class Routes:
             raise NotFound(f"there is nothing at {request.path} for {request.method}")
 
     def _card(self, found: Found) -> dict[str, Any]:
-        # Of a GGUF file its card says whether it is one for embeddings.
-        language = "embed" if found.about.get("kind") == "embedding" else "language"
-        task = found.about.get("task", "run") if found.kind == "onnx" else language
+        task, context = found.about.get("task", "run"), 0
+        if found.kind == "language":
+            task, context = _facts(found.path, found.stamp)
         return {
             "id": found.name,
             "object": "model",
@@ -89,6 +93,7 @@ class Routes:
             "flowork": {
                 "kind": found.kind,
                 "task": task,
+                "context": context,
                 "size": found.size,
                 "loaded": found.name in self._shelf.loaded,
                 "licence": found.about.get("licence", ""),
@@ -176,6 +181,16 @@ class Routes:
             await reply.send(msgspec.msgpack.encode({**answer, "outputs": outputs}), kind=_MSGPACK)
         else:
             await reply.send({**answer, "outputs": _texts(outputs)})
+
+
+@lru_cache(maxsize=256)
+def _facts(path: Path, stamp: tuple[int, ...]) -> tuple[str, int]:
+    """What a GGUF file is for, and its context in tokens, without loading it."""
+    try:
+        facts = ggufs.read(path)
+    except (ConfigError, OSError):
+        return "language", 0  # whoever asks it is told why that cannot be
+    return "embed" if facts.pooling or "bert" in facts.architecture else "language", facts.context
 
 
 def _count(model: Language, texts: Sequence[str]) -> int:

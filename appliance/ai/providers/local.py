@@ -37,8 +37,8 @@ class LocalConfig(Config, frozen=True):
 
 
 class _Kind(Struct):
-    kind: str = ""
     task: str = ""
+    context: int = 0
 
 
 class _Listed(Struct):
@@ -52,15 +52,6 @@ class _List(Struct):
 
 class _Counted(Struct):
     total: int
-
-
-class _Loaded(Struct):
-    model: str
-    context: int = 0
-
-
-class _Stats(Struct):
-    models: list[_Loaded]
 
 
 class _Inferred(Struct):
@@ -108,15 +99,10 @@ class Local(Provider[LocalConfig]):
     async def models(self, reach: Reach, config: LocalConfig) -> list[ModelFacts]:
         api = _api(reach)
         found = api.shaped(await api.ask("/models", None), _List)
-        return [ModelFacts(name=one.id, provider="", task=one.flowork.task) for one in found.data]
-
-    async def facts(self, reach: Reach, config: LocalConfig, model: str) -> ModelFacts | None:
-        """Its context is known once it is loaded, so it is: whoever asks for facts has something to ask the model."""
-        await self.count(reach, config, model, "")  # raises for a model that reads no text
-        api = Api(http=reach.http, url="http://models", name=_NAME, socket=reach.host)
-        stats: _Stats = api.shaped(await api.ask("/stats", None), _Stats)
-        context = next((one.context for one in stats.models if one.model == model), 0)
-        return ModelFacts(name=model, provider="", context=context, task="language")
+        return [
+            ModelFacts(name=one.id, provider="", task=one.flowork.task, context=one.flowork.context)
+            for one in found.data
+        ]
 
 
 def _api(reach: Reach) -> Api:
