@@ -38,6 +38,19 @@ install() {
   exec {lock}<&-
 }
 
+# install_llama: llama.cpp for this machine into .venv, as `flowork models setup` makes it; the wheel is kept in
+# .venv/wheels. Takes minutes once, then nothing.
+install_llama() {
+  local wheel
+  wheel=$("$venv/bin/python3" -m appliance.ai.building "$venv/wheels") || die "llama.cpp could not be compiled"
+  [[ $(cat -- "$venv/wheels/installed" 2>/dev/null) != "$wheel" ]] || return 0
+  say "installing $(basename -- "$wheel")"
+  "$venv/bin/python3" -m pip install -q --disable-pip-version-check --force-reinstall --no-deps "$wheel" &&
+    "$venv/bin/python3" -m pip install -q --disable-pip-version-check -c "$root/constraints.txt" "$wheel" ||
+    die "$wheel cannot be installed"
+  printf '%s\n' "$wheel" >"$venv/wheels/installed"
+}
+
 make_venv() {
   local python
   if [[ -e $venv/unfinished ]] || ! same_python; then

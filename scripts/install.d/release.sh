@@ -27,6 +27,7 @@ make_release() {
       rm -rf -- "$release"
       die "the program could not be installed; what ran before is as it was"
     }
+    ((edge)) || seal
     sync -f "$release"
     touch -- "$release/complete"
     sync -f "$release"
@@ -34,6 +35,12 @@ make_release() {
   fi
   rm -rf -- "$work"
   trap - EXIT
+}
+
+# seal: the list of the installed files, signed by a key of root's, which no two flashed boxes are to share.
+seal() {
+  "$release/bin/flowork-updater" seal "$release"
+  ((!image)) || rm -f -- "$update_state/integrity.key"
 }
 
 # copy_sources FOLDER: what a wheel is made of, with the panel if it was built.
@@ -70,7 +77,8 @@ build() {
       pip install --no-deps "$wheel" && edge_packages >"$1/edge.txt" &&
         pip install -c "$1/source/constraints.txt" -r "$1/edge.txt"
     else
-      pip install -c "$1/source/constraints.txt" "${wheel}[edge,backup]"
+      pip install -c "$1/source/constraints.txt" "${wheel}[edge,backup]" &&
+        cp -- "$1/source/constraints.txt" "$release/"  # for the libraries that `flowork models setup` adds
     fi &&
     chmod -R go=rX -- "$release"
 }

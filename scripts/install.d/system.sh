@@ -38,6 +38,8 @@ install_packages() {
   # Scripts of flows are locked away by it.
   ((edge)) || wanted+=(bubblewrap)
   ((!mosquitto)) || wanted+=(mosquitto)
+  # What the engine for models is compiled with.
+  ((!models)) || wanted+=(g++)
   for package in "${wanted[@]}"; do
     has_package "$package" || missing+=("$package")
   done
@@ -108,4 +110,11 @@ XML
   elif ((!dry)); then
     say "no Avahi here, so no name on the network: apt install avahi-daemon, then run this again"
   fi
+}
+
+# want_models: the kernel makes the model engine, in the background.
+want_models() {
+  ((models && !edge)) || return 0
+  step "have the engine for models made in the background" \
+    as_account "${release:-}/bin/flowork" settings set models_setup=on
 }

@@ -1,185 +1,285 @@
-"""Models over the API: a real kernel that fetches in a real child, and who may do what."""
+"""Models over HTTP: the OpenAI API for other programs, upstreams, questions, and what was used."""
 
 from __future__ import annotations
 
 import json
+import struct
+from base64 import b64decode
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
+from werkzeug.test import TestResponse
 
-from appliance.ai.building import place
-from appliance.ai.building.place import Setup
-from tests.ai.library.source import Source
-from tests.gateway.engine import Home, wait_for
-from tests.gateway.served import Served, watching
-from tests.support.tinymodel import tiny_embedder, tiny_model
+from appliance.gateway import openai_api
+from tests.gateway.engine import Caller, Home, wait_for
+from tests.gateway.test_runs import named
+from tests.support.cloud import Cloud, cloud
+from tests.support.flows import node
 
 
 @pytest.fixture
-def source() -> Iterator[Source]:
-    files = {
-        "tiny.gguf": tiny_model().read_bytes(),
-        "bad.gguf": b"no model",
-        "vectors.gguf": tiny_embedder().read_bytes(),
-    }
-    with Source(files) as source:
-        yield source
+def server() -> Iterator[Cloud]:
+    with cloud() as made:
+        yield made
 
 
-def names(home: Home) -> list[str]:
-    return [item["name"] for item in home.owner.get("/models")["items"]]
-
-
-def pull_of(home: Home, job: dict[str, Any]) -> dict[str, Any]:
-    return next(each for each in home.owner.get("/models/pulls")["items"] if each["id"] == job["id"])
-
-
-def ended(home: Home, job: dict[str, Any], state: str) -> dict[str, Any]:
-    found: dict[str, Any] = wait_for(
-        lambda: (now := pull_of(home, job))["state"] not in ("waiting", "running") and now, "the end of the pull"
-    )
-    assert found["state"] == state, found
-    return found
-
-
-def test_a_model_is_offered_fetched_shown_taken_by_default_and_removed(home: Home, source: Source) -> None:
-    asked = {"model": source.url("tiny.gguf"), "name": "api-tiny"}
-    offer = home.owner.do("POST", "/models/offers", asked)
-    assert (offer["name"], offer["bytes"], offer["source"]) == (
-        "api-tiny",
-        len(source.files["tiny.gguf"]),
-        asked["model"],
-    )
-    served = Served(home.data, threads=19)
-    try:
-        with watching(served, headers=home.owner.headers) as panel:
-            panel.until(lambda event: event["type"] == "hello")
-            job = home.owner.do("POST", "/models/pulls", asked)
-            told = panel.until(lambda event: event["type"] == "models" and event["pull"]["state"] == "done")
-            assert told["pull"]["id"] == job["id"]
-    finally:
-        served.stop()
-    assert ended(home, job, "done")["done"] == offer["bytes"]
-    shown = home.owner.get("/models/api-tiny")
-    assert (shown["kind"], shown["chat"], shown["source"]) == ("language", True, asked["model"])
-    assert len(shown["sha256"]) == 64
-    home.owner.do("PUT", "/models/default", {"model": "api-tiny"})
-    listed = home.owner.get("/models")
-    assert listed["default"] == ["api-tiny"]
-    assert listed["loaded"] == [], "listing starts no model host"
-    assert home.owner("POST", "/models/pulls", asked).status_code == 409
-    home.owner.do("DELETE", "/models/api-tiny")
-    assert "api-tiny" not in names(home)
-    assert home.owner("GET", "/models/api-tiny").status_code == 404
-    actions = [entry["action"] for entry in home.owner.get("/audit?limit=5")["items"]]
-    assert actions[:3] == ["models.remove", "models.default", "models.pull"]
-    home.owner.do("PATCH", "/settings", {"values": {"model_default": []}})
-
-
-def test_what_makes_vectors_is_the_default_for_those(home: Home, source: Source) -> None:
-    ended(home, home.owner.do("POST", "/models/pulls", {"model": source.url("vectors.gguf")}), "done")
-    home.owner.do("PUT", "/models/default", {"model": "vectors"})
-    assert home.owner.get("/models")["embed"] == "vectors"
-    home.owner.do("DELETE", "/models/vectors")
-    home.owner.do("PATCH", "/settings", {"values": {"model_embed": ""}})
-
-
-def test_what_is_no_model_fails_and_says_why(home: Home, source: Source) -> None:
-    job = home.owner.do("POST", "/models/pulls", {"model": source.url("bad.gguf")})
-    assert "no model that can be used" in ended(home, job, "failed")["text"]
-    job = home.owner.do("POST", "/models/pulls", {"model": source.url("tiny.gguf"), "name": "x", "sha256": "0" * 64})
-    assert "checksum" in ended(home, job, "failed")["text"]
-    assert "x" not in names(home)
-
-
-def test_a_pull_can_be_cancelled_and_waiting_ones_too(home: Home, source: Source) -> None:
-    go, half = Event(), Event()
-
-    def hold(sent: int) -> None:
-        if sent:
-            half.set()
-            go.wait(30)
-
-    source.before_block = hold
-    first = home.owner.do("POST", "/models/pulls", {"model": source.url("tiny.gguf"), "name": "first"})
-    second = home.owner.do("POST", "/models/pulls", {"model": source.url("tiny.gguf"), "name": "second"})
-    assert half.wait(30)
-    assert pull_of(home, second)["state"] == "waiting"
-    home.owner.do("DELETE", f"/models/pulls/{second['id']}")
-    home.owner.do("DELETE", f"/models/pulls/{first['id']}")
-    go.set()
-    for job in (first, second):
-        ended(home, job, "cancelled")
-    assert not list((home.data / "models" / "pulls").glob("*.part"))
-    assert home.owner("DELETE", "/models/pulls/000000000000").status_code == 404
-
-
-def test_a_pull_goes_on_after_the_kernel_has_been_stopped(make_home: Callable[..., Home], source: Source) -> None:
+@pytest.fixture
+def served(make_home: Callable[..., Home], server: Cloud) -> Home:
+    """An engine with an upstream, that serves its models."""
     home = make_home()
     home.start_kernel()
-    go, half = Event(), Event()
-
-    def hold(sent: int) -> None:
-        if sent >= 4 << 16:
-            half.set()
-            go.wait(30)
-
-    source.before_block = hold
-    job = home.owner.do("POST", "/models/pulls", {"model": source.url("tiny.gguf")})
-    assert half.wait(30)
-    part = home.data / "models" / "pulls" / "tiny.0.part"
-    wait_for(lambda: part.exists() and part.stat().st_size >= 4 << 16, "the first half")
-    home.stop_kernel()
-    go.set()
-    source.before_block = lambda sent: None
-    assert 0 < part.stat().st_size < len(source.files["tiny.gguf"])
-    home.start_kernel()
-    ended(home, job, "done")
-    assert source.asked[0] == ""
-    assert source.asked[1].startswith("bytes="), "it goes on where it was"
+    home.owner.do(
+        "PUT",
+        "/upstreams/cloud",
+        {"config": {"url": server.url}, "price_in": 1000.0, "price_out": 2000.0, "at_once": 0},
+    )
+    home.owner.do("PATCH", "/settings", {"values": {"model_api": True, "model_default": ["cloud/small"]}})
+    return home
 
 
-def test_the_catalogue_and_what_this_machine_can_run(home: Home) -> None:
-    entries = {entry["name"]: entry for entry in home.owner.get("/models/catalogue")["items"]}
-    assert entries["qwen2.5-0.5b"]["licence"] == "Apache-2.0"
-    found = home.owner.get("/models/recommendations")
-    assert found["machine"]["bandwidth"] > 0
-    assert sum(item["best"] for item in found["items"]) == 1
-    assert home.owner("POST", "/models/pulls", {"model": "no-such-model"}).status_code == 404
-    bad = home.owner("POST", "/models/pulls", {"model": "http://127.0.0.1:9/x.bin"})
-    assert (bad.status_code, ".gguf" in bad.get_data(as_text=True)) == (422, True)
-    away = home.owner("POST", "/models/offers", {"model": "http://127.0.0.1:9/x.gguf"})
-    assert (away.status_code, "refused" in away.get_data(as_text=True)) == (502, True)
+def v1(caller: Caller, path: str, body: Any = None) -> TestResponse:
+    """A request as other programs make it."""
+    method = "GET" if body is None else "POST"
+    return caller.client.open(f"/v1{path}", method=method, headers=caller.headers, json=body)
 
 
-def test_the_engine_is_told_of(home: Home) -> None:
-    shown = home.owner.get("/models/setup")
-    assert (shown["engine"], shown["setup"]["state"], shown["wanted"]) == (None, "none", "unset")
-    place.write_state(home.data, Setup(state="refused", text="there is no C++ compiler here"))
-    assert home.owner.get("/models/setup")["setup"]["text"] == "there is no C++ compiler here"
-    home.owner.do("DELETE", "/models/setup")
+def good(response: TestResponse) -> Any:
+    assert response.status_code == 200, response.get_data(as_text=True)
+    return response.get_json()
 
 
-def test_readers_read_and_admins_of_all_change(home: Home) -> None:
-    reader, admin_here = home.person("reader")[0], home.person("admin")[0]
-    admin = home.person("admin", "*")[0]
-    browser = {"X-Flowork": "1"}
-    for path in ("/models", "/models/catalogue", "/models/setup", "/models/pulls"):
-        assert reader("GET", path).status_code == 200
-        assert home.anonymous("GET", path).status_code == 401
-    for caller, status in ((reader, 403), (admin_here, 403), (admin, 404)):
-        assert caller("DELETE", "/models/nothing", headers=browser).status_code == status
-        assert caller("POST", "/models/pulls", {"model": "nothing"}, headers=browser).status_code == status
-    assert reader("POST", "/models/setup", {}, headers=browser).status_code == 403
+def events(response: TestResponse) -> list[Any]:
+    """The events of a stream without the last, which says that it is over."""
+    assert response.content_type == "text/event-stream"
+    *found, done, end = response.get_data(as_text=True).split("\n\n")
+    assert (done, end) == ("data: [DONE]", "")
+    return [json.loads(one.removeprefix("data: ")) for one in found if not one.startswith(":")]
 
 
-def test_without_a_kernel_files_are_still_listed(make_home: Callable[..., Home]) -> None:
+HELLO = [{"role": "user", "content": "Hello?"}]
+
+
+def test_another_program_asks_with_its_token(served: Home, server: Cloud) -> None:
+    program = served.caller(["models"])
+    server.say("Good day.", cached=2)
+    answer = good(v1(program, "/chat/completions", {"model": "cloud/large", "messages": HELLO, "user": "x"}))
+    assert answer["choices"][0]["message"] == {"role": "assistant", "content": "Good day."}
+    assert (answer["object"], answer["model"]) == ("chat.completion", "cloud/large")
+    assert answer["usage"]["completion_tokens"] == 2
+    assert answer["usage"]["prompt_tokens_details"] == {"cached_tokens": 2}
+    assert server.bodies[-1]["model"] == "large"
+    assert good(v1(program, "/chat/completions", {"messages": HELLO}))["model"] == "cloud/small"
+
+
+def test_an_answer_comes_piece_by_piece(served: Home, server: Cloud) -> None:
+    program = served.caller(["models"])
+    server.say("Good day to you.")
+    body = {"messages": HELLO, "stream": True, "stream_options": {"include_usage": True}}
+    told = events(v1(program, "/chat/completions", body))
+    text = "".join(event["choices"][0]["delta"].get("content", "") for event in told[:-1])
+    assert text == "Good day to you."
+    assert (told[-2]["choices"][0]["finish_reason"], told[-1]["choices"]) == ("stop", [])
+    assert told[-1]["usage"]["completion_tokens"] == 4
+    assert {event["object"] for event in told} == {"chat.completion.chunk"}
+
+
+def test_a_stream_that_cannot_begin_has_a_status(served: Home, server: Cloud) -> None:
+    program = served.caller(["models"])
+    server.fail(429, "slow down", retry_after=7)
+    response = v1(program, "/chat/completions", {"messages": HELLO, "stream": True})
+    assert (response.status_code, response.headers["Retry-After"]) == (429, "7")
+    error = response.get_json()["error"]
+    assert (error["type"], error["code"]) == ("rate_limit_error", "busy")
+    assert "slow down" in error["message"]
+
+
+def test_a_stream_that_breaks_off_says_so(served: Home, server: Cloud) -> None:
+    program = served.caller(["models"])
+    server.cut("Half of ")
+    body = {"messages": HELLO, "stream": True}
+    text = v1(program, "/chat/completions", body).get_data(as_text=True)
+    assert '"Half "' in text
+    assert "broken-off" in text
+    assert "[DONE]" not in text
+
+
+def test_an_answer_fits_its_schema(served: Home, server: Cloud) -> None:
+    program = served.caller(["models"])
+    server.say("hm")
+    server.say('{"t": 3}')
+    schema = {"type": "object", "properties": {"t": {"type": "integer"}}, "required": ["t"]}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    answer = good(v1(program, "/chat/completions", {"messages": HELLO, "response_format": form}))
+    assert json.loads(answer["choices"][0]["message"]["content"]) == {"t": 3}
+    assert len(server.bodies) == 2
+
+
+def test_a_stream_with_a_schema_shows_only_what_fits(served: Home, server: Cloud) -> None:
+    program = served.caller(["models"])
+    server.say("hm")
+    server.say('{"t": 3}')
+    body = {"messages": HELLO, "stream": True, "response_format": {"type": "json_object"}}
+    told = events(v1(program, "/chat/completions", body))
+    assert "".join(event["choices"][0]["delta"].get("content", "") for event in told) == '{"t": 3}'
+
+
+def test_a_model_that_is_passed_over_leaves_no_trace_in_the_stream(served: Home, server: Cloud) -> None:
+    served.owner.do("PATCH", "/settings", {"values": {"model_default": ["nowhere/x", "cloud/small"]}})
+    told = events(v1(served.caller(["models"]), "/chat/completions", {"messages": HELLO, "stream": True}))
+    assert told[0]["choices"][0]["delta"] == {"content": "yes"}
+
+
+def test_vectors(served: Home) -> None:
+    program = served.caller(["models"])
+    plain = good(v1(program, "/embeddings", {"model": "cloud/vec", "input": ["one", "two"]}))
+    packed = good(v1(program, "/embeddings", {"model": "cloud/vec", "input": "one", "encoding_format": "base64"}))
+    data = b64decode(packed["data"][0]["embedding"])
+    assert list(struct.unpack(f"<{len(data) // 4}f", data)) == pytest.approx(plain["data"][0]["embedding"], rel=1e-6)
+    assert plain["usage"]["prompt_tokens"] == 6
+
+
+def test_models_are_listed_under_the_names_that_are_asked_for(served: Home) -> None:
+    found = good(v1(served.caller(["models"]), "/models"))
+    assert [model["id"] for model in found["data"]] == ["cloud/small", "cloud/large"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "field"),
+    [
+        ("/chat/completions", {}, 422, "messages"),
+        ("/chat/completions", {"messages": []}, 422, "messages"),
+        ("/chat/completions", {"messages": HELLO, "n": 2}, 422, "n"),
+        ("/chat/completions", {"messages": HELLO, "tools": [{}]}, 422, "tools"),
+        ("/chat/completions", {"messages": HELLO, "temperature": 9}, 422, "temperature"),
+        ("/chat/completions", {"messages": HELLO, "response_format": {"type": "xml"}}, 422, "response_format"),
+        ("/chat/completions", {"messages": HELLO, "model": "nowhere/x"}, 422, "nowhere"),
+        ("/completions", {"prompt": ["a", "b"]}, 422, "prompt"),
+        ("/embeddings", {"input": []}, 422, "input"),
+        ("/embeddings", {"input": "x", "dimensions": 3}, 422, "dimensions"),
+        ("/chat/completions", [], 422, "object"),
+    ],
+)
+def test_what_cannot_be_asked_is_said(served: Home, path: str, body: Any, status: int, field: str) -> None:
+    response = v1(served.caller(["models"]), path, body)
+    assert response.status_code == status, response.get_data(as_text=True)
+    assert field in response.get_json()["error"]["message"]
+
+
+def test_nothing_is_served_unless_the_owner_wants_that(make_home: Callable[..., Home]) -> None:
     home = make_home()
-    (home.data / "models").mkdir()
-    Path(home.data / "models" / "mine.gguf").write_bytes(tiny_model().read_bytes())
-    assert names(home) == ["mine"]
-    assert home.owner("GET", "/models/pulls").status_code == 503
-    assert json.loads(home.owner("POST", "/models/setup", {}).get_data())["status"] == 503
+    response = v1(home.caller(["models"]), "/models")
+    assert response.status_code == 404
+    assert "model_api" in response.get_json()["error"]["message"]
+    assert v1(home.caller(["flows:read"]), "/models").status_code == 403
+    response = v1(home.anonymous, "/models")
+    assert (response.status_code, response.get_json()["error"]["type"]) == (401, "authentication_error")
+
+
+def test_only_so_many_questions_at_once(served: Home, server: Cloud) -> None:
+    program = served.caller(["models"])
+    server.hold("Good ", "day.")
+    response = v1(program, "/chat/completions", {"messages": HELLO, "stream": True})
+    streams = []
+    for _ in range(openai_api.MOST - 1):
+        server.hold("Good ", "day.")
+        streams.append(v1(program, "/chat/completions", {"messages": HELLO, "stream": True, "temperature": 1.0}))
+    assert v1(program, "/chat/completions", {"messages": HELLO, "temperature": 1.0}).status_code == 429
+    for one in [response, *streams[:-1]]:
+        one.close()
+    server.go.set()
+    assert "day." in streams[-1].get_data(as_text=True)
+    assert good(v1(program, "/chat/completions", {"messages": HELLO}))
+
+
+def test_whoever_hangs_up_ends_the_work(served: Home, server: Cloud) -> None:
+    server.begin_and_hang("Good ")
+    response = v1(served.caller(["models"]), "/chat/completions", {"messages": HELLO, "stream": True})
+    response.close()
+    assert server.web.hung_up.wait(20)
+
+
+# --- upstreams, questions, usage ---------------------------------------------------------------------------
+
+
+def test_an_upstream_is_set_up_tried_and_forgotten(served: Home, server: Cloud) -> None:
+    owner = served.owner
+    listed = owner.get("/upstreams")
+    assert [(one["name"], one["place"], one["error"]) for one in listed["items"]] == [("cloud", "", "")]
+    assert "url" in json.dumps(listed["providers"]["openai"]["schema"])
+    tried = owner.do("POST", "/upstreams/cloud/try")
+    assert (tried["ok"], tried["models"]) == (True, ["small", "large"])
+    made = owner.do("PUT", "/upstreams/away", {"config": {"url": "https://api.example/v1", "secret": "key"}})
+    assert made["place"] == "api.example"
+    tried = owner.do("POST", "/upstreams/away/try")
+    assert not tried["ok"]
+    assert "no secret 'key'" in tried["error"]
+    wrong = owner("PUT", "/upstreams/bad", {"config": {"url": "nonsense"}})
+    assert (wrong.status_code, wrong.get_json()["problems"][0]["path"]) == (422, "url")
+    owner.do("DELETE", "/upstreams/away")
+    assert [one["name"] for one in owner.get("/upstreams")["items"]] == ["cloud"]
+    assert owner("DELETE", "/upstreams/away").status_code == 404
+    actions = [entry["action"] for entry in owner.get("/audit?limit=10")["items"]]
+    assert {"upstream.set", "upstream.delete"} <= set(actions)
+
+
+def test_a_person_asks_and_sees_what_can_be_asked(served: Home, server: Cloud) -> None:
+    runner, _ = served.person("runner")
+    server.say('"yes"')
+    answer = runner.do("POST", "/questions", {"messages": HELLO, "schema": {"enum": ["yes", "no"]}})
+    assert (answer["data"], answer["model"], answer["provider"]) == ("yes", "small", "cloud")
+    choices = runner.get("/questions/models")
+    assert choices["default"] == ["cloud/small"]
+    by_name = {place["upstream"]: place for place in choices["items"]}
+    assert [model["name"] for model in by_name["cloud"]["models"]] == ["small", "large"]
+    assert by_name["local"]["local"] is True
+    assert "cannot be reached" in by_name["local"]["error"]
+    reader, _ = served.person("reader")
+    assert reader("POST", "/questions", {"messages": HELLO}).status_code == 403
+
+
+def test_a_budget_that_is_spent_is_told_with_its_name(served: Home, server: Cloud) -> None:
+    served.owner.do("PATCH", "/settings", {"values": {"model_budget_day": 0.05}})
+    response = served.owner("POST", "/questions", {"messages": HELLO, "max_tokens": 100})
+    assert response.status_code == 402
+    assert "model_budget_day" in response.get_json()["detail"]
+    assert server.bodies == []
+
+
+def test_usage_is_told_by_flow_step_model_and_day(served: Home, server: Cloud) -> None:
+    flow = served.save(named("Asks", node("one", "llm", {"prompt": "?"}), node("two", "llm", {"prompt": "!"})))
+    served.run(flow)
+    good(v1(served.caller(["models"]), "/chat/completions", {"messages": HELLO}))
+    used = wait_for(lambda: _used(served.owner, "/usage?workspace=*&by=flow&by=node&by=model", 3), "three lines")
+    lines = [(one["flow"], one["node"], one["model"], one["calls"]) for one in used["items"]]
+    assert lines == [
+        ("", "test", "cloud/small", 1),
+        (flow, "one", "cloud/small", 1),
+        (flow, "two", "cloud/small", 1),
+    ]
+    total = used["total"]
+    assert total["cost"] == pytest.approx((total["tokens_in"] * 1000 + total["tokens_out"] * 2000) / 1e6)
+    mine = served.owner.get("/usage?by=day")
+    assert [one["day"] for one in mine["items"]] == [used["today"]]
+    assert (mine["total"]["calls"], mine["budgets"]) == (2, [])
+    assert served.owner.get(f"/usage?flow={flow}")["total"]["calls"] == 2
+    assert served.owner.get("/usage?flow=other")["total"]["calls"] == 0
+    served.owner.do("PATCH", "/settings", {"values": {"model_budget_day": 5.0}})
+    (budget,) = served.owner.get("/usage?workspace=*")["budgets"]
+    assert (budget["setting"], budget["bound"]) == ("model_budget_day", 5.0)
+    assert budget["spent"] == pytest.approx(total["cost"])
+
+
+def test_accounts_outlive_the_kernel_and_the_flow(served: Home, server: Cloud) -> None:
+    flow = served.save(named("Passing", node("one", "llm", {"prompt": "?"})))
+    served.run(flow)
+    before = served.owner.get("/usage?workspace=*")["total"]
+    assert before["calls"] == 1
+    served.owner.do("DELETE", f"/flows/{flow}")
+    served.start_kernel()
+    assert served.owner.get("/usage?workspace=*")["total"] == before
+
+
+def _used(caller: Caller, path: str, lines: int) -> Any:
+    found = caller.get(path)
+    return found if len(found["items"]) == lines else None
