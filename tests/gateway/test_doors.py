@@ -43,6 +43,7 @@ def address(rule: str) -> str:
         "node",
         "trigger",
         "address",
+        "chat",
         "number",
         "digest",
         "path",
