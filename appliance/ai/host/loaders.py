@@ -49,17 +49,30 @@ class LanguageLoader:
 
     def load(self, found: Found, progress: Callable[[float], None]) -> Model:
         use_engine(self._data)  # it may have been made since the last time
+        engine = self._engine()
+        _usable(found, lambda: _read_through(found.path, progress))
+        context, need = self._fitting(found)
+        return _usable(found, lambda: engine(found, context, need))
+
+    def _engine(self) -> Callable[[Found, int, int], Model]:
+        """The engine that was made for this machine; else the ready-made one, which can less. Raises ``NoEngine``."""
         try:
             import llama_cpp
         except (ImportError, OSError, RuntimeError) as exc:  # RuntimeError: its library is for another machine
-            raise NoEngine(f"what runs language models is not installed ({exc}): {_SETUP}") from None
-        assert llama_cpp
+            reason = exc
+        else:
+            assert llama_cpp
+            return self._by_llama
+        try:
+            from appliance.ai.host import xllama
+        except ImportError:
+            raise NoEngine(f"what runs language models is not installed ({reason}): {_SETUP}") from None
+        return lambda found, context, need: xllama.load(found.path, found.name, context)
+
+    def _by_llama(self, found: Found, context: int, need: int) -> Model:
         from appliance.ai.host.llama import Options, load
 
-        _usable(found, lambda: _read_through(found.path, progress))
-        context, need = self._fitting(found)
-        options = Options(name=found.name, context=context, memory=need, state=self._state)
-        return _usable(found, lambda: load(found.path, options))
+        return load(found.path, Options(name=found.name, context=context, memory=need, state=self._state))
 
 
 class OnnxLoader:
