@@ -47,6 +47,7 @@ def of_status(status: Mapping[str, Any]) -> list[Finding]:
         *_journal(status),
         *_load(status),
         *_backups(status),
+        *_integrity(status),
         *of_plugins(status),
         *_triggers(status),
         *_brokers(status),
@@ -75,6 +76,12 @@ def _backups(status: Mapping[str, Any]) -> Iterator[Finding]:
     if backups["error"]:
         mend = "it is tried again every hour; see the settings of the group Backups"
         yield Finding("backup", "warning", f"the last backup failed: {backups['error']}", mend)
+
+
+def _integrity(status: Mapping[str, Any]) -> Iterator[Finding]:
+    if text := status["integrity"]["text"]:
+        mend = "was it you: sudo flowork-updater seal; else install this version again, and look at the disk"
+        yield Finding("integrity", "critical", f"the installed files are not as they were installed: {text}", mend)
 
 
 def of_clock(ok: bool, why: str) -> Iterator[Finding]:

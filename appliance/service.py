@@ -60,6 +60,7 @@ def serve_kernel(data: Path | None) -> int:
 def run_kernel(folder: Path) -> int:
     """The kernel, or its rest in safe mode, in turns until SIGTERM. The caller holds the kernel's lock."""
     safe, orders = SafeMode(folder), Orders()
+    _look_at_files(folder, safe)
     while not orders.end:
         orders.stop.clear()
         rest = safe.begin()
@@ -67,6 +68,22 @@ def run_kernel(folder: Path) -> int:
         if code:
             return code
     return 0
+
+
+def _look_at_files(folder: Path, safe: SafeMode) -> None:
+    """Rest, if the installed files were changed and the policy refuses that."""
+    from appliance.integrity import LIST, installed_at, must_refuse
+    from appliance.store.metadata import open_store
+
+    if not (installed_at() / LIST).exists() or not (folder / "flowork.db").exists():
+        return
+    store = open_store(folder)
+    try:
+        policy = store.settings.load().integrity
+    finally:
+        store.close()
+    if reason := must_refuse(policy, installed_at()):
+        safe.enter(reason)
 
 
 class Orders:

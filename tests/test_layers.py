@@ -50,12 +50,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.triggers": BASE,
     "appliance.supervisor": set(),
     "appliance.box": BASE | {"appliance.security"},
-    "appliance.update": BASE | {"appliance.security", "appliance.store", "appliance.box", "appliance.paths"},
+    "appliance.integrity": BASE | {"appliance.security"},
+    "appliance.update": BASE
+    | {"appliance.security", "appliance.store", "appliance.box", "appliance.paths", "appliance.integrity"},
     "appliance.fleet": BASE | {"appliance.security", "edge_agent.protocol", "drivers"},
     "appliance.workshop": BASE | {"appliance.engine", "appliance.store"},
     "appliance.kernel": BASE
     | SERVICES
-    | {"appliance.fleet", "appliance.workshop", "appliance.world", "appliance.ai.gateway", "appliance.ai.memory"}
+    | {"appliance.fleet", "appliance.integrity", "appliance.workshop", "appliance.world"}
+    | {"appliance.ai.gateway", "appliance.ai.memory"}
     | MODEL_FILES,
     "appliance.world": BASE | {"appliance.sandbox", "appliance.fleet", "appliance.ai.gateway"},
     "appliance.webpaths": BASE | {"appliance.engine"},

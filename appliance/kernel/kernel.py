@@ -19,6 +19,7 @@ from appliance.engine.plan import FlowPlan, plan_flow
 from appliance.fleet.announce import Announcer
 from appliance.fleet.away import NoDevices
 from appliance.fleet.fleet import Fleet
+from appliance.integrity import installed_at
 from appliance.kernel.announcing import Announcing
 from appliance.kernel.api import Api
 from appliance.kernel.backups import Backups
@@ -29,6 +30,7 @@ from appliance.kernel.engine import Engine
 from appliance.kernel.files import FlowFiles
 from appliance.kernel.hosting import TriggerHost
 from appliance.kernel.http import HttpClient
+from appliance.kernel.integrity import Watch
 from appliance.kernel.maintenance import Maintenance, free_bytes, give_up_reserve
 from appliance.kernel.memory import MemoryService
 from appliance.kernel.model_jobs import ModelJobs
@@ -144,6 +146,8 @@ class Kernel:
         keeper.committed = self.maintenance.after_commit
         self.maintenance.on_tick = self._tick
         self.backups = Backups(self._home, self.store.settings.load, time.time)
+        self.integrity = Watch(installed_at(), lambda: settings.integrity, time.monotonic)
+        self._stops.append(self.integrity.stop)
         self.hosting = TriggerHost(self.engine, self.registry, time.monotonic)
         self.models = self._make_models()
         self.workshop = KernelWorkshop(self, self.models.for_work)
@@ -345,6 +349,7 @@ class Kernel:
         self.engine.post(self._watch)
         self.engine.post(self._keep_model_use)
         self._mind_budget()
+        self.integrity.look()
         if not self._alone:
             self.backups.look()
             self.model_jobs.look()
@@ -471,6 +476,7 @@ class Kernel:
             "clock": {"ok": ok, "text": why},
             "free_bytes": free_bytes(self.data),
             "backups": self.backups.view(),
+            "integrity": self.integrity.view(),
             "wear": {**self.wear.view(), "thrifty": keeper.thrifty},
             "triggers": self.hosting.views(),
             "mqtt": [status_view(status) for status in self._mqtt.status()],

@@ -95,6 +95,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             extra_json_schema=_about("History", unit="MB a day"),
         ),
     ] = 100.0
+    integrity: Annotated[
+        Literal["ignore", "report", "refuse"],
+        Meta(
+            title="Installed files",
+            description="They are compared with the list that was signed when they were installed, at the start and "
+            "once a day. report: a difference is told; refuse: the kernel rests in safe mode until it is mended",
+            extra_json_schema=_about("Running", restart=True),
+        ),
+    ] = "report"
     durability: Annotated[
         Literal["power", "process"],
         Meta(

@@ -42,6 +42,7 @@ class Systemd:
             # For the libraries that `flowork models setup` adds.
             shutil.copy(wheels / "constraints.txt", release)
         _run(["chmod", "-R", "go=rX", str(release)])
+        _run([str(release / "bin/flowork-updater"), "seal", str(release)])
 
     def rehearse(self, release: Path) -> None:
         self._as_user(release, "rehearse")

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from appliance import integrity
 from appliance.contracts import FlowError
 from appliance.paths import INSTALLED, find_folder
 from appliance.security import signatures
@@ -114,6 +115,13 @@ def _status(words: Sequence[str]) -> int:
     return 0
 
 
+def _seal(words: Sequence[str]) -> int:
+    PLACE.mkdir(mode=0o755, parents=True, exist_ok=True)
+    release = Path(words[0]) if words else OPT / "current"
+    integrity.seal(release.resolve(), integrity.private_key(PLACE / "integrity.key"))
+    return 0
+
+
 def _serve(words: Sequence[str]) -> int:
     """What the unit runs: at a start of the machine, and whenever a file has come."""
     file = INSTALLED / INCOMING
@@ -160,6 +168,7 @@ _WORDS = {
     "apply": _apply,
     "trust": _trust,
     "status": _status,
+    "seal": _seal,
     "serve": _serve,
     "rehearse": _rehearse,
     "step-back": _step_back,
