@@ -1,0 +1,144 @@
+"""The whole way: a step in a real kernel, the real model host, a real (tiny) model in llama.cpp."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.ai.host.conftest import SLOW
+from tests.support.kernels import LocalKernel, wait_for
+from tests.support.modelhost import Link, ModelHost
+from tests.support.tinymodel import tiny_embedder, tiny_model
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKernel]:
+    made = LocalKernel(tmp_path_factory.mktemp("house") / "data")
+    models = {"tiny": tiny_model(), "slow": tiny_model(layers=SLOW), "a-vectors": tiny_embedder()}
+    with ModelHost(made.data, models=models):
+        made.start()
+        yield made
+        made.close()
+
+
+def run(house: LocalKernel, kind: str, config: dict[str, Any], payload: Any = None, **more: Any) -> Any:
+    """Run a flow of one node to its end."""
+    flow = house.deploy({"nodes": [{"id": "step", "type": kind, "config": config, **more}]})
+    house.client.call("reload")
+    return house.submit(flow, payload, wait=50.0)
+
+
+def output(ended: Any) -> Any:
+    assert ended["state"] == "succeeded", ended
+    return ended["output"]
+
+
+def stats(data: Path) -> list[dict[str, Any]]:
+    link = Link(data)
+    try:
+        link.request("GET", "/stats")
+        found: list[dict[str, Any]] = json.loads(link.getresponse().read())["models"]
+        return found
+    finally:
+        link.close()
+
+
+def test_the_first_language_model_answers_where_none_is_named(house: LocalKernel) -> None:
+    found = output(run(house, "llm", {"prompt": "Hello", "max_tokens": 8}))
+    assert (found["model"], found["provider"], found["cost"]) == ("slow", "local", 0.0), "a-vectors cannot talk"
+    assert found["tokens_in"] > 0
+    assert 0 < found["tokens_out"] <= 8
+
+
+def test_an_answer_fits_its_schema_whatever_the_weights_are(house: LocalKernel) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"on": {"type": "boolean"}, "room": {"enum": ["hall", "bath"]}},
+        "required": ["on", "room"],
+        "additionalProperties": False,
+    }
+    config = {"text": "Light in the hall, please.", "schema": schema, "models": ["tiny"], "max_tokens": 60}
+    found = output(run(house, "extract", config))["data"]
+    assert found.keys() == {"on", "room"}
+    assert found["room"] in {"hall", "bath"}
+
+
+def test_a_label_is_one_of_the_labels(house: LocalKernel) -> None:
+    config = {"text": "Cheap!", "labels": {"bill": "money", "spam": "", "rest": ""}, "models": ["tiny"]}
+    assert output(run(house, "classify", config))["label"] in {"bill", "spam", "rest"}
+
+
+def test_vectors_come_from_the_model_that_makes_them(house: LocalKernel) -> None:
+    found = output(run(house, "embed", {"text": ["the light is on", "the light is on"]}))
+    assert found["model"] == "a-vectors"
+    assert found["vectors"][0] == found["vectors"][1]
+    assert sum(value * value for value in found["vector"]) == pytest.approx(1.0, abs=1e-4)
+    labels = {"same": ["the light is on"], "other": ["xq zzk"]}
+    near = output(run(house, "classify", {"text": "the light is on", "labels": labels, "by": "distance"}))
+    assert (near["label"], near["scores"]["same"]) == ("same", 1.0)
+
+
+def test_a_text_longer_than_the_context_is_summed_up(house: LocalKernel) -> None:
+    text = "\n\n".join(f"Paragraph {number} tells of the garden and of the rain." for number in range(150))
+    config = {"text": text, "models": ["tiny"], "max_tokens": 16, "part_tokens": 700}
+    found = output(run(house, "summarize", config, timeout="5m"))
+    assert found["parts"] > 2
+
+
+def test_words_are_shown_as_they_come(house: LocalKernel) -> None:
+    flow = house.deploy({"nodes": [{"id": "step", "type": "llm", "config": {
+        "prompt": "Tell a story.", "models": ["slow"], "max_tokens": 40}}]})  # fmt: skip
+    house.client.call("reload")
+    stream = house.client.stream("live", after=None)
+    try:
+        items = stream.items(timeout=20.0)
+        assert next(items)["type"] == "hello"
+        ended = house.submit(flow, wait=50.0)
+        text = ""
+        for item in items:
+            if item["type"] == "stream":
+                assert item["from"] == len(text)
+                text += item["text"]
+            elif item["type"] == "run" and item["state"] == "succeeded":
+                break
+        assert output(ended)["text"].startswith(text)
+        assert text
+    finally:
+        stream.close()
+
+
+def test_cancelling_a_run_ends_the_work_in_the_host(house: LocalKernel) -> None:
+    config = {"prompt": "Tell a long story.", "models": ["slow"], "max_tokens": 1500}
+    flow = house.deploy({"nodes": [{"id": "step", "type": "llm", "config": config}]})
+    house.client.call("reload")
+    started = house.submit(flow)["run"]
+    wait_for(lambda: any(one["working_for"] for one in stats(house.data)))
+    house.client.call("cancel", run=started, by="ann")
+    wait_for(lambda: not any(one["working_for"] for one in stats(house.data)))
+
+
+def test_a_prompt_that_is_too_long_and_a_model_that_is_not_there(house: LocalKernel) -> None:
+    ended = run(house, "llm", {"prompt": "word " * 5000, "models": ["tiny"]}, retry={"attempts": 1})
+    assert "context" in ended["error"]["message"]
+    ended = run(house, "llm", {"prompt": "?", "models": ["nobody"]})
+    assert ended["error"]["id"] == "bad-config"
+    assert "nobody" in ended["error"]["message"]
+    answered = output(run(house, "llm", {"prompt": "?", "models": ["nobody", "tiny"], "max_tokens": 4}))
+    assert answered["model"] == "tiny"
+
+
+def test_what_is_known_without_loading_a_model(house: LocalKernel) -> None:
+    (local,) = house.client.call("model_list", upstream="local")
+    facts = {model["name"]: model for model in local["models"]}
+    assert (facts["tiny"]["task"], facts["tiny"]["context"], facts["a-vectors"]["task"]) == ("language", 2048, "embed")
+
+
+def test_all_of_it_is_on_the_account_and_free(house: LocalKernel) -> None:
+    rows = house.client.call("model_usage")["rows"]
+    assert {row["model"] for row in rows} >= {"tiny", "slow", "a-vectors"}
+    assert sum(row["cost"] for row in rows) == 0.0
+    assert sum(row["tokens_out"] for row in rows) > 0
