@@ -27,7 +27,7 @@ make_system() {
   make_overlay
   say "making the system (Debian $suite, $arch)"
   # shellcheck disable=SC2016  # $1 is mmdebstrap's
-  debian --variant=apt --architectures="$arch" --include="$(packages common),$(packages "$arch")" \
+  debian --variant=apt --architectures="$arch" --include="$(packages common),$(packages "$arch")$more" \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-include=/usr/share/doc/*/copyright' --dpkgopt='path-exclude=/usr/share/locale/*' \
     --dpkgopt='path-exclude=/usr/share/info/*' --dpkgopt='path-exclude=/usr/share/lintian/*' \
@@ -38,7 +38,7 @@ make_system() {
     --customize-hook="tar-in '$work/checkout.tar' /srv/flowork" \
     --customize-hook="sync-in '$work/wheels' /srv/wheels" \
     --customize-hook='chroot "$1" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
-      SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" INSTALL_OPTIONS="$INSTALL_OPTIONS" /srv/flowork/images/make/inside' \
+      SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" /srv/flowork/images/make/inside' \
     --customize-hook='chroot "$1" dpkg-query -W >'"'$work/packages'" \
     "$suite" "$tar" "${mirror[@]}"
   say "packing it"
@@ -85,14 +85,13 @@ plain_tar() {
 
 # Python's packages for the system's own Python, pinned by constraints.txt; the installer takes them from there.
 fetch_wheels() {
-  local kept=$cache/wheels-$arch machine=x86_64 extra extras=(edge backup) platforms=() glibc
+  local kept=$cache/wheels-$arch machine=x86_64 platforms=() glibc
   [[ $arch == amd64 ]] || machine=aarch64
-  [[ -z $model ]] || extras+=(models)
   mkdir -p -- "$kept" "$work/wheels"
   for glibc in 2_17 2_24 2_26 2_27 2_28 2_31 2_34 2_35 2_39; do platforms+=(--platform "manylinux_${glibc}_$machine"); done
   platforms+=(--platform "manylinux2014_$machine" --platform "linux_$machine")
   say "fetching Python packages for $arch"
-  (cd -- "$root" && python3 - "${extras[@]}" <<'PY'
+  (cd -- "$root" && python3 - edge backup <<'PY'
 import configparser, sys
 config = configparser.ConfigParser()
 config.read("setup.cfg")
