@@ -11,7 +11,7 @@ import pytest
 
 from appliance.kernel.client import Stream
 from tests.support.cloud import Cloud, cloud
-from tests.support.kernels import LocalKernel, wait_for
+from tests.support.kernels import KernelHouse, LocalKernel, wait_for
 
 
 @pytest.fixture
@@ -154,3 +154,82 @@ def test_nothing_is_set_up_and_there_is_no_host(tmp_path: Path) -> None:
         assert "models.sock cannot be reached" in ended["error"]["message"]
     finally:
         made.close()
+
+
+def test_a_crash_repeats_no_question_that_was_answered_and_loses_no_account(tmp_path: Path, server: Cloud) -> None:
+    house = KernelHouse(tmp_path / "crash")
+    try:
+        entry = {"config": {"url": server.url}, "price_in": 1000.0, "price_out": 1000.0}
+        house.settings(model_upstreams={"cloud": entry}, model_default=["cloud/small"])
+        nodes = [
+            {"id": "ask", "type": "llm", "config": {"prompt": "Well?"}},
+            {"id": "wait", "type": "wait_event", "config": {"name": "go"}},
+        ]
+        flow = house.deploy({"nodes": nodes, "edges": [{"from": "ask", "to": "wait"}]})
+        house.start()
+        house.submit(flow)
+        wait_for(lambda: house.states(flow) == ["waiting"])
+        before = house.client.call("model_usage")["rows"]
+        house.kill()
+        house.start()
+        assert house.client.call("model_usage")["rows"] == before
+        assert [(row["flow"], row["node"], row["calls"]) for row in before] == [(flow, "ask", 1)]
+        assert before[0]["cost"] > 0
+        house.client.call("signal", name="go", workspace="home", payload=None)
+        wait_for(lambda: house.states(flow) == ["succeeded"])
+        assert len(server.bodies) == 1
+        assert house.stop() == 0
+    finally:
+        house.close()
+
+
+def test_a_flow_that_has_spent_its_budget_takes_what_costs_nothing(house: LocalKernel, server: Cloud) -> None:
+    house.settings(
+        model_upstreams={
+            "dear": {"config": {"url": server.url}, "price_in": 1.0, "price_out": 1_000_000.0},
+            "free": {"config": {"url": server.url}},
+        },
+    )
+    config = {"prompt": "Well?", "models": ["dear/a", "free/b"], "max_tokens": 10}
+    nodes = [{"id": "ask", "type": "llm", "config": config}]
+    flow = house.deploy({"nodes": nodes, "settings": {"model_budget": 0.5}})
+    reload(house)
+    assert house.submit(flow, wait=20.0)["output"]["provider"] == "free"
+    config["models"] = ["dear/a"]
+    flow = house.deploy({"nodes": nodes, "settings": {"model_budget": 0.5}})
+    reload(house)
+    error = house.submit(flow, wait=20.0)["error"]
+    assert error["id"] == "budget-spent"
+    assert "this flow's budget for models today is $0.50" in error["message"]
+    assert len(server.bodies) == 1
+
+
+def test_a_secret_does_not_slip_through_piece_by_piece(house: LocalKernel, server: Cloud) -> None:
+    assert house.kernel is not None
+    house.kernel._scrubber.update(["open sesame and more"])
+    server.say("He said: open sesame and more was the word.")
+    flow = house.deploy({"nodes": [{"id": "ask", "type": "llm", "config": {"prompt": "What did he say?"}}]})
+    reload(house)
+    house.kernel._scrubber.update(["open sesame and more"])
+    stream, items = watch(house)
+    try:
+        house.submit(flow)
+        text = ""
+        for item in items:
+            if item["type"] == "stream":
+                text = text[: item["from"]] + item["text"]
+                assert "sesame" not in text
+            if text.endswith("word."):
+                break
+    finally:
+        stream.close()
+    assert text == "He said: ••• was the word."
+
+
+def test_who_hangs_up_on_the_socket_has_ended_the_work(house: LocalKernel, server: Cloud) -> None:
+    server.begin_and_hang("Well")
+    request = {"messages": [{"role": "user", "content": "?"}]}
+    stream = house.client.stream("model_chat", who="me", request=request, stream=True)
+    assert next(stream.items(20.0)) == {"text": "Well"}
+    stream.close()
+    assert server.web.hung_up.wait(20)
