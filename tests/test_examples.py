@@ -22,6 +22,7 @@ from appliance.triggers import start
 from appliance.world import Machine
 from tests.ai.agents.scripted import Scripted, answer, use
 from tests.support.broker import Mosquitto, Peer, eventually
+from tests.support.cloud import cloud
 from tests.support.house import House
 from tests.support.local_agent import LocalAgent
 from tests.support.web import WebServer, web_server
@@ -243,6 +244,32 @@ def test_pantry(house: House) -> None:
     rows = [{"name": "rice", "stock": 2}, {"name": "milk", "stock": -1}, {"name": "rice", "stock": 3}]
     assert answer["output"] == {"stock": rows, "buy": ["milk"]}
     assert house.start(flow, "scan", {"items": [{"name": "milk", "change": 3}]})["output"]["buy"] == []
+
+
+@runs("letter-box")
+def test_letter_box(house: House) -> None:
+    flow = house.deploy(example("letter-box"))
+    with cloud() as server:
+        house.store.settings.set(
+            {
+                "model_upstreams": {"cloud": {"config": {"url": server.url}}},
+                "model_default": ["cloud/small"],
+            }
+        )
+        house.client.call("reload")
+        server.say('"bill"')
+        server.say('{"from": "Water, Ltd", "amount": 41.5, "due": "1 December"}')
+        house.start(flow, "letter", {"from": "water@example", "text": "Please pay 41.50 by 1 December."})
+        server.say('"appointment"')
+        server.say('{"day": "2026-12-03", "what": "dentist"}')
+        house.start(flow, "letter", {"text": "Your dentist expects you on 3 December."})
+        server.say('"other"')
+        assert house.start(flow, "letter", {"text": "Greetings from the sea!"})["state"] == "succeeded"
+        assert "Please pay 41.50" in server.bodies[1]["messages"][1]["content"]
+        assert len(server.bodies) == 5
+    files = house.data / "files"
+    assert (files / "bills.csv").read_text().splitlines() == ["from,amount,due", '"Water, Ltd",41.5,1 December']
+    assert (files / "dates.csv").read_text().splitlines() == ["day,what", "2026-12-03,dentist"]
 
 
 @runs("doorbell")
