@@ -13,8 +13,7 @@ import selectors
 import socket
 import sqlite3
 import time
-from collections import deque
-from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from edge_agent.blobs import BlobFolder, references
 from edge_agent.config import write_atomic
 from edge_agent.dialer import Dialer, Route
 from edge_agent.launcher import AGAIN
+from edge_agent.loop import Loop
 from edge_agent.machine import LOCK, machine_id
 from edge_agent.memory import CommandMemory, Outcome
 from edge_agent.notify import Systemd
@@ -60,10 +60,7 @@ class Kept(Struct):
 
 
 class Agent:
-    """One agent. ``run`` until ``stop``, which any thread and a signal handler may call.
-
-    ``ended`` tells why it cannot go on, when the appliance does not want it any more.
-    """
+    """One agent. ``run`` until ``stop``, which any thread and a signal handler may call."""
 
     def __init__(
         self,
@@ -83,10 +80,9 @@ class Agent:
         self._clocks = clocks or system_clocks()
         self._route = route
         self._instance = os.urandom(8).hex()
-        self._calls: deque[Callable[[], None]] = deque()
-        self._bell_read, self._bell_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._selector = selectors.DefaultSelector()
-        self._outbox = Outbox(folder / "outbox.db", self._ring, self._clocks, max_bytes=max_bytes, max_age=max_age)
+        self._loop = Loop()
+        self.post = self._loop.post
+        self._outbox = Outbox(folder / "outbox.db", self._loop.ring, self._clocks, max_bytes=max_bytes, max_age=max_age)
         self._memory = CommandMemory(folder / "commands.db", self._clocks.wall)
         self._blobs = BlobFolder(folder / "blobs")
         self._works = Works(folder, self._memory, self._blobs, self._outbox.put, self.post, self._changed, self._answer)
@@ -133,7 +129,6 @@ class Agent:
         except sqlite3.Error as exc:
             logger.error("the outbox in %s cannot be opened: %s", self._folder, exc)
             return 1
-        self._selector.register(self._bell_read, selectors.EVENT_READ)
         self._gone_since = time.monotonic()
         try:
             self._works.make_safe_after_crash()
@@ -152,36 +147,18 @@ class Agent:
     def stop(self) -> None:
         """Ask for the end."""
         self._stopping = True
-        self._ring()
+        self._loop.ring()
 
     def _restart(self) -> None:
         self._again = True
-        if self._welcome is not None:
-            self._send_report()
         self.stop()
-
-    def post(self, call: Callable[[], None]) -> None:
-        """Have the loop do something. Safe from any thread."""
-        self._calls.append(call)
-        self._ring()
-
-    def _ring(self) -> None:
-        try:
-            os.write(self._bell_write, b"x")
-        except (BlockingIOError, OSError):
-            pass  # full: it will be heard; closed: there is nobody any more
+        with suppress(ChannelClosed):
+            self._send_report()
 
     def _turn(self) -> None:
-        for key, events in self._selector.select(self._until_next()):
-            if key.fileobj == self._bell_read:
-                try:
-                    os.read(self._bell_read, 65536)
-                except BlockingIOError:
-                    pass
-            elif key.fileobj is self._channel:
-                self._attend(events)
-        while self._calls:
-            call = self._calls.popleft()
+        if ready := self._loop.wait(self._channel, self._until_next()):
+            self._attend(ready)
+        for call in self._loop.calls():
             try:
                 call()
             except ChannelClosed as exc:
@@ -191,7 +168,6 @@ class Agent:
             self._send_events()
         except ChannelClosed as exc:
             self._lost(str(exc))
-        self._watch_channel()
 
     def _until_next(self) -> float | None:
         """Seconds until something is due by time alone."""
@@ -239,10 +215,7 @@ class Agent:
             self._channel.close()
         self._outbox.close()
         self._memory.close()
-        self._selector.close()
-        os.close(self._bell_read)
-        bell, self._bell_write = self._bell_write, -1
-        os.close(bell)
+        self._loop.close()
 
     # --- the link -------------------------------------------------------------------------------
 
@@ -252,7 +225,6 @@ class Agent:
 
     def _connected(self, link: socket.socket, way: str) -> None:
         self._channel, self._way = Channel(link), way
-        self._selector.register(self._channel, selectors.EVENT_READ)
         self._heard_at = time.monotonic()
         hello = Hello(
             versions=list(messages.VERSIONS),
@@ -272,7 +244,6 @@ class Agent:
             return
         stood = self._welcome is not None and time.monotonic() - self._welcomed_at > UNWELCOME_PAUSE
         logger.log(logging.WARNING if self._welcome else logging.INFO, "the link to the appliance is down: %s", why)
-        self._selector.unregister(self._channel)
         self._channel.close()
         self._channel = None
         if self._welcome is not None:
@@ -282,12 +253,6 @@ class Agent:
         self._told_wants = False
         self._soon()
         self._dial(max(wait, 0.0 if stood else UNWELCOME_PAUSE))
-
-    def _watch_channel(self) -> None:
-        if self._channel is not None:
-            key = self._selector.get_key(self._channel)
-            if key.events != self._channel.wants:
-                self._selector.modify(self._channel, self._channel.wants)
 
     def _attend(self, events: int) -> None:
         channel = self._channel

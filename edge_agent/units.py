@@ -154,10 +154,9 @@ class Unit:
         self._post(self._safe)
 
     def end(self) -> None:
-        """Safe state, close; begun here, waited for by :meth:`join`."""
-        self._watches = ()
+        """Safe state, close; begun here, waited for by :meth:`join`. What the driver sees until then is still taken."""
         self._tasks.clear()
-        self._post(self._close)
+        self._post(self._end)
 
     def join(self, seconds: float = PATIENCE) -> bool:
         """Wait for what was asked to be done."""
@@ -277,6 +276,10 @@ class Unit:
         if entities != self._entities:
             self._entities = entities
             self._changed()
+
+    def _end(self) -> None:
+        self._close()
+        self._watches = ()
 
     def give_way(self) -> bool:
         """Close if only commands had opened it; called by another unit's thread."""
