@@ -18,6 +18,7 @@ from tests.ai.memory.embedder import Embedder
 from tests.kernel.test_crash import Crash, crash_at
 from tests.support.bench_engine import AnyWorld, Bench
 from tests.support.flows import compute, flow, node
+from tests.support.house import House
 
 KEEP = node("keep", "memory", {"text": "The pump of {{ payload }} ran dry", "outcome": "solved", "tags": ["pump"]})
 LOOK = node("look", "memory", {"action": "recall", "text": "water"})
@@ -121,3 +122,15 @@ def test_a_step_remembers_once_over_a_crash(make_bench: Callable[[], Remembering
     found = again.run("x", num=2).output()["episodes"]
     assert [episode["text"] for episode in found] == ["The pump of the cellar ran dry"]
     assert abs(found[0]["time"] - time.time()) < 600
+
+
+def test_a_secret_of_the_engine_never_goes_in(tmp_path: Path) -> None:
+    with House(tmp_path) as house:
+        house.secret("token", "hunter2-planted")
+        keep = node("k", "memory", {"text": "The key is {{ secrets.token }}", "data": {"key": "{{ secrets.token }}"}})
+        kept = house.deploy({"name": "Keeps", "nodes": [keep]})
+        look = house.deploy({"name": "Looks", "nodes": [node("l", "memory", {"action": "recall", "text": "key"})]})
+        assert house.start(kept, "manual")["state"] == "succeeded"
+        (found,) = house.start(look, "manual")["output"]["episodes"]
+        assert found["text"].startswith("The key is ")
+    assert b"hunter2" not in b"".join(path.read_bytes() for path in tmp_path.glob("memory.db*"))
