@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from werkzeug.test import TestResponse
 
 from appliance.gateway import openai_api
 from tests.gateway.engine import Caller, Home, wait_for
+from tests.gateway.served import Served, watching
 from tests.gateway.test_runs import named
 from tests.support.cloud import Cloud, cloud
 from tests.support.flows import node
@@ -283,3 +285,38 @@ def test_accounts_outlive_the_kernel_and_the_flow(served: Home, server: Cloud) -
 def _used(caller: Caller, path: str, lines: int) -> Any:
     found = caller.get(path)
     return found if len(found["items"]) == lines else None
+
+
+def test_who_watches_a_run_sees_a_models_words_within_moments(served: Home, server: Cloud) -> None:
+    flow = served.save(named("Watched", node("ask", "llm", {"prompt": "?"})))
+    other = served.save(named("Other", node("ask", "llm", {"prompt": "!"})))
+    process = Served(served.data)
+    try:
+        server.hold("Good ", "day.")
+        with (
+            watching(process, headers=served.owner.headers) as panel,
+            watching(process, f"?flow={other}", headers=served.owner.headers) as elsewhere,
+        ):
+            panel.until(lambda event: event["type"] == "hello")
+            elsewhere.until(lambda event: event["type"] == "hello")
+            run = served.owner.do("POST", f"/flows/{flow}/runs", {})["run"]
+            first = panel.until(lambda event: event["type"] == "stream")
+            assert (first["run"], first["flow"], first["node"]) == (run, flow, "ask")
+            assert (first["from"], first["text"], "id" in first) == (0, "Good ", False)
+            began = time.monotonic()
+            server.go.set()
+            second = panel.until(lambda event: event["type"] == "stream" and event["from"] > 0)
+            waited = time.monotonic() - began
+            assert (second["from"], second["text"]) == (5, "day.")
+            ended = panel.until(lambda event: event["type"] == "run" and event["state"] == "succeeded")
+            assert ended["run"] == run
+            assert waited < 2.0, f"{waited}: a busy machine; on an idle one it is some 40 ms"
+            served.run(other)
+            mine = elsewhere.until(lambda event: event["type"] == "stream")
+            assert mine["flow"] == other, "words of flows that are not watched do not come"
+        # What was shown is not kept: who comes back is told of the run, and reads the words there.
+        with watching(process, f"?after={ended['id']}", headers=served.owner.headers) as panel:
+            panel.until(lambda event: event["type"] == "run" and event["flow"] == other)
+            assert not [event for event in panel.events if event["type"] == "stream"]
+    finally:
+        process.stop()
