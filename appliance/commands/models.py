@@ -43,9 +43,12 @@ def setup(session: Session, portable: bool, again: bool, report: bool) -> int:
         session.audit("models.setup", made.kind, {"version": made.version, "portable": made.portable})
     found = engine_path(session.folder)
     session.done(
-        {"kind": made.kind, "version": made.version, "portable": made.portable, "folder": str(found or "")},
-        f"the model engine is ready: {made.kind} {made.version}{' (portable)' if made.portable else ''}",
-    )
+        {"kind": made.kind, "version": made.version, "portable": made.portable, "folder": str(found or ""),
+         "lacks": made.lacks},
+        f"the model engine is ready: {made.kind} {made.version}{' (portable)' if made.portable else ''}".strip(),
+    )  # fmt: skip
+    if made.lacks:
+        session.note(made.lacks)
     return 0
 
 
@@ -65,6 +68,7 @@ def status(session: Session) -> None:
     out.fields(
         [
             ("engine", made),
+            ("lacks", facts.lacks if facts is not None else ""),
             ("setup", "" if facts is not None and state.state == "ready" else f"{state.state} {state.text}".strip()),
             ("progress", f"{state.percent} %" if state.state == "running" else ""),
             ("host", "runs" if stats is not None else "does not run (the first request starts it)"),

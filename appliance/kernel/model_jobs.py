@@ -1,7 +1,7 @@
 """Work on models that takes minutes: making the engine, fetching files. Each in a child, one of each kind at a time.
 
-A child is the command line (``flowork models setup``, ``flowork models pull``) with ``--report``: on its standard output
-it says how it goes, one JSON document a line. It ends with the kernel, and the next kernel has it go on where it was.
+A child is the command line (``flowork models setup``, ``flowork models pull``) with ``--report``: it says on standard
+output how it goes, one JSON document a line. It ends with the kernel, and the next kernel has it go on where it was.
 """
 
 from __future__ import annotations
@@ -119,6 +119,7 @@ class ModelJobs:
         self._setup: Child | None = None
         self._setup_state = Setup()
         self._told = 0.0
+        self._made = False
         self._stopped = False
 
     def start(self) -> None:
@@ -215,7 +216,10 @@ class ModelJobs:
 
     def _due(self) -> bool:
         """Whether the engine is to be made by itself: what this machine cannot do is tried once, and told once."""
-        if place.engine_path(self._data) is not None or place.under_way(self._data):
+        if self._made or place.under_way(self._data):
+            return False
+        if place.engine_path(self._data) is not None:
+            self._made = True  # not looked for again every minute
             return False
         state = place.read_state(self._data)
         if state.state == "failed":
@@ -246,7 +250,7 @@ class ModelJobs:
             logger.warning("there is no model engine: %s", state.text)
             logger.warning("all else works without it; `flowork models setup` tries again")
         elif state.state == "ready":
-            logger.info("the model engine is ready")
+            logger.info("the model engine is made: %s", state.text)
         if not stopped:
             self._tell({"type": "models", "setup": msgspec.to_builtins(state)})
 

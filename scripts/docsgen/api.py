@@ -102,6 +102,7 @@ succeed, without saying why: the run tells those who may read it. Past the queue
 |---|---|
 | `{"type": "hello", "id"}` | the beginning; `id` is where the stream is |
 | `{"type": "run", "id", "run", "flow", "version", "state", "steps", …}` | a run has moved; `steps` is what is new |
+| `{"type": "models", "setup"}`, `{"type": "models", "pull"}` | how making the model engine, or fetching a model, goes |
 | `{"type": "kernel", "up"}` | whether there is a kernel; told at the beginning and when it changes |
 | `{"type": "reset", "id"}` | something was missed: load anew what is shown |
 

@@ -153,10 +153,16 @@ def test_a_folder_that_comes_to_another_cpu_has_no_engine_there(
     assert "does not fit this machine" in state.text
 
     class NoCompiler(Plenty):
-        compiler_fault = staticmethod(lambda: "there is no C++ compiler here")
+        compiler_fault = staticmethod(lambda: "there is no C++ compiler here: sudo apt install g++")
 
-    with pytest.raises(CannotBuild):  # the wheel of the other CPU is of no use
-        set_up(tmp_path, tools=NoCompiler())
+    made = set_up(tmp_path, tools=NoCompiler())
+    assert (made.kind, "sudo apt install g++" in made.lacks) == ("onnx", True), "the other CPU's wheel is of no use"
+    found = engine_path(tmp_path)
+    assert found is not None
+    assert (found / "onnxruntime").is_dir()
+    assert not (found / "llama_cpp").exists()
+    assert "no language models" in read_state(tmp_path).text
+    assert set_up(tmp_path, tools=NoCompiler()) == made
 
 
 # --- cut off, failed, refused ---
@@ -223,17 +229,19 @@ def test_little_memory_means_one_file_at_a_time(fetched: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("lacking", "words"),
+    ("lacking", "portable", "words"),
     [
-        ({"compiler_fault": staticmethod(lambda: "there is no C++ compiler here")}, "no C\\+\\+ compiler"),
-        ({"free_disk": staticmethod(lambda folder: 10**8)}, "100 MB are left on the disk; 900 MB"),
-        ({"free_memory": staticmethod(lambda: 10**8)}, "100 MB of memory are free"),
+        ({"compiler_fault": staticmethod(lambda: "there is no C++ compiler here")}, True, "no C\\+\\+ compiler"),
+        ({"free_disk": staticmethod(lambda folder: 10**8)}, False, "100 MB are left on the disk; 400 MB"),
+        ({"free_memory": staticmethod(lambda: 10**8)}, True, "100 MB of memory are free"),
     ],
 )
-def test_a_machine_that_cannot_says_why(fetched: Path, tmp_path: Path, lacking: dict[str, object], words: str) -> None:
+def test_a_machine_that_cannot_says_why(
+    fetched: Path, tmp_path: Path, lacking: dict[str, object], portable: bool, words: str
+) -> None:
     tools = type("Lacking", (Plenty,), lacking)()
     with pytest.raises(CannotBuild, match=words):
-        set_up(tmp_path, tools=tools)
+        set_up(tmp_path, tools=tools, portable=portable)
     assert read_state(tmp_path).state == "refused"
     assert not fetched.exists()
 

@@ -33,7 +33,8 @@ _STEP = re.compile(r"^\s*\[(\d+)/(\d+)\]")
 _UNSURE = 45.0
 _ELF = b"\x7fELF"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_TRY = "import llama_cpp, onnxruntime, tokenizers, PIL; llama_cpp.llama_backend_init(); print(llama_cpp.__version__)"
+_TRY = "import onnxruntime, tokenizers, PIL"
+_TRY_LLAMA = "; import llama_cpp; llama_cpp.llama_backend_init(); print(llama_cpp.__version__)"
 
 
 class CannotBuild(FlowError):
@@ -64,6 +65,7 @@ def set_up(
 ) -> Complete:
     """Make the engine if it is not there, or ``again``. Raises ``CannotBuild``, ``SetupFailed``, ``UnderWay``.
 
+    On a machine that cannot compile, only what runs ONNX models is installed: ``lacks`` of the answer says so.
     ``tell`` hears of every step. What was half made is gone on with. KeyboardInterrupt cuts it off cleanly. With
     ``portable`` it runs on other machines too, and is slower.
     """
@@ -113,9 +115,7 @@ class _Making:
             if again:
                 shutil.rmtree(self._places.engine(self._key), ignore_errors=True)
                 shutil.rmtree(self._places.wheels / self._wheel_key, ignore_errors=True)
-            wheel = self._places.kept_wheel(self._wheel_key)
-            self.check(DISK_TO_INSTALL if wheel else DISK_TO_COMPILE)
-            made = self._install(wheel or self.compiled())
+            made = self._made()
             self._clean()
         except CannotBuild as exc:
             self._end("refused", exc.message)
@@ -126,8 +126,27 @@ class _Making:
         except FlowError as exc:
             self._end("failed", exc.message)
             raise
-        self._end("ready", f"ready, after {self._now() - self._state.began:.0f} s")
+        self._end("ready", made.lacks or f"ready, after {self._now() - self._state.began:.0f} s")
         return made
+
+    def _made(self) -> Complete:
+        wheel = self._places.kept_wheel(self._wheel_key)
+        try:
+            self.check(DISK_TO_INSTALL if wheel else DISK_TO_COMPILE)
+        except CannotBuild as exc:
+            if self._portable:
+                raise
+            return self._without_llama(exc.message)
+        return self._install(wheel or self.compiled())
+
+    def _without_llama(self, why: str) -> Complete:
+        """What needs no compiler: ONNX models run with it (vectors, classes, objects), language models do not."""
+        self._key = recipe.engine_key(recipe.onnx_key())
+        there = place.facts_of(self._places.engine(self._key))
+        if there is not None:
+            return there
+        self.check(DISK_TO_INSTALL)
+        return self._install(None, f"it runs ONNX models, and no language models: {why}")
 
     # --- how it goes -------------------------------------------------------------------------------
 
@@ -247,23 +266,30 @@ class _Making:
             state.text = f"compiled {state.done} of {state.total} files"
             self._note(keep=True)
 
-    def _install(self, wheel: Path) -> Complete:
+    def _install(self, wheel: Path | None, lacks: str = "") -> Complete:
         """Put the engine's folder together, try it, and give it its name."""
         self._begin("libraries", "fetching the libraries for models")
         half = self._places.work / "engine"
         shutil.rmtree(half, ignore_errors=True)
         pinned = recipe.constraints()
         bound = ["-c", str(pinned)] if pinned else []
-        self._pip("install", "--target", str(half), *bound, str(wheel), *recipe.requirements(), what="libraries")
+        wanted = [*([str(wheel)] if wheel else []), *recipe.requirements()]
+        self._pip("install", "--target", str(half), *bound, *wanted, what="libraries")
         # The wheel has its libraries twice.
         for double in ("lib", "include", "bin"):
             shutil.rmtree(half / double, ignore_errors=True)
         self._begin("try", "trying the engine")
         # Without the program's own libraries: what is tried is this folder.
-        code = f"import sys; sys.path.append({str(half)!r}); {_TRY}"
+        code = f"import sys; sys.path.append({str(half)!r}); {_TRY}{_TRY_LLAMA if wheel else ''}"
         self._runner.python("-IS", "-c", code, what="the engine does not start")
         seconds = round(self._now() - self._state.began, 1)
-        made = Complete(kind="llama_cpp", version=recipe.VERSION, portable=self._portable, seconds=seconds)
+        made = Complete(
+            kind="llama_cpp" if wheel else "onnx",
+            version=recipe.VERSION if wheel else "",
+            portable=self._portable,
+            seconds=seconds,
+            lacks=lacks,
+        )
         os.sync()
         final = self._places.engine(self._key)
         shutil.rmtree(final, ignore_errors=True)
@@ -273,12 +299,13 @@ class _Making:
         return made
 
     def _clean(self) -> None:
-        """Everything but the log, the newest wheels and the engine that is in use; they are for this Python alone."""
+        """Away with everything but the log, the wheels, and the engine that is used from now on."""
         for each in self._places.work.iterdir():
             if each != self._places.log:
                 shutil.rmtree(each, ignore_errors=True) if each.is_dir() else each.unlink()
         for each in self._places.root.iterdir():
-            if (each / COMPLETE).exists() and each.name.startswith(self._wheel_key) and each.name != self._key:
+            old = each.name.startswith((self._wheel_key, recipe.onnx_key())) and each.name != self._key
+            if old and (each / COMPLETE).exists():
                 shutil.rmtree(each, ignore_errors=True)
 
     def _pip(

@@ -36,9 +36,9 @@ class UnderWay(FlowError):
 
 
 class Complete(Struct, frozen=True, kw_only=True):
-    """What an engine is: ``kind`` is the library that runs language models, ``lacks`` what it cannot do."""
+    """What an engine is. One of the ``kind`` onnx runs ONNX models alone; ``lacks`` says why, and what helps."""
 
-    kind: Literal["llama_cpp", "xllamacpp"]
+    kind: Literal["llama_cpp", "onnx"]
     version: str
     portable: bool = False
     seconds: float = 0.0
@@ -110,7 +110,11 @@ def engine_facts(data: Path) -> Complete | None:
 
 def made(data: Path, *, portable: bool) -> Complete | None:
     """The engine of one kind for this machine, if it is there and whole."""
-    folder = Places(data).engine(recipe.engine_key(recipe.wheel_key(portable=portable)))
+    return facts_of(Places(data).engine(recipe.engine_key(recipe.wheel_key(portable=portable))))
+
+
+def facts_of(folder: Path) -> Complete | None:
+    """What the engine in a folder is; None if it is not whole."""
     try:
         return msgspec.json.decode((folder / COMPLETE).read_bytes(), type=Complete)
     except (OSError, msgspec.MsgspecError):
@@ -118,11 +122,15 @@ def made(data: Path, *, portable: bool) -> Complete | None:
 
 
 def _find(places: Places) -> tuple[Path, Complete] | None:
-    """The one for this very CPU goes before a portable one."""
-    for portable in (False, True) if recipe.portable_runs() else (False,):
-        facts = made(places.data, portable=portable)
+    """The one for this very CPU goes before a portable one, and that before one without llama.cpp."""
+    keys = [recipe.wheel_key(portable=False), recipe.onnx_key()]
+    if recipe.portable_runs():
+        keys.insert(1, recipe.wheel_key(portable=True))
+    for key in keys:
+        folder = places.engine(recipe.engine_key(key))
+        facts = facts_of(folder)
         if facts is not None:
-            return places.engine(recipe.engine_key(recipe.wheel_key(portable=portable))), facts
+            return folder, facts
     return None
 
 

@@ -52,6 +52,11 @@ def wheel_key(*, portable: bool, features: Sequence[str] | None = None) -> str:
     return f"{VERSION}-{platform.machine()}-{kind}-{mark}"
 
 
+def onnx_key() -> str:
+    """The name in a wheel's place where there is none."""
+    return f"onnx-{platform.machine()}"
+
+
 def engine_key(wheel: str) -> str:
     """The name for the folder with everything: the wheel, and the libraries for this Python."""
     return f"{wheel}-cp{sys.version_info[0]}{sys.version_info[1]}-{_mark([requirements(), pins()])}"

@@ -171,8 +171,7 @@ def _rank(row: Advice) -> tuple[bool, bool, bool, float]:
 
 
 def _mark_best(rows: list[Advice]) -> list[Advice]:
-    chosen = next((row for row in rows if row.fits and row.kind == "language" and row.speed >= USABLE), None)
-    chosen = chosen or next((row for row in reversed(rows) if row.fits and row.kind == "language"), None)
+    chosen = next((row for row in rows if row.fits and row.kind == "language"), None)
     return [replace(row, best=True) if row is chosen else row for row in rows]
 
 
