@@ -10,7 +10,7 @@ import functools
 import re
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -44,7 +44,7 @@ class Variant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     url: Url | Literal[""] = ""
     sha256: Checksum = ""
     parts: tuple[Part, ...] = ()
-    manifest: dict[str, object] = {}
+    manifest: dict[str, Any] = {}
 
 
 class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
@@ -18,7 +19,7 @@ class Order(Struct, frozen=True, kw_only=True):
     name: str
     parts: tuple[Part, ...]
     onnx: bool = False
-    manifest: dict[str, object] = {}
+    manifest: dict[str, Any] = {}
     title: str = ""
     quantization: str = ""
     bytes: int = 0
