@@ -18,42 +18,74 @@ from appliance.ai.host.llama.native import Grammar, Logits, Survey, Tokens
 from appliance.ai.host.llama.sampling import Choice
 from appliance.contracts import NodeError
 
-#: So many of the best candidates are held against the grammar first: mostly one of them will do.
-_FIRST = 64
+#: Where more tokens than these may follow, the choice is tried again first, so often, and then the best few.
+_MANY, _TRIES, _BEST = 4096, 8, (512, 8192)
+
+
+class _Groups:
+    """Tokens by one of their bytes. For nearly every byte there is a token that ends with it: it answers for the rest,
+    since a grammar that refuses it refuses all that go on from there.
+    """
+
+    def __init__(self, tokens: Tokens, data: npt.NDArray[np.uint8], ending: npt.NDArray[np.bool_]) -> None:
+        """``data``: of each of the tokens the byte; ``ending``: whether that is its last."""
+        self.bytes: list[int] = []
+        self.tokens: list[Tokens] = []
+        probes, unprobed = [], [np.zeros(0, np.int32)]
+        for byte in np.unique(data):
+            group, probe = tokens[data == byte], tokens[(data == byte) & ending][:1]
+            if len(probe):
+                self.bytes.append(int(byte))
+                self.tokens.append(group)
+                probes.append(probe)
+            else:
+                unprobed.append(group)
+        self.probes: Tokens = np.concatenate([np.zeros(0, np.int32), *probes])
+        #: Those that nobody answers for.
+        self.unprobed: Tokens = np.concatenate(unprobed)
 
 
 class Alphabet:
-    """A vocabulary by first bytes, so that a grammar can be asked about whole groups of tokens at once.
-
-    A grammar allows a token only if it allows the token's first byte, and for nearly every byte there is a token that
-    is that byte alone: those answer for the rest. Control tokens that end nothing are in no group: they are no text.
+    """A vocabulary by first bytes, large groups by second ones as well, so that a grammar can be asked about whole
+    groups of tokens at once. Control tokens that end nothing are in no group: they are no text.
     """
 
     def __init__(self, survey: Survey) -> None:
-        ends, control, _, firsts, lengths = survey
         #: Tokens that end an answer.
-        self.ends: Tokens = np.flatnonzero(ends).astype(np.int32)
-        usable = ~ends & ~control & (firsts > 0)
+        self.ends: Tokens = _where(survey.ends)
+        usable = ~survey.ends & ~survey.control & (survey.firsts > 0)
         #: Tokens that no constrained answer has.
-        self.silent = frozenset(np.flatnonzero(~usable & ~ends).tolist())
-        self._groups = {int(byte): _where(usable & (firsts == byte)) for byte in np.unique(firsts[usable])}
-        single = {byte: group[lengths[group] == 1][:1] for byte, group in self._groups.items()}
-        self._bytes = [byte for byte, found in single.items() if len(found)]
-        self._probes = np.concatenate([np.zeros(0, np.int32), *(single[byte] for byte in self._bytes)])
-        lonely = [self._groups[byte] for byte, found in single.items() if not len(found)]
-        self._unprobed: Tokens = np.concatenate([np.zeros(0, np.int32), *lonely])
+        self.silent = frozenset(np.flatnonzero(~usable & ~survey.ends).tolist())
+        text = _where(usable)
+        self._first = _Groups(text, survey.firsts[text], survey.lengths[text] == 1)
+        self._second: dict[int, _Groups] = {}
+        for byte, group in zip(self._first.bytes, self._first.tokens, strict=True):
+            if len(group) > _MANY:
+                self._second[byte] = _Groups(group, survey.seconds[group], survey.lengths[group] <= 2)
 
     def candidates(self, grammar: Grammar) -> Tokens:
-        """All tokens that the grammar may allow next, by their first byte."""
-        open_bytes = grammar.allowed(self._probes)
-        groups = [self._groups[byte] for byte, is_open in zip(self._bytes, open_bytes, strict=True) if is_open]
-        return np.concatenate([self.ends[grammar.allowed(self.ends)], self._unprobed, *groups])
+        """All tokens that the grammar may allow next, and some more."""
+        groups = [self.ends[grammar.allowed(self.ends)], self._first.unprobed]
+        for byte, group in _open(self._first, grammar):
+            if byte not in self._second:
+                groups.append(group)
+                continue
+            second = self._second[byte]
+            groups.append(second.unprobed)
+            groups += [part for _, part in _open(second, grammar)]
+        return np.concatenate(groups)
 
     def must_end(self, grammar: Grammar) -> bool:
         """Whether the text so far is whole and nothing can follow."""
-        if not grammar.allowed(self.ends[:1]).any() or grammar.allowed(self._probes).any():
+        if not grammar.allowed(self.ends[:1]).any() or grammar.allowed(self._first.probes).any():
             return False
-        return not grammar.allowed(self._unprobed).any()
+        return not grammar.allowed(self._first.unprobed).any()
+
+
+def _open(groups: _Groups, grammar: Grammar) -> list[tuple[int, Tokens]]:
+    """The groups of which the grammar may allow a token."""
+    fit = grammar.allowed(groups.probes)
+    return [(byte, group) for byte, group, fits in zip(groups.bytes, groups.tokens, fit, strict=True) if fits]
 
 
 def _where(flags: npt.NDArray[np.bool_]) -> Tokens:
@@ -75,16 +107,33 @@ class Constraint:
         if self._fits(token):
             return token
         tokens = self._alphabet.candidates(self._grammar)
+        if len(tokens) > _MANY and (again := self._again(scores, token, choice)) >= 0:
+            return again
         found = scores[tokens]
-        if choice.greedy and len(tokens) > _FIRST:
-            best = np.argpartition(-found, _FIRST)[:_FIRST]
-            token = self._among(tokens[best], found[best], choice)
-            if token >= 0:
-                return token
+        for few in _BEST:
+            if choice.greedy and len(tokens) > few:
+                best = np.argpartition(found, len(found) - few)[-few:]
+                token = self._among(tokens[best], found[best], choice)
+                if token >= 0:
+                    return token
         token = self._among(tokens, found, choice)
         if token < 0:
             raise NodeError("nothing that this model can write fits the grammar at this point", retryable=False)
         return token
+
+    def _again(self, scores: Logits, refused: int, choice: Choice) -> int:
+        """The choice without what was refused, a few times; -1 if that was not enough.
+
+        What comes out is chosen among all that fit: who leaves out refused ones one by one meets these with their
+        chances unchanged.
+        """
+        scores = scores.copy()
+        for _ in range(_TRIES):
+            scores[refused] = -np.inf
+            refused = choice.pick(scores)
+            if self._fits(refused):
+                return refused
+        return -1
 
     def _among(self, tokens: Tokens, scores: Logits, choice: Choice) -> int:
         """The choice among those of ``tokens`` that fit; -1 if none does."""

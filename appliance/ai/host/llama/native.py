@@ -57,8 +57,9 @@ _log_callback = lib.llama_log_callback(_on_log)
 lib.llama_log_set(_log_callback, ctypes.c_void_p(0))
 lib.llama_backend_init()
 
-# llama.cpp asks several hundred times a token whether it is to stop, and a callback into Python would cost a tenth of
-# all speed. ``strlen`` of a string of no or one byte answers as well: 0 goes on, 1 stops.
+# llama.cpp asks 500 times a token whether it is to stop. A callback into Python costs 2 % of the speed, and far more
+# while other threads hold the interpreter's lock. ``strlen`` of a string of no or one byte answers the same question:
+# 0 goes on, 1 stops.
 _STRLEN = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value
 _abort_callback = lib.ggml_abort_callback(_STRLEN)
 
@@ -70,13 +71,14 @@ def version() -> str:
 
 class Survey(NamedTuple):
     """Of every token of a vocabulary: does it end an answer, is it control, is it read from the prompt's own text
-    (control, or added by the model's maker), its first byte (0: it says nothing), its length in bytes.
+    (control, or added by the model's maker), its first and second bytes (0: there is none), its length in bytes.
     """
 
     ends: npt.NDArray[np.bool_]
     control: npt.NDArray[np.bool_]
     special: npt.NDArray[np.bool_]
     firsts: npt.NDArray[np.uint8]
+    seconds: npt.NDArray[np.uint8]
     lengths: Tokens
 
 
@@ -169,11 +171,12 @@ class Model:
         room = ctypes.create_string_buffer(_PIECE)
         data = memoryview(room).cast("B")
         vocab, to_piece, kind_of = self._vocab, lib.llama_token_to_piece, lib.llama_vocab_get_attr
-        firsts, lengths, kinds = bytearray(size), [0] * size, [0] * size
+        firsts, seconds, lengths, kinds = bytearray(size), bytearray(size), [0] * size, [0] * size
         for token in range(size):
             lengths[token] = count = to_piece(vocab, token, room, _PIECE, 0, True)
             if count > 0:
                 firsts[token] = data[0]
+                seconds[token] = data[1] if count > 1 else 0
             kinds[token] = kind_of(vocab, token)
         bits = np.array(kinds)
         control = (bits & lib.LLAMA_TOKEN_ATTR_CONTROL) != 0
@@ -181,7 +184,14 @@ class Model:
         for token in np.flatnonzero(control).tolist():  # llama.cpp makes every token that ends an answer one of these
             ends[token] = self.ends(token)
         special = bits & (lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_USER_DEFINED)
-        return Survey(ends, control, special != 0, np.frombuffer(firsts, np.uint8), np.array(lengths, np.int32))
+        return Survey(
+            ends=ends,
+            control=control,
+            special=special != 0,
+            firsts=np.frombuffer(firsts, np.uint8),
+            seconds=np.frombuffer(seconds, np.uint8),
+            lengths=np.array(lengths, np.int32),
+        )
 
     def edges(self) -> tuple[int, int]:
         """The tokens that begin and end a text, -1 for one that the vocabulary lacks."""

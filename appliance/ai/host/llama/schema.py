@@ -31,7 +31,6 @@ from appliance.ai.host.llama.schema_words import (
 )
 from appliance.contracts import ConfigError
 
-
 #: Rules that are used as they are. Escapes neither NUL nor half characters (surrogates).
 _RULES = {
     "ws": '" "?',
