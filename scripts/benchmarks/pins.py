@@ -2,7 +2,8 @@
 
 ``python -m scripts.benchmarks.pins COUNT FILE`` measures in the kernel that it runs in; FILE gets milliseconds (JSON).
 The tests' kernel (tests/hardware/README.md) is a User Mode Linux: everything in it is slower than on its machine, but
-for the disk, which is memory.
+for the disk, which is memory. The simulator passes an edge on with that kernel's tick, which is every 10 ms; a chip
+does so at once. So what counts is the time from the edge as the kernel has seen and dated it.
 """
 
 from __future__ import annotations
@@ -34,13 +35,18 @@ def rows(quick: bool) -> list[Row]:
         late, where = elsewhere(count), "the tests' kernel"
     if not late:
         return []
+    edges, pulls = [edge for edge, _ in late], [pull for _, pull in late]
+    figures = [("p50", percentile(edges, 0.5)), ("p99", percentile(edges, 0.99))]
     return [
-        Row("edge", f"pin, in {where}: source to first step, {name}", value, "ms", f"<= {BOUND:g}", value <= BOUND)
-        for name, value in (("p50", percentile(late, 0.5)), ("p99", percentile(late, 0.99)))
+        *(
+            Row("edge", f"pin, in {where}: edge to first step, {name}", value, "ms", f"<= {BOUND:g}", value <= BOUND)
+            for name, value in figures
+        ),
+        Row("edge", f"pin, in {where}: with the simulator, p50", percentile(pulls, 0.5), "ms"),
     ]
 
 
-def elsewhere(count: int) -> list[float]:
+def elsewhere(count: int) -> list[tuple[float, float]]:
     """Measure in the tests' kernel, which is built if it is not there yet."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "late.json"
@@ -49,12 +55,11 @@ def elsewhere(count: int) -> list[float]:
         if not file.exists():
             sys.stderr.write(f"pins were not measured: {(done.stderr or done.stdout).strip()[-2000:]}\n")
             return []
-        found: list[float] = json.loads(file.read_text())
-        return found
+        return [(edge, pull) for edge, pull in json.loads(file.read_text())]
 
 
-def measure(count: int) -> list[float]:
-    """Milliseconds from before a pin is pulled to the first step, for each of ``count`` edges."""
+def measure(count: int) -> list[tuple[float, float]]:
+    """Of each of ``count`` edges: milliseconds to the first step, from the edge by the kernel, and from the pull."""
     from tests.hardware import simulator
 
     chip = simulator.Chip("bench", names=("DOOR",))
@@ -69,10 +74,10 @@ def measure(count: int) -> list[float]:
                     chip.pull(0, number % 2 == 0)
                     time.sleep(edge.PAUSE)
                 edge.until(lambda: len(edge.runs(ours, "gpio")) >= count, "the last run")
-                begun = [at for _, at in edge.runs(ours, "gpio")]
+                begun = [(payload["time"], at) for payload, at in edge.runs(ours, "gpio")]
     finally:
         chip.remove()
-    return [(at - moment) * 1000 for moment, at in zip(moments, begun, strict=True)]
+    return [((at - seen) * 1000, (at - pull) * 1000) for pull, (seen, at) in zip(moments, begun, strict=True)]
 
 
 if __name__ == "__main__":
