@@ -115,12 +115,15 @@ class Connection:
         self._stopping = stopping
         self._limit = limit
         self._conn = h11.Connection(h11.SERVER)
+        #: Nothing has been answered yet.
+        self.fresh = True
 
     async def serve(self) -> None:
         """Answer requests until the caller hangs up or the host stops."""
         try:
             while not self._stopping.is_set() and (request := await self._unless_stopping(self._read())):
                 await self._answer(request)
+                self.fresh = False
                 if self._conn.our_state is h11.MUST_CLOSE or self._conn.their_state is h11.MUST_CLOSE:
                     break
                 self._conn.start_next_cycle()

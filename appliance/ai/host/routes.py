@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -25,6 +25,8 @@ from appliance.ai.host.work import Language
 from appliance.contracts import ConfigError
 
 logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 #: Texts that are embedded in one go: between two of these a caller who has hung up is noticed.
 _AT_ONCE = 64
@@ -149,8 +151,8 @@ class Routes:
             if not hasattr(model, "embed"):
                 raise BadRequest(f"{body.model!r} makes no embeddings; its task is {model.describe().get('task')!r}")
             for at in range(0, len(texts), _AT_ONCE):
-                vectors += await asyncio.to_thread(model.embed, texts[at : at + _AT_ONCE])
-            tokens = await asyncio.to_thread(_count, model, texts)
+                vectors += await _to_its_end(model.embed, texts[at : at + _AT_ONCE])
+            tokens = await _to_its_end(_count, model, texts)
         packed = body.encoding_format == "base64"
         data = [
             {"object": "embedding", "index": index, "embedding": _packed(vector) if packed else vector}
@@ -165,7 +167,7 @@ class Routes:
         async with self._shelf.lease(body.model) as model:
             if not hasattr(model, "count"):
                 raise BadRequest(f"{body.model!r} reads no text")
-            counts = await asyncio.to_thread(lambda: [model.count(text) for text in texts])
+            counts = await _to_its_end(lambda: [model.count(text) for text in texts])
         await reply.send({"model": body.model, "counts": counts, "total": sum(counts)})
 
     # --- ONNX --------------------------------------------------------------------------------------
@@ -191,6 +193,16 @@ def _facts(path: Path, stamp: tuple[int, ...]) -> tuple[str, int]:
     except (ConfigError, OSError):
         return "language", 0  # whoever asks it is told why that cannot be
     return "embed" if facts.pooling or "bert" in facts.architecture else "language", facts.context
+
+
+async def _to_its_end(work: Callable[..., R], *arguments: Any) -> R:
+    """Work on a thread. Cancelled, this waits for its end: a model must not be put away under a thread that uses it."""
+    task = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
 
 
 def _count(model: Language, texts: Sequence[str]) -> int:

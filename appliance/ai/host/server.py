@@ -16,6 +16,8 @@ MOST_CALLERS = 200
 LIMIT = 48_000_000
 #: Seconds that callers get to hear that the host ends, and models to write what they keep.
 _FAREWELL = 5.0
+#: Seconds for which somebody may stand in the door without a word, and between two looks at that.
+_STANDING, _LOOK = 2.0, 0.01
 
 
 class Server:
@@ -31,7 +33,7 @@ class Server:
         self._clock = clock
         self._working = 0
         self._last = 0.0
-        self._callers: set[asyncio.Task[None]] = set()
+        self._callers: dict[asyncio.Task[None], Connection] = {}
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -44,12 +46,25 @@ class Server:
         # Not start_unix_server, which from Python 3.13 on removes the socket's file: that is the door-keeper's.
         server = await asyncio.start_server(self._connected, sock=door)
         idle = asyncio.create_task(self._until_idle())
-        try:
-            await self._stopping.wait()
-        finally:
-            idle.cancel()
-            server.close()
+        stop = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({idle, stop}, return_when=asyncio.FIRST_COMPLETED)
+        # From here on requests wait in the door, for the next host. First no more are taken, for asyncio forgets a
+        # connection that it has taken in the very turn in which the server is closed.
+        asyncio.get_running_loop().remove_reader(door)
+        await asyncio.sleep(_LOOK)
+        server.close()
+        idle.cancel()
+        await self._serve_the_last()
+        self.stop()
         return await self._farewell()
+
+    async def _serve_the_last(self) -> None:
+        """Those who came in at the very moment of leaving are still served; who only stands there is not waited for."""
+        began = self._clock()
+        while not self._stopping.is_set() and any(link.fresh for link in self._callers.values()):
+            if not self._working and self._clock() - began > _STANDING:
+                return
+            await asyncio.sleep(_LOOK)
 
     async def _farewell(self) -> bool:
         """Callers end first: only then nobody uses a model."""
@@ -67,11 +82,11 @@ class Server:
         assert task is not None
         self._last = self._clock()
         handler = self._work if len(self._callers) < MOST_CALLERS else _full
-        self._callers.add(task)
+        self._callers[task] = link = Connection(reader, writer, handler, self._stopping, LIMIT)
         try:
-            await Connection(reader, writer, handler, self._stopping, LIMIT).serve()
+            await link.serve()
         finally:
-            self._callers.discard(task)
+            del self._callers[task]
 
     async def _work(self, request: Request, reply: Reply) -> None:
         if request.method == "GET":
@@ -88,9 +103,9 @@ class Server:
         while self._idle > 0:
             left = self._last + self._idle - self._clock()
             if left <= 0 and not self._working and not self._shelf.busy:
-                self.stop()
                 return
             await asyncio.sleep(max(left, self._idle / 10))
+        await asyncio.Event().wait()  # never
 
 
 async def _full(request: Request, reply: Reply) -> None:
