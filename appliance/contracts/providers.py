@@ -39,9 +39,12 @@ class StreamingHttp(Protocol):
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         socket: Path | None = None,
+        called: str = "",
         verify: bool = True,
     ) -> AbstractAsyncContextManager[HttpStream]:
-        """Send a request; ``socket`` is a Unix socket to go through, then the URL's host is only a name."""
+        """Send a request; ``socket`` is a Unix socket to go through, then the URL's host is only a name. ``called`` is
+        what errors call the other side, instead of by its address.
+        """
 
 
 class Reach(Protocol):

@@ -87,12 +87,13 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         socket: Path | None = None,
+        called: str = "",
         verify: bool = True,
     ) -> AsyncIterator[Streamed]:
         """Implements :class:`appliance.contracts.StreamingHttp`; follows no redirect, sets no limit of time."""
         client = self._client(socket or verify)
         request = _build(client, method, url, headers, None, body, CONNECT_TIMEOUT)
-        place = str(socket.name) if socket else _place(request.url)
+        place = called or _place(request.url)
         try:
             response = await client.send(request, stream=True)
         except Exception as exc:

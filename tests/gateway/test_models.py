@@ -132,6 +132,17 @@ def test_a_model_that_is_passed_over_leaves_no_trace_in_the_stream(served: Home,
     assert told[0]["choices"][0]["delta"] == {"content": "yes"}
 
 
+def test_a_bare_prompt_is_gone_on_with(served: Home, server: Cloud) -> None:
+    program = served.caller(["models"])
+    answer = good(v1(program, "/completions", {"prompt": "once upon a", "max_tokens": 3}))
+    choice = answer["choices"][0]
+    assert (answer["object"], choice["text"], choice["finish_reason"]) == ("text_completion", "ONCE UPON A", "length")
+    assert server.bodies[-1]["prompt"] == "once upon a"
+    assert "messages" not in server.bodies[-1]
+    told = events(v1(program, "/completions", {"prompt": "there was", "stream": True}))
+    assert "".join(event["choices"][0]["text"] for event in told) == "THERE WAS"
+
+
 def test_vectors(served: Home) -> None:
     program = served.caller(["models"])
     plain = good(v1(program, "/embeddings", {"model": "cloud/vec", "input": ["one", "two"]}))

@@ -151,7 +151,7 @@ def test_nothing_is_set_up_and_there_is_no_host(tmp_path: Path) -> None:
     made.start()
     try:
         ended = ask(made, {"prompt": "?"}, retry={"attempts": 1})
-        assert "models.sock cannot be reached" in ended["error"]["message"]
+        assert "the model host cannot be reached" in ended["error"]["message"]
     finally:
         made.close()
 

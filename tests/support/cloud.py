@@ -23,6 +23,7 @@ from tests.support.web import WebServer, _Handler, web_server
 
 Script = Callable[["_Handler"], None]
 CHAT, EMBED, MODELS = "/v1/chat/completions", "/v1/embeddings", "/v1/models"
+COMPLETE = "/v1/completions"
 
 
 class Cloud:
@@ -38,6 +39,7 @@ class Cloud:
         self.go = threading.Event()
         self._script: deque[Script] = deque()
         web.answer(CHAT, on=self._chat)
+        web.answer(COMPLETE, on=self._complete)
         web.answer(EMBED, on=self._embed)
         web.answer(MODELS, on=self._list)
 
@@ -154,6 +156,15 @@ class Cloud:
                 "prompt_tokens_details": {"cached_tokens": cached},
             }
             _event(handler, {"choices": [], "usage": counted})
+        _end(handler)
+
+    def _complete(self, handler: _Handler) -> None:
+        """Go on with a prompt, with what it asked for in capitals."""
+        prompt = json.loads(self.web.requests[-1].body)["prompt"]
+        _begin(handler)
+        for word in _words(prompt.upper()):
+            _event(handler, {"choices": [{"index": 0, "text": word, "finish_reason": None}]})
+        _event(handler, {"choices": [{"index": 0, "text": "", "finish_reason": "length"}]})
         _end(handler)
 
     def _embed(self, handler: _Handler) -> None:

@@ -73,6 +73,7 @@ class Api(Struct, frozen=True, kw_only=True):
             headers=headers,
             body=body,
             socket=self.socket,
+            called=self.name if self.socket else "",
             verify=self.verify,
         )
 
