@@ -65,11 +65,19 @@ export interface LiveText {
   text: string
 }
 
+/** Making the engine for models, or fetching one, goes on: ask how. */
+export interface LiveModels {
+  type: 'models'
+  setup?: unknown
+  pull?: unknown
+}
+
 export type LiveEvent =
   | { type: 'hello'; id: string }
   | { type: 'reset'; id: string }
   | { type: 'kernel'; up: boolean }
   | LiveText
+  | LiveModels
   | LiveRun
   | LiveDevices
   | LiveAgent
@@ -174,7 +182,8 @@ export class Live {
   /** Hand on what was not seen yet. */
   private take(events: readonly LiveEvent[]): void {
     const news = events.filter((event) => {
-      if (event.type === 'kernel' || event.type === 'stream') return true
+      // What has no id is of the moment: it is not numbered, and does not come again.
+      if (!('id' in event)) return true
       const now = parted(event.id)
       const before = parted(this.last)
       const isNews = event.type !== 'hello' && event.type !== 'reset'

@@ -2,7 +2,7 @@
 
 import { defineStore } from 'pinia'
 import { onScopeDispose, ref } from 'vue'
-import { Live, type LiveAgent, type LiveDevices, type LiveEvent, type LiveRun, type LiveState, type LiveText } from '@/api/live'
+import { Live, type LiveAgent, type LiveDevices, type LiveEvent, type LiveModels, type LiveRun, type LiveState, type LiveText } from '@/api/live'
 import { useSession } from './session'
 
 export const useLive = defineStore('live', () => {
@@ -14,6 +14,7 @@ export const useLive = defineStore('live', () => {
   const onRun = new Set<(runs: readonly LiveRun[]) => void>()
   const onDevices = new Set<(news: readonly (LiveDevices | LiveAgent)[]) => void>()
   const onText = new Set<(texts: readonly LiveText[]) => void>()
+  const onModels = new Set<(news: readonly LiveModels[]) => void>()
   const onReset = new Set<() => void>()
   let stop: (() => void) | null = null
 
@@ -23,11 +24,13 @@ export const useLive = defineStore('live', () => {
     const runs: LiveRun[] = []
     const devices: (LiveDevices | LiveAgent)[] = []
     const texts: LiveText[] = []
+    const models: LiveModels[] = []
     let reset = false
     for (const event of events) {
       if (event.type === 'run') runs.push(event)
       else if (event.type === 'devices' || event.type === 'agent') devices.push(event)
       else if (event.type === 'stream') texts.push(event)
+      else if (event.type === 'models') models.push(event)
       else if (event.type === 'kernel') kernelUp.value = event.up
       else if (event.type === 'reset') reset = true
     }
@@ -36,6 +39,7 @@ export const useLive = defineStore('live', () => {
     if (texts.length > 0) onText.forEach((listener) => listener(texts))
     if (runs.length > 0) onRun.forEach((listener) => listener(runs))
     if (devices.length > 0) onDevices.forEach((listener) => listener(devices))
+    if (models.length > 0) onModels.forEach((listener) => listener(models))
   }
 
   function said(now: LiveState): void {
@@ -72,11 +76,17 @@ export const useLive = defineStore('live', () => {
     onScopeDispose(() => onText.delete(listener))
   }
 
+  /** How making the engine for models and fetching them goes, until the caller's scope ends. */
+  function watchModels(listener: (news: readonly LiveModels[]) => void): void {
+    onModels.add(listener)
+    onScopeDispose(() => onModels.delete(listener))
+  }
+
   /** Something was missed: load anew what is shown. Until the caller's scope ends. */
   function watchReset(listener: () => void): void {
     onReset.add(listener)
     onScopeDispose(() => onReset.delete(listener))
   }
 
-  return { state, kernelUp, since, start, end, again: () => live.again(), watchRuns, watchDevices, watchTexts, watchReset }
+  return { state, kernelUp, since, start, end, again: () => live.again(), watchRuns, watchDevices, watchTexts, watchModels, watchReset }
 })

@@ -1,0 +1,42 @@
+/** Asking a model once. */
+
+import { get, post } from './client'
+
+export interface ChoicePlace {
+  upstream: string
+  /** Who sees the prompt; empty: this machine. */
+  place: string
+  local: boolean
+  breaker: string
+  models: { name: string; context: number; images: boolean }[]
+  error: string
+}
+
+export interface Choices {
+  default: string[]
+  default_embed: string
+  items: ChoicePlace[]
+}
+
+export interface ChatReply {
+  text: string
+  model: string
+  provider: string
+  finish: string
+  tokens_in: number
+  tokens_cached: number
+  tokens_out: number
+  /** Seconds: all of it, and until the first token. */
+  seconds: number
+  first: number
+  /** US dollars. */
+  cost: number
+  from_cache: boolean
+}
+
+export const listChoices = (signal?: AbortSignal): Promise<Choices> => get('/questions/models', {}, signal)
+
+export const askModel = (
+  question: { messages: { role: string; content: string }[]; models?: string[]; temperature?: number; max_tokens?: number },
+  signal?: AbortSignal,
+): Promise<ChatReply> => post('/questions', question, { signal })
