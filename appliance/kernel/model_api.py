@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
 
 from appliance.contracts import ChatRequest, FlowError, ModelFacts
+from appliance.kernel.answering import answer
 from appliance.kernel.params import arguments
 from appliance.kernel.server import BadRequest, Handler, Params, Reply
 
@@ -61,7 +61,7 @@ class ModelApi:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._models = kernel.models
-        self._spawn: Callable[[Coroutine[Any, Any, Any]], Future[Any]] = kernel.engine.steps.io.spawn
+        self._spawn = kernel.engine.steps.io.spawn
 
     def methods(self) -> dict[str, Handler]:
         return {
@@ -72,26 +72,7 @@ class ModelApi:
         }
 
     def _begin(self, reply: Reply, work: Coroutine[Any, Any, Any]) -> None:
-        """Answer with what the work gives; end it when the caller goes away."""
-        future = self._spawn(work)
-
-        def ended() -> None:
-            future.cancel()
-
-        reply.caller.on_close.append(ended)
-
-        def over(done: Future[Any]) -> None:
-            if ended in reply.caller.on_close:
-                reply.caller.on_close.remove(ended)
-            if done.cancelled():
-                return
-            exc = done.exception()
-            if exc is not None:
-                reply.error(exc)
-            else:
-                reply.ok(done.result())
-
-        future.add_done_callback(over)
+        answer(reply, self._spawn, work)
 
     def _chat(self, params: Params, reply: Reply) -> None:
         asked = arguments(params, Asked)

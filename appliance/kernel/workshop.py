@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -13,6 +12,7 @@ from msgspec import Meta, Struct
 from appliance.contracts import Analysis, ConfigError, Draft, DraftRequest, Models, Problem
 from appliance.engine.plan import plan_flow
 from appliance.engine.validate import validate
+from appliance.kernel.answering import answer
 from appliance.kernel.params import arguments
 from appliance.kernel.server import Params, Reply
 from appliance.kernel.wire import LONGEST_DRAFT
@@ -73,37 +73,26 @@ class KernelWorkshop:
         def tell(line: str) -> None:
             self._kernel.api.live.show({"type": "stream", "draft": asked.id, "text": line})
 
-        async def work() -> Draft:
-            async with asyncio.timeout(LONGEST_DRAFT):
-                return await bench.draft(request, tell)
+        async def work() -> Any:
+            try:
+                async with asyncio.timeout(LONGEST_DRAFT):
+                    return msgspec.to_builtins(await bench.draft(request, tell))
+            except TimeoutError:
+                raise ConfigError(
+                    f"no draft within {LONGEST_DRAFT:g} seconds: the model is too slow for this"
+                ) from None
 
-        self._answer(self._kernel.engine.steps.io.spawn(work()), reply)
+        answer(reply, self._kernel.engine.steps.io.spawn, work())
 
     def words(self, params: Params, reply: Reply) -> None:
         """The analysis of a flow with a model's summary."""
         asked = arguments(params, AnalysisAsked)
         bench = Bench(self._kernel, self._models("analyzer"), asked.workspace)
 
-        work = bench.analyse(asked.flow, asked.runs, asked.models)
-        self._answer(self._kernel.engine.steps.io.spawn(work), reply)
+        async def work() -> Any:
+            return msgspec.to_builtins(await bench.analyse(asked.flow, asked.runs, asked.models))
 
-    def _answer(self, future: Future[Any], reply: Reply) -> None:
-        def gone() -> None:
-            future.cancel()
-
-        reply.caller.on_close.append(gone)
-
-        def landed(done: Future[Any]) -> None:
-            try:
-                reply.ok(msgspec.to_builtins(done.result()))
-            except CancelledError:
-                pass  # whoever asked has gone
-            except TimeoutError:
-                reply.error(ConfigError(f"no draft within {LONGEST_DRAFT:g} seconds: the model is too slow for this"))
-            except Exception as exc:
-                reply.error(exc)
-
-        future.add_done_callback(landed)
+        answer(reply, self._kernel.engine.steps.io.spawn, work())
 
 
 class Bench:
