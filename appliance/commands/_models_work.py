@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,8 +58,10 @@ def report_setup(session: Session, *, portable: bool, again: bool) -> int:
     from appliance.ai.building.run import be_modest
 
     be_modest()
+    sys.stdin.buffer.readline()
     try:
         with stopped_by_sigterm():
+            _end_with_parent()
             set_up(session.folder, out.emit_line, portable=portable, again=again)
     except (FlowError, KeyboardInterrupt):
         return 1
@@ -117,7 +122,7 @@ def report_pull(session: Session) -> int:
     from appliance.ai.library import pull as pulling
     from appliance.ai.library.orders import Order
 
-    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+    order = msgspec.json.decode(sys.stdin.buffer.readline(), type=Order)
     be_modest()
     last = (-_REPORT, "")
 
@@ -129,6 +134,7 @@ def report_pull(session: Session) -> int:
 
     try:
         with stopped_by_sigterm():
+            _end_with_parent()
             pulling.pull(session.folder, order, tell)
     except FlowError as exc:
         out.emit_line({"failed": exc.message})
@@ -136,6 +142,16 @@ def report_pull(session: Session) -> int:
     except KeyboardInterrupt:
         return 1
     return 0
+
+
+def _end_with_parent() -> None:
+    """The kernel holds the other end of standard input, until it ends, however that may be."""
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def pulls(session: Session) -> list[dict[str, Any]]:

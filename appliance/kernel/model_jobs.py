@@ -66,14 +66,14 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._thread: threading.Thread | None = None
 
-    def start(self, stdin: bytes = b"") -> None:
-        """Start it and give it something to read."""
+    def start(self, line: bytes = b"") -> None:
+        """Start it with a line to read. Its standard input stays open: when it ends, the kernel has ended."""
         command = [sys.executable, "-m", "appliance.cli", *self._words]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
-            self._process.stdin.write(stdin)
-            self._process.stdin.close()
+            self._process.stdin.write(line + b"\n")
+            self._process.stdin.flush()
         self._thread = threading.Thread(target=self._listen, name="model-job", daemon=True)
         self._thread.start()
 
@@ -86,7 +86,11 @@ class Child:
             except msgspec.MsgspecError:
                 logger.warning("a job of models says: %s", line.decode(errors="replace").strip()[:300])
         self._process.stdout.close()
-        self._ended(self._process.wait())
+        code = self._process.wait()
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._ended(code)
 
     def stop(self) -> None:
         """End it and wait for that. Twice is fine."""
