@@ -44,11 +44,13 @@ def tiny_model(
     context: int = 2048,
     layers: int = 2,
     template: str | None = TEMPLATE,
+    pooling: gguf.PoolingType | None = None,
     spoil: Callable[[str, np.ndarray], np.ndarray] | None = None,
     path: Path | None = None,
 ) -> Path:
     """A Llama with random weights (float32, width 64, ``layers`` of them) that was trained up to ``context`` tokens.
 
+    With ``pooling`` it makes vectors of what it read instead of text.
     ``spoil`` may change a tensor before it is written (name and array in, array out), and then ``path`` says where to.
     """
 
@@ -66,6 +68,8 @@ def tiny_model(
         writer.add_layer_norm_rms_eps(1e-5)
         writer.add_rope_dimension_count(width // heads)
         writer.add_vocab_size(len(tokens))
+        if pooling is not None:
+            writer.add_pooling_type(pooling)
         _write_bpe(writer, tokens, merges, template)
         kv = width // heads * keys
         shapes = {"token_embd.weight": (len(tokens), width), "output.weight": (len(tokens), width)}
@@ -94,7 +98,8 @@ def tiny_model(
         return path
     assert spoil is None, "a spoilt model is not kept: say where it goes"
     mark = hashlib.sha256((template or "").encode()).hexdigest()[:8]
-    return _kept(f"llama-{seed}-{context}-{layers}-{mark}.gguf", write)
+    kind = "llama" if pooling is None else f"llama-{pooling.name.lower()}"
+    return _kept(f"{kind}-{seed}-{context}-{layers}-{mark}.gguf", write)
 
 
 def tiny_embedder(*, context: int = 128) -> Path:

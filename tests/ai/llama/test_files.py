@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 
@@ -147,6 +148,18 @@ def test_vectors_have_length_1_and_do_not_depend_on_their_neighbours(embedder: L
     assert np.abs(alone - together[:6]).max() < 1e-3
     near, far = together[0] @ together[4], together[0] @ np.array(embedder.embed(["water"])[0])
     assert near > far
+
+
+def test_a_language_model_that_was_made_for_vectors_pools_as_its_file_says() -> None:
+    last = load(tiny_model(pooling=gguf.PoolingType.LAST), options())
+    mean = load(tiny_model(pooling=gguf.PoolingType.MEAN), options())
+    texts = ["the engine keeps a run", "water", "the engine keeps a run"]
+    of_last, of_mean = np.array(last.embed(texts)), np.array(mean.embed(texts))
+    assert of_last.shape == of_mean.shape == (3, 64)
+    assert np.abs(of_last[0] - of_last[2]).max() < 1e-3 < np.abs(of_last[0] - of_last[1]).max()
+    assert np.abs(of_last[0] - of_mean[0]).max() > 1e-2
+    last.close()
+    mean.close()
 
 
 def test_what_cannot_become_a_vector(embedder: Language) -> None:

@@ -83,8 +83,8 @@ class Engine:
         self._clock = clock
         self._changed = threading.Condition()
         self._active: deque[Job] = deque()
-        #: Jobs whose prompt llama.cpp is reading at this moment: cancelling one stops it.
-        self._reading: frozenset[Job] = frozenset()
+        #: Jobs for which it is worth stopping llama.cpp at this moment.
+        self._stopping: frozenset[Job] = frozenset()
         self._closing = False
         self.prompt_speed = Speed()
         self.answer_speed = Speed()
@@ -117,7 +117,7 @@ class Engine:
         """End a job soon, from any thread."""
         with self._changed:
             job.cancelled = True
-            if job in self._reading:
+            if job in self._stopping:
                 self._context.abort()
             self._changed.notify_all()
 
@@ -268,14 +268,14 @@ class Engine:
         self._context.adapt(self._adapters[adapter] if adapter else None)
         count = self._fill(parts)
         with self._changed:
-            self._reading = frozenset(job for job, take in parts if take > 1)
-            if not self._closing and not any(job.cancelled for job in self._reading):
+            self._stopping = frozenset(job for job, take in parts if take > 1 or len(parts) == 1)
+            if not self._closing and not any(job.cancelled for job in self._stopping):
                 self._context.proceed()
         began = self._clock()
         result = self._context.decode(count)
         took = self._clock() - began
         with self._changed:
-            self._reading = frozenset()
+            self._stopping = frozenset()
         if result == 0:
             self._took(parts, took, bool(reading))
             self._evaluated(parts)

@@ -28,6 +28,7 @@ from appliance.contracts import ConfigError, NodeError
 #: Tokens evaluated in one call of llama.cpp at most.
 _BATCH = 512
 _DEFAULT_CONTEXT = 4096
+_FEW = 4
 #: What a context needs besides its cells: buffers for a batch. Measured with Qwen2.5-0.5B to 7B, rounded up.
 _BUFFERS = 128 << 20
 #: A grammar is a program: one that is longer than this, or nested deeper, is none that a person means.
@@ -49,7 +50,9 @@ def open_language(path: Path, options: Options) -> Language:
         )
     model = Model(path)
     try:
-        if facts.pooling or not model.decoder or facts.architecture == "bert":
+        if model.encoder and model.decoder:
+            raise ConfigError(f"{path.name} translates (encoder and decoder): such models cannot be run here")
+        if facts.pooling or model.encoder or "bert" in facts.architecture:
             embedder = Embedder(model, options, pooling=facts.pooling or 1, context=facts.context or 512)
             return Embeddings(model, embedder, facts, options)
         return Generator(model, facts, options, context, cells, kept).start()
@@ -93,22 +96,24 @@ class Generator(_Loaded):
         self._chat = Chat(model, survey)
         self._alphabet = Alphabet(survey)
         adapters = {name: model.adapter(path) for name, path in options.adapters.items()}
+        # Some memories are of a fixed size for each sequence, needed or not.
+        parallel = min(options.parallel, _FEW) if model.whole else options.parallel
         self._context = Context(
             model,
             cells=self._cells,
-            sequences=options.parallel,
+            sequences=parallel,
             batch=_BATCH,
             threads=options.answer_threads(),
             prompt_threads=options.reading_threads(),
         )
         self._engine = Engine(
             self._context,
-            Slots(options.parallel, self._cells, whole=model.whole),
+            Slots(parallel, self._cells, whole=model.whole),
             Shelf(self._kept, whole=model.whole),
             Waiting(options.queue),
             piece=model.piece,
             ends=model.ends,
-            parallel=options.parallel,
+            parallel=parallel,
             batch_from=options.batch_from,
             states=self._states(),
             adapters=adapters,
