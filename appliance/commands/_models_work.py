@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _STEP = 10
 #: Bytes between two reports to the kernel.
 _REPORT = 1_000_000
+_STDIN = 0
 
 
 # --- the engine --------------------------------------------------------------------------------------
@@ -58,7 +59,7 @@ def report_setup(session: Session, *, portable: bool, again: bool) -> int:
     from appliance.ai.building.run import be_modest
 
     be_modest()
-    sys.stdin.buffer.readline()
+    _first_line()
     try:
         with stopped_by_sigterm():
             _end_with_parent()
@@ -122,7 +123,7 @@ def report_pull(session: Session) -> int:
     from appliance.ai.library import pull as pulling
     from appliance.ai.library.orders import Order
 
-    order = msgspec.json.decode(sys.stdin.buffer.readline(), type=Order)
+    order = msgspec.json.decode(_first_line(), type=Order)
     be_modest()
     last = (-_REPORT, "")
 
@@ -144,11 +145,20 @@ def report_pull(session: Session) -> int:
     return 0
 
 
+def _first_line() -> bytes:
+    """What the kernel says at the beginning. Not by ``sys.stdin``: its lock would be held when the process ends."""
+    line = b""
+    while not line.endswith(b"\n") and (block := os.read(_STDIN, 65536)):
+        line += block
+    return line
+
+
 def _end_with_parent() -> None:
     """The kernel holds the other end of standard input, until it ends, however that may be."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        while os.read(_STDIN, 4096):
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
