@@ -1,5 +1,6 @@
 """Which models lie in ``<data>/models/``: files ``NAME.gguf``, and folders ``NAME/`` with a ``model.onnx``.
 
+LoRA adapters of a language model are the GGUF files in ``NAME.adapters/``; the model with one is ``NAME+ADAPTER``.
 Nothing is opened but the small JSON files that describe them.
 """
 
@@ -16,6 +17,9 @@ FOLDER = "models"
 GGUF = ".gguf"
 ONNX = "model.onnx"
 MANIFEST = "model.json"
+ADAPTERS = ".adapters"
+#: Between the name of a model and that of its adapter.
+WITH = "+"
 Kind = Literal["language", "onnx"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
@@ -30,6 +34,7 @@ class Found(Struct, frozen=True):
     created: int
     stamp: tuple[int, ...]
     about: dict[str, Any]
+    adapters: dict[str, Path] = {}
 
 
 def look(data: Path) -> list[Found]:
@@ -65,15 +70,22 @@ def _at(path: Path, name: str) -> Found | None:
         return None
     described = path.with_suffix(".json") if kind == "language" else path / MANIFEST
     size = status.st_size if kind == "language" else _size(path)
+    adapters = _adapters(path) if kind == "language" else {}
+    beside = [described] if kind == "onnx" else list(adapters.values())
     return Found(
         name=name,
         kind=kind,
         path=path,
         size=size,
         created=int(status.st_mtime),
-        stamp=(status.st_ino, status.st_mtime_ns, status.st_size, *(_stamp(described) if kind == "onnx" else ())),
+        stamp=(status.st_ino, status.st_mtime_ns, status.st_size, *(part for one in beside for part in _stamp(one))),
         about=_about(described),
+        adapters=adapters,
     )
+
+
+def _adapters(path: Path) -> dict[str, Path]:
+    return {one.stem: one for one in sorted(path.with_suffix(ADAPTERS).glob(f"*{GGUF}")) if _NAME.fullmatch(one.stem)}
 
 
 def _size(folder: Path) -> int:

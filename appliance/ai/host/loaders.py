@@ -72,7 +72,8 @@ class LanguageLoader:
     def _by_llama(self, found: Found, context: int, need: int) -> Model:
         from appliance.ai.host.llama import Options, load
 
-        return load(found.path, Options(name=found.name, context=context, memory=need, state=self._state))
+        options = Options(name=found.name, context=context, memory=need, state=self._state, adapters=found.adapters)
+        return load(found.path, options)
 
 
 class OnnxLoader:

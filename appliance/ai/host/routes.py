@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from appliance.ai.host import asks, files, generate, memory
-from appliance.ai.host.errors import BadRequest, NotFound, WrongMethod
+from appliance.ai.host.errors import BadRequest, NoModel, NotFound, WrongMethod
 from appliance.ai.host.files import Found
 from appliance.ai.host.http import Reply, Request
 from appliance.ai.host.llama import ggufs
@@ -71,7 +71,9 @@ class Routes:
 
     async def _models(self, request: Request, reply: Reply) -> None:
         there = await asyncio.to_thread(files.look, self._data)
-        cards = await asyncio.to_thread(lambda: [self._card(found) for found in there])
+        cards = await asyncio.to_thread(
+            lambda: [self._card(found, adapter) for found in there for adapter in ("", *found.adapters)]
+        )
         await reply.send({"object": "list", "data": cards})
 
     async def _model(self, request: Request, reply: Reply, rest: str) -> None:
@@ -83,12 +85,12 @@ class Routes:
         else:
             raise NotFound(f"there is nothing at {request.path} for {request.method}")
 
-    def _card(self, found: Found) -> dict[str, Any]:
+    def _card(self, found: Found, adapter: str = "") -> dict[str, Any]:
         task, context = found.about.get("task", "run"), 0
         if found.kind == "language":
             task, context = _facts(found.path, found.stamp)
         return {
-            "id": found.name,
+            "id": f"{found.name}{files.WITH}{adapter}" if adapter else found.name,
             "object": "model",
             "created": found.created,
             "owned_by": "local",
@@ -140,7 +142,11 @@ class Routes:
 
     async def _generate(self, body: asks.ChatBody | asks.CompletionBody, reply: Reply) -> None:
         body.ask()  # what is wrong with it is said before a model is loaded for it
-        async with self._shelf.lease(body.model, "language") as language:
+        name, _, adapter = body.model.partition(files.WITH)
+        body.adapter = adapter or body.adapter
+        if body.adapter and body.adapter not in (there := self._shelf.find(name, "language").adapters):
+            raise NoModel(f"{name!r} has no adapter {body.adapter!r} here; it has {', '.join(there) or 'none'}")
+        async with self._shelf.lease(name, "language") as language:
             await generate.answer(language, body, f"{int(self._began):x}-{next(self._numbers)}", reply)
 
     async def _embeddings(self, request: Request, reply: Reply) -> None:
@@ -164,7 +170,7 @@ class Routes:
     async def _tokens(self, request: Request, reply: Reply) -> None:
         body = asks.read(asks.TokensBody, request.body)
         texts = [body.input] if isinstance(body.input, str) else body.input
-        async with self._shelf.lease(body.model) as model:
+        async with self._shelf.lease(body.model.partition(files.WITH)[0]) as model:
             if not hasattr(model, "count"):
                 raise BadRequest(f"{body.model!r} reads no text")
             counts = await _to_its_end(lambda: [model.count(text) for text in texts])

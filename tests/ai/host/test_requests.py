@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.modelhost import Link, ModelHost, chat
+from tests.support.tinymodel import tiny_adapter
 
 SCHEMA = {
     "type": "object",
@@ -219,6 +220,21 @@ def test_a_model_is_unloaded_by_command(host: ModelHost) -> None:
     with host.stream("slow", max_tokens=500) as events:
         assert next(events)
         assert host.error("/v1/models/slow/unload", {})[:2] == (409, "conflict")
+
+
+def test_a_model_with_an_adapter_is_a_model_of_its_own(host: ModelHost) -> None:
+    plain = _text(host.chat("tiny", max_tokens=12))
+    (folder := host.folder / "tiny.adapters").mkdir()
+    tiny_adapter(folder / "loud.gguf", strength=8.0)
+    assert "tiny+loud" in [one["id"] for one in host.ask("/v1/models")[1]["data"]]
+    loud = host.chat("tiny+loud", max_tokens=12)
+    assert loud["model"] == "tiny+loud"
+    assert _text(loud) != plain
+    assert _text(host.chat("tiny", max_tokens=12, flowork_adapter="loud")) == _text(loud)
+    assert _text(host.chat("tiny", max_tokens=12)) == plain
+    assert host.ask("/v1/tokens", {"model": "tiny+loud", "input": "the"})[0] == 200
+    status, code, message = host.error("/v1/chat/completions", chat("tiny+soft", "x"))
+    assert (status, code, message) == (404, "no-model", "'tiny' has no adapter 'soft' here; it has loud")
 
 
 def _text(answer: dict[str, Any]) -> str:

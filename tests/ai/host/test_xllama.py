@@ -99,7 +99,7 @@ def test_what_is_wrong_is_said(host: ModelHost) -> None:
     assert (status, code) == (400, "bad-config"), message
     assert "context" in message
     assert host.error("/v1/embeddings", {"model": "tiny", "input": "x"})[:2] == (400, "bad-config")
-    assert host.error("/v1/chat/completions", chat("tiny", "x", flowork_adapter="mine"))[:2] == (400, "bad-config")
+    assert host.error("/v1/chat/completions", chat("tiny", "x", flowork_adapter="mine"))[:2] == (404, "no-model")
     (host.folder / "noise.gguf").write_bytes(b"noise" * 1000)
     assert host.error("/v1/chat/completions", chat("noise", "x"))[:2] == (422, "model-unusable")
     assert host.chat("tiny", max_tokens=1)
