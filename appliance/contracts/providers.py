@@ -62,6 +62,9 @@ class Reach(Protocol):
     def priority(self) -> int:
         """Of the flow that asks, -100 to 100; higher goes first where requests wait for a model."""
 
+    async def installed(self) -> Sequence[ModelFacts]:
+        """The models that lie on this machine, told without waking their host."""
+
     def secret(self, name: str) -> str:
         """A secret of the default workspace. Raises ``ConfigError`` if there is none of that name."""
 

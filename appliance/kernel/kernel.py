@@ -197,7 +197,7 @@ class Kernel:
             scrub.scrub_text,
             scrub.unfinished,
         )
-        models = ModelService(self._home, self.services, self._http, streams)
+        models = ModelService(self._home, self.services, self._http, streams, self.engine.steps.io.call)
         models.load(self.store.settings.load(), self.registry.providers)
         self.services.models = models.for_step
         self.services.stream = streams.piece

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from appliance.ai.gateway.accounts import Accounts, Budgets, Who
 from appliance.ai.gateway.cache import Cache
-from appliance.ai.gateway.gate import Gate, Watching
+from appliance.ai.gateway.gate import EMBED, Gate, Watching
 from appliance.ai.gateway.names import Upstreams
 from appliance.ai.gateway.passage import Passages
 from appliance.ai.gateway.prices import Prices
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 #: The model host's socket in the data folder.
 HOST = "models.sock"
+#: What the files of models call a task, where that is not what the gateway calls it.
+_TASKS = {"embedding": EMBED}
 _MEGABYTE = 1_000_000
 #: Of the child that looks up a price; it needs no network.
 _LOOK_UP = Limits(timeout=20.0, cpu=10.0, memory_mb=512)
@@ -45,7 +49,16 @@ class ModelService:
 
     gate: Gate
 
-    def __init__(self, data: Path, services: Services, http: StreamingHttp, streams: Streams) -> None:
+    def __init__(
+        self,
+        data: Path,
+        services: Services,
+        http: StreamingHttp,
+        streams: Streams,
+        aside: Callable[[Callable[[], Any]], Future[Any]],
+    ) -> None:
+        """``aside`` does something that blocks on another thread."""
+        self._aside = aside
         self._data = data
         self._services = services
         self._http = http
@@ -107,7 +120,17 @@ class ModelService:
         return self._services.sandbox.call("appliance.nodes._prices", "table", arguments, _LOOK_UP)
 
     def _reach(self, who: Who) -> KernelReach:
-        return KernelReach(self._services, self._http, self._data / HOST, who.priority)
+        return KernelReach(self._services, self._http, self._data / HOST, who.priority, self._installed)
+
+    async def _installed(self) -> list[ModelFacts]:
+        from appliance.ai.library.cards import all_models
+
+        views = await asyncio.wrap_future(self._aside(lambda: all_models(self._data)))
+        return [
+            ModelFacts(name=view.name, provider="", task=_TASKS.get(view.kind, view.kind), context=view.context)
+            for view in views
+            if not view.trouble
+        ]
 
 
 def account_of(flow: int) -> int:
@@ -130,7 +153,15 @@ class _Shown:
 class KernelReach:
     """Implements :class:`appliance.contracts.Reach`."""
 
-    def __init__(self, services: Services, http: StreamingHttp, host: Path, priority: int) -> None:
+    def __init__(
+        self,
+        services: Services,
+        http: StreamingHttp,
+        host: Path,
+        priority: int,
+        installed: Callable[[], Awaitable[Sequence[ModelFacts]]],
+    ) -> None:
+        self._installed = installed
         self._services = services
         self.http = http
         self.host = host
@@ -139,6 +170,9 @@ class KernelReach:
     @property
     def blobs(self) -> Blobs:
         return self._services.blobs
+
+    async def installed(self) -> Sequence[ModelFacts]:
+        return await self._installed()
 
     def secret(self, name: str) -> str:
         found = self._services.secrets.get(DEFAULT_WORKSPACE, {}).get(name)

@@ -146,11 +146,13 @@ def test_the_key_of_an_upstream_is_a_secret(house: LocalKernel, server: Cloud) -
     assert "no secret 'cloud_key'" in ended["error"]["message"]
 
 
-def test_nothing_is_set_up_and_there_is_no_host(tmp_path: Path) -> None:
+def test_nothing_is_set_up_and_there_is_no_model(tmp_path: Path) -> None:
     made = LocalKernel(tmp_path / "bare")
     made.start()
     try:
-        ended = ask(made, {"prompt": "?"}, retry={"attempts": 1})
+        error = ask(made, {"prompt": "?"})["error"]
+        assert error["message"] == "this machine has no model that answers; `flowork models pull` fetches one"
+        ended = ask(made, {"prompt": "?", "models": ["qwen"]}, retry={"attempts": 1})
         assert "the model host cannot be reached" in ended["error"]["message"]
     finally:
         made.close()

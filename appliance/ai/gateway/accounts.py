@@ -101,6 +101,7 @@ class Accounts:
         self._days: dict[int, dict[str, dict[tuple[str, str], Use]]] = {}
         self._sums: dict[tuple[str, str], _Sum] = {}
         self._dirty: dict[int, set[str]] = {}
+        self._day = ""
         self.budgets = Budgets()
 
     def load(self, flow: int, days: Mapping[str, Any]) -> None:
@@ -114,6 +115,10 @@ class Accounts:
         """Put something to somebody's account."""
         with self._lock:
             day = self._today().isoformat()
+            if day != self._day:
+                # Only of today and of this month are the sums asked for again.
+                self._day = day
+                self._sums = {scope: sums for scope, sums in self._sums.items() if scope[1] in (day, day[:7])}
             self._count(day, who.flow, who.node, str(target), use)
             self._dirty.setdefault(who.flow, set()).add(day)
 

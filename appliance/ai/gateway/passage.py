@@ -11,7 +11,7 @@ from typing import NamedTuple
 from appliance.ai.gateway.accounts import Accounts, Use, Who
 from appliance.ai.gateway.breaker import Breaker
 from appliance.ai.gateway.lane import Lane
-from appliance.ai.gateway.names import Limits, Target, Upstream, Upstreams
+from appliance.ai.gateway.names import Target, Upstream, Upstreams
 from appliance.ai.gateway.prices import Price, Prices
 from appliance.contracts import Busy, ConfigError, FlowError, NodeError, TimedOut
 
@@ -22,9 +22,9 @@ _LONGEST_PAUSE = 300.0
 
 
 class Way(NamedTuple):
-    """What is remembered of an upstream."""
+    """What is remembered of an upstream, as long as it is set up like that."""
 
-    limits: Limits
+    upstream: Upstream
     breaker: Breaker
     lane: Lane
 
@@ -85,11 +85,7 @@ class Passages:
 
     def update(self, upstreams: Upstreams) -> None:
         """Forget what is not set up any more."""
-        self._ways = {
-            name: way
-            for name, way in self._ways.items()
-            if name in upstreams.known and upstreams.known[name].limits == way.limits
-        }
+        self._ways = {name: way for name, way in self._ways.items() if upstreams.known.get(name) == way.upstream}
 
     def view(self, upstream: str) -> str:
         """The state of an upstream's breaker."""
@@ -107,7 +103,7 @@ class Passages:
                 tokens=limits.tokens_minute,
                 clock=self._clock,
             )
-            way = self._ways[upstream.name] = Way(limits, Breaker(name), lane)
+            way = self._ways[upstream.name] = Way(upstream, Breaker(name), lane)
         return way
 
     @asynccontextmanager
@@ -142,7 +138,8 @@ class Passages:
         detail = exc.detail if isinstance(exc, FlowError) and isinstance(exc.detail, Mapping) else {}
         status = detail.get("status")
         if isinstance(exc, Busy) and status is not None:
-            way.lane.pause(min(exc.retry_after, _LONGEST_PAUSE))
+            if not target.upstream.kind.builtin:  # there one model's queue is full, others may be free
+                way.lane.pause(min(exc.retry_after, _LONGEST_PAUSE))
             way.breaker.succeeded()
         elif isinstance(exc, ConfigError) or detail.get("refused"):
             way.breaker.succeeded()

@@ -36,20 +36,6 @@ class LocalConfig(Config, frozen=True):
     """No settings: those of the model host are the engine's."""
 
 
-class _Kind(Struct):
-    task: str = ""
-    context: int = 0
-
-
-class _Listed(Struct):
-    id: str
-    flowork: _Kind = msgspec.field(default_factory=_Kind)
-
-
-class _List(Struct):
-    data: list[_Listed]
-
-
 class _Counted(Struct):
     total: int
 
@@ -97,12 +83,7 @@ class Local(Provider[LocalConfig]):
         return Inference(outputs=found.outputs, task=found.task, model=model, provider="", seconds=found.seconds)
 
     async def models(self, reach: Reach, config: LocalConfig) -> list[ModelFacts]:
-        api = _api(reach)
-        found = api.shaped(await api.ask("/models", None), _List)
-        return [
-            ModelFacts(name=one.id, provider="", task=one.flowork.task, context=one.flowork.context)
-            for one in found.data
-        ]
+        return list(await reach.installed())
 
 
 def _api(reach: Reach) -> Api:

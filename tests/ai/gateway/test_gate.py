@@ -37,6 +37,9 @@ class Reached:
         self.blobs = MemoryBlobs()
         self.priority = 0
 
+    async def installed(self) -> list[Any]:
+        return []
+
     def secret(self, name: str) -> str:
         return f"key of {name}"
 
@@ -550,3 +553,17 @@ def test_what_is_known_of_models(tmp_path: Path, server: Cloud) -> None:
         assert await bench.gate.count(ME, "x" * 400, "a/large") == 100
 
     with_gate(tmp_path, work, a=config(server, images=False))
+
+
+def test_an_upstream_that_was_mended_is_asked_at_once(tmp_path: Path, server: Cloud) -> None:
+    async def work(bench: Bench) -> None:
+        for _ in range(3):
+            server.fail(503)
+            await bench.fails()
+        assert bench.passages.view("a") == "open"
+        bench.passages.update(Upstreams(PROVIDERS, {"a": {"config": {"url": server.url}}}))
+        assert bench.passages.view("a") == "open", "nothing has changed"
+        bench.passages.update(Upstreams(PROVIDERS, {"a": {"config": {"url": server.url, "secret": "other"}}}))
+        assert bench.passages.view("a") == "closed"
+
+    with_gate(tmp_path, work, a=server)
