@@ -121,6 +121,7 @@ class AiAgent(Node[AiAgentConfig]):
     effect = Effect.IDEMPOTENT
     ports = ("out", "limit")
     has_body = True
+    model_fields = {"models": "language"}
 
     def check(self, config: Mapping[str, Any], world: World) -> Iterable[Problem]:
         yield from tool_faults(config["tools"], config.get("body"), world)

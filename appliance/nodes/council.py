@@ -35,6 +35,7 @@ from appliance.contracts import (
     Problem,
     Wake,
     World,
+    names_in,
     seconds,
 )
 from appliance.nodes import _schemas
@@ -103,6 +104,14 @@ class CouncilNode(Node[CouncilConfig]):
     icon = "users"
     #: What was answered, and paid for, is on disk before the next one is asked.
     effect = Effect.IDEMPOTENT
+    model_fields = {"models": "language", "judge_models": "language"}
+
+    def sends_to(self, config: Mapping[str, Any], world: World) -> Iterable[str]:
+        own = names_in(config.get("models"))
+        asked = [names_in(role.get("models")) for role in config["roles"] if isinstance(role, dict)]
+        if config.get("decide", "judge") == "judge":
+            asked.append(names_in(config.get("judge_models")))
+        return dict.fromkeys(place for names in asked for place in world.model_places(names or own, "language"))
 
     def check(self, config: Mapping[str, Any], world: World) -> Iterable[Problem]:
         names = [role.get("name") for role in config["roles"] if isinstance(role, dict)]

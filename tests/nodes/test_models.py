@@ -21,7 +21,9 @@ from appliance.contracts import (
     Wake,
 )
 from appliance.nodes import summarize
+from appliance.nodes.ai_agent import AiAgent
 from appliance.nodes.classify import Classify
+from appliance.nodes.council import CouncilNode
 from appliance.nodes.embed import Embed
 from appliance.nodes.extract import Extract
 from appliance.nodes.llm import Llm
@@ -121,6 +123,11 @@ def test_steps_say_where_they_send_what_they_work_on() -> None:
     classify = {"text": "?", "labels": {"a": "", "b": ""}, "models": ["a/x"], "embed_model": "a/vec"}
     assert list(Classify().sends_to(classify, world)) == ["a.example"]
     assert list(Classify().sends_to({**classify, "by": "distance"}, world)) == ["vec.example"]
+    assert list(AiAgent().sends_to({"task": "?", "tools": [], "models": ["a/x"]}, world)) == ["a.example"]
+    roles = [{"name": "plan"}, {"name": "doubt", "models": ["a/vec"]}]
+    council = {"question": "?", "roles": roles, "models": ["here"], "judge_models": ["a/x"]}
+    assert list(CouncilNode().sends_to(council, world)) == ["vec.example", "a.example"]
+    assert list(CouncilNode().sends_to({**council, "decide": "vote"}, world)) == ["vec.example"]
 
 
 # --- embed -------------------------------------------------------------------------------------------------
