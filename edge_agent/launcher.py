@@ -22,7 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -47,6 +47,7 @@ LAST_SECONDS = 5
 #: What says where Python looks for code.
 _PATHS = ("PYTHONPATH", "PYTHONSAFEPATH")
 _PR_SET_PDEATHSIG = 1
+_PASSED_ON = {signal.SIGTERM, signal.SIGINT}
 
 _BEGIN = f"""
 import os, sys
@@ -59,6 +60,25 @@ except Exception as exc:
             file.write(f"{{type(exc).__name__}}: {{exc}}")
     raise
 sys.exit(code)
+"""
+
+#: What the launcher becomes when a trial is over: as little as a Python can be.
+_WAIT = f"""
+import os, signal, sys
+pid, told = int(sys.argv[1]), []
+def pass_on(number, frame):
+    told.append(number)
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, pass_on)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+if code == {AGAIN} and not told:
+    os.execv(sys.executable, sys.argv[2:])
+sys.exit(code if code >= 0 else 128 - code)
 """
 
 
@@ -174,7 +194,6 @@ class _Child:
         self._patience = patience
         self._fault = versions.folder / "fault"
         self._told_to_end = False
-        self._on_trial = True
 
     def run(self) -> _Ended:
         """Start it, wait for its word, and then for its end."""
@@ -182,15 +201,14 @@ class _Child:
         self._fault.unlink(missing_ok=True)
         heard, speaks = os.pipe2(os.O_CLOEXEC)
         # Signals that come from here on are for the child; there is none yet to whom one could be lost.
-        mask = {signal.SIGTERM, signal.SIGINT}
-        signal.pthread_sigmask(signal.SIG_BLOCK, mask)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
         parent, pid = os.getpid(), os.fork()
         if pid == 0:
-            self._become(parent, speaks, mask)
+            self._become(parent, speaks)
         os.close(speaks)
-        for number in mask:
+        for number in _PASSED_ON:
             signal.signal(number, lambda number, frame: self._pass_on(pid, number, frame))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, mask)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
         process = os.pidfd_open(pid)
         try:
             return self._watch(pid, process, heard)
@@ -198,10 +216,10 @@ class _Child:
             os.close(process)
             os.close(heard)
             signal.alarm(0)
-            for number in mask:
+            for number in _PASSED_ON:
                 signal.signal(number, signal.SIG_DFL)
 
-    def _become(self, parent: int, speaks: int, mask: set[signal.Signals]) -> None:
+    def _become(self, parent: int, speaks: int) -> None:
         """In the child: the version on trial. It ends with its parent, outputs safe."""
         import ctypes
 
@@ -214,7 +232,7 @@ class _Child:
             environ |= {TRIAL: str(speaks), FAULT: str(self._fault)}
             if "WATCHDOG_PID" in environ:
                 environ["WATCHDOG_PID"] = str(os.getpid())
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, mask)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
             os.execve(sys.executable, _command(), environ)  # noqa: S606 itself
         finally:
             os._exit(1)
@@ -222,9 +240,8 @@ class _Child:
     def _pass_on(self, pid: int, number: int, frame: FrameType | None) -> None:
         self._told_to_end = True
         _kill(pid, number)
-        if self._on_trial:
-            signal.signal(signal.SIGALRM, lambda *_: _kill(pid, signal.SIGKILL))
-            signal.alarm(LAST_SECONDS)
+        signal.signal(signal.SIGALRM, lambda *_: _kill(pid, signal.SIGKILL))
+        signal.alarm(LAST_SECONDS)
 
     def _watch(self, pid: int, process: int, heard: int) -> _Ended:
         poll = select.poll()
@@ -235,22 +252,20 @@ class _Child:
             ready = dict(poll.poll(max(0.0, until - time.monotonic()) * 1000))
             if heard in ready:
                 if os.read(heard, 1) == WELL:
-                    return self._stay(pid)
+                    self._stay(pid)
                 poll.unregister(heard)  # it has closed the pipe; it is about to end
             elif process in ready:
                 return self._over(_code(pid))
             elif not ready:
                 return self._time_is_up(pid, process)
 
-    def _stay(self, pid: int) -> _Ended:
-        """It is well. What it says at its end is what this process says."""
-        self._on_trial = False
-        signal.alarm(0)
+    def _stay(self, pid: int) -> NoReturn:
+        """It is well. What is left to do, to pass signals on and its exit code back, needs no launcher's memory."""
         logger.info("version %s has passed its trial", self._trial.version)
-        code = _code(pid)
-        if code == AGAIN and not self._told_to_end:
-            again()
-        return _Ended(code if code >= 0 else 128 - code)
+        signal.alarm(0)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
+        wait = [sys.executable, "-I", "-S", "-c", _WAIT, str(pid), *sys.orig_argv]
+        os.execve(sys.executable, wait, os.environ)  # noqa: S606 itself
 
     def _over(self, code: int) -> _Ended:
         if self._told_to_end:

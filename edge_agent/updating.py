@@ -114,7 +114,7 @@ class Updating:
         if now < self._well_since + self._well_for:
             return [self._well_since + self._well_for]
         self._passed(self._trial)
-        return []
+        return [now + 1.0] if self._trial is not None else []
 
     # --- the trial ------------------------------------------------------------------------------
 
