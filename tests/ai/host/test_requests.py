@@ -5,11 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import struct
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from appliance.ai.host.asks import Sampling
+from appliance.ai.host.routes import Routes
+from appliance.ai.host.shelf import Shelf
 from tests.support.modelhost import Link, ModelHost, chat
+from tests.support.pages import ROOT, tables
 from tests.support.tinymodel import tiny_adapter
 
 SCHEMA = {
@@ -235,6 +241,19 @@ def test_a_model_with_an_adapter_is_a_model_of_its_own(host: ModelHost) -> None:
     assert host.ask("/v1/tokens", {"model": "tiny+loud", "input": "the"})[0] == 200
     status, code, message = host.error("/v1/chat/completions", chat("tiny+soft", "x"))
     assert (status, code, message) == (404, "no-model", "'tiny' has no adapter 'soft' here; it has loud")
+
+
+def test_the_page_names_every_address_and_field(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "model-host.md").read_text()
+    shelf = Shelf(tmp_path, 0, {}, lambda: 0, lambda: 0.0)
+    named = {tuple(row[0].strip("`").split(" ")) for _, *rows in tables(page) for row in rows if "/" in row[0]}
+    assert set(Routes(tmp_path, shelf, 0.0)._routes) <= named
+    for field in msgspec.structs.fields(Sampling):
+        assert f"`{field.encode_name}`" in page or field.encode_name in {
+            "model",
+            "frequency_penalty",
+            "presence_penalty",
+        }
 
 
 def _text(answer: dict[str, Any]) -> str:
