@@ -127,7 +127,8 @@ class ModelJobs:
         self._stopped = False
 
     def start(self) -> None:
-        """Go on with what was under way."""
+        """Go on with what was under way. This process uses the engine's libraries too: numpy, prices."""
+        place.use_engine(self._data)
         with self._lock:
             self._jobs.load()
         self.look()
@@ -254,6 +255,7 @@ class ModelJobs:
             logger.warning("there is no model engine: %s", state.text)
             logger.warning("all else works without it; `flowork models setup` tries again")
         elif state.state == "ready":
+            place.use_engine(self._data)
             logger.info("the model engine is made: %s", state.text)
         if not stopped:
             self._tell({"type": "models", "setup": msgspec.to_builtins(state)})

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance import startup
 from appliance.ai.building import place
 from appliance.kernel.kernel import Kernel
 from tests.ai.library.source import Source
@@ -161,3 +162,18 @@ def test_the_kernel_makes_the_engine_by_itself_where_that_is_wanted_and_says_onc
 def test_by_default_no_engine_is_made(box: Box, kernel: Kernel) -> None:
     assert kernel.model_jobs.view()["setup"]["state"] == "none"
     assert not (box.folder / "models" / "engine").exists()
+
+
+def test_no_models_holds_and_models_only_where_nothing_was_said(box: Box) -> None:
+    def holds() -> str:
+        found: str = box.json("settings", "show", "models_setup")["value"]
+        return found
+
+    for wanted, then in ((False, "off"), (True, "off")):
+        startup._decide_on_models(box.folder, wanted)
+        assert holds() == then
+    box.run("settings", "reset", "models_setup")
+    assert holds() == "unset"
+    for wanted, then in ((True, "on"), (True, "on"), (False, "off")):
+        startup._decide_on_models(box.folder, wanted)
+        assert holds() == then

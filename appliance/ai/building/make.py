@@ -115,7 +115,7 @@ class _Making:
             if again:
                 shutil.rmtree(self._places.engine(self._key), ignore_errors=True)
                 shutil.rmtree(self._places.wheels / self._wheel_key, ignore_errors=True)
-            made = self._made()
+            made = self._made(again)
             self._clean()
         except CannotBuild as exc:
             self._end("refused", exc.message)
@@ -129,8 +129,8 @@ class _Making:
         self._end("ready", made.lacks or f"ready, after {self._now() - self._state.began:.0f} s")
         return made
 
-    def _made(self) -> Complete:
-        wheel = self._places.kept_wheel(self._wheel_key)
+    def _made(self, again: bool) -> Complete:
+        wheel = None if again else self._places.kept_wheel(self._wheel_key)
         try:
             self.check(DISK_TO_INSTALL if wheel else DISK_TO_COMPILE)
         except CannotBuild as exc:

@@ -123,6 +123,8 @@ def facts_of(folder: Path) -> Complete | None:
 
 def _find(places: Places) -> tuple[Path, Complete] | None:
     """The one for this very CPU goes before a portable one, and that before one without llama.cpp."""
+    if not places.root.is_dir():
+        return None
     keys = [recipe.wheel_key(portable=False), recipe.onnx_key()]
     if recipe.portable_runs():
         keys.insert(1, recipe.wheel_key(portable=True))
