@@ -109,3 +109,21 @@ def test_the_flow_follows_its_spec_and_can_be_had_back(open_panel: OpenPanel, mo
     assert panel.accessibility() == []
     page.get_by_role("button", name="Undo").click()
     expect(hand.node("log")).to_have_count(0)
+
+
+def test_who_sees_a_prompt_is_said_before_and_after(open_panel: OpenPanel, model: Cloud) -> None:
+    panel = open_panel()
+    there = {"provider": "openai", "config": {"url": "https://models.example/v1"}}
+    here = {"provider": "openai", "config": {"url": model.url}}
+    panel.api("PATCH", "/settings", {"values": {"model_upstreams": {"far": there, "cloud": here}}})
+    asks = {**ASKS["nodes"][0], "config": {"prompt": "{{ payload.t }}", "models": ["cloud/small", "far/large"]}}
+    panel.api("POST", "/flows", {"flow": {**ASKS, "name": "Told", "nodes": [asks]}, "id": "told", "deploy": True})
+    panel.goto("/flows/told/edit")
+    hand = Hand(panel, "told")
+    hand.node("say").dblclick()
+    expect(panel.page.get_by_test_id("sends")).to_contain_text("models.example")
+    panel.shot("editor-sends")
+    assert panel.accessibility() == []
+    run = panel.api("POST", "/flows/told/runs", {"input": {"t": 34}, "wait": 20})["run"]
+    page = panel.goto(f"/runs/{run}?step=say")
+    expect(page.get_by_text("Sends what it works on to models.example")).to_be_visible()

@@ -46,6 +46,8 @@ export interface SavedFlow extends FlowDetail {
 export interface NodeTraits {
   ports: string[]
   effect: string
+  /** Hosts that see what it works on, since it asks models there; `?`: only a run can tell. */
+  sends_to?: string[]
 }
 
 export interface Checked {

@@ -33,6 +33,8 @@ export interface NodeShape extends Rect {
   hasBody: boolean
   /** How many faults lie in it. */
   problems: number
+  /** Hosts that see what it works on, since it asks models there. */
+  sendsTo?: readonly string[]
   diff: DiffMark
 }
 

@@ -7,6 +7,8 @@ import type { Problem } from './problems'
 export interface NodeTraits {
   ports: string[]
   effect: string
+  /** Hosts that see what it works on; `?`: only a run can tell. */
+  sends_to?: string[]
 }
 
 export interface Checked {

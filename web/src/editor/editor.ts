@@ -6,7 +6,7 @@ import { aligned, distributed, freePlace, type Alignment } from '@/canvas/arrang
 import { Layouter } from '@/canvas/layouter'
 import { Scene } from '@/canvas/scene'
 import { GRID, NODE_WIDTH, nodeHeight, snap, type GroupShape, type NodeShape, type Point, type PortRef } from '@/canvas/shapes'
-import type { Backend, Collision, FlowState, RunData, VersionInfo } from './backend'
+import type { Backend, Collision, FlowState, NodeTraits, RunData, VersionInfo } from './backend'
 import { clipText, pasted, readClip, withClip } from './clipboard'
 import * as flowdoc from './flowdoc'
 import { graphAt, isTrigger, TRIGGER, triggerId, type FlowDoc, type FlowEdge, type FlowNode, type FlowTrigger, type Graph, type Path } from './flowdoc'
@@ -37,7 +37,7 @@ export class Editor {
   readonly cursor: ShallowRef<string | null> = shallowRef(null)
   readonly faults: ShallowRef<readonly Fault[]> = shallowRef([])
   readonly checking = shallowRef(false)
-  readonly traits: ShallowRef<ReadonlyMap<string, { ports: readonly string[]; effect: string }>> = shallowRef(new Map())
+  readonly traits: ShallowRef<ReadonlyMap<string, NodeTraits>> = shallowRef(new Map())
   readonly preview: ShallowRef<Preview | null> = shallowRef(null)
   readonly collision: ShallowRef<Collision | null> = shallowRef(null)
   readonly panel: ShallowRef<Panel> = shallowRef('none')
@@ -86,10 +86,14 @@ export class Editor {
   private readonly findings = computed(() => {
     const prefix = this.path.value.map((id) => `${id}/`).join('')
     const ports = new Map<string, readonly string[]>()
+    const sends = new Map<string, readonly string[]>()
     for (const [name, traits] of this.traits.value) {
-      if (name.startsWith(prefix) && !name.slice(prefix.length).includes('/')) ports.set(name.slice(prefix.length), traits.ports)
+      const id = name.slice(prefix.length)
+      if (!name.startsWith(prefix) || id.includes('/')) continue
+      ports.set(id, traits.ports)
+      sends.set(id, traits.sends_to ?? [])
     }
-    return { ports, ...counted(this.preview.value ? [] : this.faults.value, this.path.value) }
+    return { ports, sends, ...counted(this.preview.value ? [] : this.faults.value, this.path.value) }
   })
 
   // --- loading and ending --------------------------------------------------------------------------
@@ -210,6 +214,11 @@ export class Editor {
   effectOf(node: FlowNode): string {
     const name = [...this.path.value, node.id].join('/')
     return this.traits.value.get(name)?.effect ?? this.kinds.value.nodes.get(node.type)?.effect ?? 'once'
+  }
+
+  /** Hosts that see what a node works on. */
+  sendsTo(node: FlowNode): readonly string[] {
+    return this.traits.value.get([...this.path.value, node.id].join('/'))?.sends_to ?? []
   }
 
   // --- picking -------------------------------------------------------------------------------------

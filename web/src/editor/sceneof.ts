@@ -23,9 +23,10 @@ export interface Kinds {
   triggers: ReadonlyMap<string, Kind>
 }
 
-/** What the engine said of the graph: ports by node id, faults by shape id and edge index. */
+/** What the engine said of the graph: ports and the hosts that see what a node works on, by its id, faults by shape id and edge index. */
 export interface Findings {
   ports: ReadonlyMap<string, readonly string[]>
+  sends?: ReadonlyMap<string, readonly string[]>
   shapes: ReadonlyMap<string, number>
   edges: ReadonlyMap<number, number>
 }
@@ -93,6 +94,7 @@ function nodeShape(node: FlowNode, kinds: Kinds, found: Findings, marks: Marks):
     disabled: node.disabled ?? false,
     hasBody: kind?.has_body ?? false,
     problems: found.shapes.get(node.id) ?? 0,
+    sendsTo: found.sends?.get(node.id) ?? [],
     diff: marks.shapes.get(node.id) ?? '',
   }
 }

@@ -2,6 +2,7 @@
 
 import { computed, onScopeDispose, ref, shallowRef, watch, type ComputedRef, type Ref, type ShallowRef } from 'vue'
 import { ApiError } from '@/api/client'
+import { validateFlow } from '@/api/flows'
 import { childrenOf, flowOfRun, showRun, type ChildView, type RunFlow, type RunStory } from '@/api/runs'
 import { graphAt, type FlowDoc } from '@/editor/flowdoc'
 import { useNow } from '@/lib/now'
@@ -19,6 +20,8 @@ export interface OpenRun {
   /** Why the flow cannot be drawn; the run can be told all the same. */
   flowFault: Ref<string>
   doc: ComputedRef<FlowDoc | null>
+  /** Hosts that see what a node works on, by its id. */
+  sends: ShallowRef<ReadonlyMap<string, readonly string[]>>
   timeline: ComputedRef<Timeline | null>
   children: ShallowRef<readonly ChildView[]>
   moreChildren: Ref<string>
@@ -35,6 +38,7 @@ export function useRun(id: Readonly<Ref<string>>): OpenRun {
   const story = shallowRef<RunStory | null>(null)
   const flow = shallowRef<RunFlow | null>(null)
   const flowFault = ref('')
+  const sends = shallowRef<ReadonlyMap<string, readonly string[]>>(new Map())
   const children = shallowRef<readonly ChildView[]>([])
   const moreChildren = ref('')
   const error = shallowRef<ApiError | null>(null)
@@ -79,9 +83,20 @@ export function useRun(id: Readonly<Ref<string>>): OpenRun {
   async function loadFlow(wanted: string, signal: AbortSignal): Promise<void> {
     try {
       flow.value = await flowOfRun(wanted, signal)
+      void loadSends(flow.value, signal)
     } catch (problem) {
       if (!(problem instanceof ApiError)) throw problem
       flowFault.value = problem.message
+    }
+  }
+
+  async function loadSends({ flow: body, path }: RunFlow, signal: AbortSignal): Promise<void> {
+    const prefix = path.map((id) => `${id}/`).join('')
+    try {
+      const { nodes } = await validateFlow(body, undefined, story.value?.workspace, signal)
+      sends.value = new Map(Object.entries(nodes).filter(([name]) => name.startsWith(prefix)).map(([name, traits]) => [name.slice(prefix.length), traits.sends_to ?? []]))
+    } catch {
+      // The run can be told without it; who may not check flows is not told.
     }
   }
 
@@ -115,6 +130,7 @@ export function useRun(id: Readonly<Ref<string>>): OpenRun {
     asking = null
     story.value = flow.value = error.value = null
     flowFault.value = moreChildren.value = ''
+    sends.value = new Map()
     children.value = []
     void load()
   }
@@ -143,5 +159,5 @@ export function useRun(id: Readonly<Ref<string>>): OpenRun {
     const edges = doc.value ? (graphAt(doc.value, flow.value!.path).edges ?? []) : []
     return new Timeline(told, edges, told.finished ?? now.value)
   })
-  return { story, flow, flowFault, doc, timeline, children, moreChildren, error, loading, load, loadChildren }
+  return { story, flow, flowFault, doc, sends, timeline, children, moreChildren, error, loading, load, loadChildren }
 }
