@@ -50,6 +50,7 @@ def test_a_seed_makes_chance_repeatable(language: Language) -> None:
         return say(language, prompt="The pump", max_tokens=30, temperature=1.0, top_p=0.95, top_k=40, seed=seed).text
 
     assert once(1) == once(1) != once(2)
+    assert once(-1) == once(-1)
 
 
 def test_a_repeat_penalty_changes_what_goes_round_in_circles(language: Language) -> None:
@@ -161,6 +162,20 @@ def test_who_cannot_take_text_fails_alone(language: Language) -> None:
     with pytest.raises(ValueError, match="no room"):
         failing.answer()
     assert say(language, prompt="The pump", max_tokens=20).tokens_out == 20
+
+
+def test_who_cannot_take_the_last_piece_is_told_too(language: Language) -> None:
+    def refuse(text: str) -> None:
+        raise ValueError("no room")
+
+    # "!" may begin the stop string, so it is held back until the end.
+    failing = Asked(language, Ask(prompt="Well?", grammar='root ::= "!"', stop=("!!",)), refuse)
+    with pytest.raises(ValueError, match="no room"):
+        failing.answer()
+
+
+def test_a_text_of_many_brackets_may_be_asked_for(language: Language) -> None:
+    assert json.loads(say(language, prompt="(", schema={"const": "(" * 200}, max_tokens=250).text) == "(" * 200
 
 
 def test_it_makes_no_vectors(language: Language) -> None:

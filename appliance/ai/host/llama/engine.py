@@ -186,8 +186,15 @@ class Engine:
         while len(self._active) < self._parallel:
             with self._changed:
                 job = self._waiting.first(self._clock())
-            if job is None or not self._place(job):
+            if job is None:
                 return
+            try:
+                if not self._place(job):
+                    return
+            except Exception as error:  # else it would be tried again for ever
+                logger.exception("a generation could not begin")
+                self._end(job, "", NodeError(f"the generation could not begin: {error}"))
+                continue
             with self._changed:
                 self._waiting.remove(job)
                 self._active.append(job)

@@ -84,24 +84,24 @@ class Job:
     def end(self, finish: str, now: float, error: Exception | None = None) -> None:
         """Tell how it ended; the rest of the text goes out first."""
         self.free()
-        try:
-            if error is not None:
-                self._on_end(None, error)
-                return
-            if finish != "cancelled":
+        if error is None and finish != "cancelled":
+            try:
                 self.say(self.out.finish())
-            self._on_end(
-                Answer(
-                    text=self.out.text,
-                    finish=finish,
-                    tokens_in=self.prompt,
-                    tokens_cached=self.cached,
-                    tokens_out=len(self.tokens) - self.prompt,
-                    began=self.began - self.submitted,
-                    first=(now if self.first is None else self.first) - self.submitted,
-                    seconds=now - self.submitted,
-                ),
-                None,
+            except Exception as refused:  # whatever the caller's own code raises
+                error = refused
+        answer = None
+        if error is None:
+            answer = Answer(
+                text=self.out.text,
+                finish=finish,
+                tokens_in=self.prompt,
+                tokens_cached=self.cached,
+                tokens_out=len(self.tokens) - self.prompt,
+                began=self.began - self.submitted,
+                first=(now if self.first is None else self.first) - self.submitted,
+                seconds=now - self.submitted,
             )
+        try:
+            self._on_end(answer, error)
         except Exception:
             logger.exception("who asked for an answer could not be told of its end")

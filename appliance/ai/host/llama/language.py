@@ -184,8 +184,10 @@ class Generator(_Loaded):
         text = ask.grammar if ask.schema is None else grammar_of(ask.schema)
         if text is None:
             return None
-        if len(text) > _LONGEST_GRAMMAR or _depth(text) > _DEEPEST_GRAMMAR:
-            raise ConfigError(f"the grammar is too large: {len(text)} characters, brackets {_depth(text)} deep")
+        if len(text) > _LONGEST_GRAMMAR:
+            raise ConfigError(f"the grammar is too large: {len(text)} characters, {_LONGEST_GRAMMAR} at most")
+        if ask.grammar is not None and _depth(text) > _DEEPEST_GRAMMAR:
+            raise ConfigError(f"the grammar is too large: its brackets are more than {_DEEPEST_GRAMMAR} deep")
         return Constraint(Grammar(self._model, text), self._alphabet, self._model.piece)
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:

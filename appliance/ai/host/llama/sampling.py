@@ -37,7 +37,7 @@ class Choice:
         self._top_k = top_k
         self._min_p = min_p
         self._penalty = repeat_penalty
-        self._random = np.random.default_rng(seed)
+        self._random = np.random.default_rng(None if seed is None else seed % 2**64)
         self._recent: deque[int] = deque(maxlen=LOOK_BACK)
 
     @property
