@@ -466,8 +466,10 @@ class Steps:
         items = list(spawn.items)
         spawn = msgspec.structs.replace(spawn, items=items)
         self._record(run, Record(trace.SPAWNED, index, flight.attempt, flight.at, took, "", items, extra))
-        self._engine.families.begin(run, index, spawn)
-        self._settle_state(run)
+        self._after_step(flight)
+        if not run.ended:
+            self._engine.families.begin(run, index, spawn)
+            self._settle_state(run)
 
     # --- ending ------------------------------------------------------------------------------------
 

@@ -112,6 +112,9 @@ class Fitter:
         Raises ``NodeError`` if the task alone is too long.
         """
         fixed = [{"role": "system", "content": system}, {"role": "user", "content": task}]
+        whole = [fixed[0], *history, fixed[1], *since]
+        if sum(len(message["content"].encode()) + AROUND for message in whole) <= self.room:
+            return whole
         room = self.room - sum([await self._size(message) for message in fixed])
         if room < 0:
             raise NodeError(

@@ -34,6 +34,7 @@ class Pick(Node[PickConfig]):
 
     def run(self, ctx: Context, config: PickConfig, payload: Any) -> Any:
         targets = [Target(*(("", name) if name != "other" else (name, ""))) for name, _ in payload]
+        ctx.state.set("picked", len(payload))
         until = None if config.patience is None else ctx.now() + config.patience
         return Spawn([item for _, item in payload], targets=targets, memo=config.note, until=until)
 
@@ -69,6 +70,7 @@ def test_one_branch_of_a_body_runs_and_the_others_do_not(bench: Bench) -> None:
     child = next(run for run, _ in bench.rows() if run.place)
     row, records = next((row, records) for row, records in bench.rows() if row.id == child.id)
     assert len(records) == 3
+    assert bench.services.states.of(1)["picked"] == 3
     assert row.state == RunState.SUCCEEDED
 
 

@@ -430,6 +430,12 @@ def tokens(request: Any) -> int:
     return sum(-(-len(message["content"].encode()) // 4) for message in request.messages)
 
 
+def test_what_surely_fits_is_not_counted(make_bench: Callable[..., Bench]) -> None:
+    models = Scripted(use("add", a=1), answer("ok"), context=8192)
+    run(make_bench(models), agent())
+    assert models.counted == []
+
+
 def test_results_are_shortened_with_a_mark(make_bench: Callable[..., Bench]) -> None:
     models = Scripted(use("long"), answer("ok"))
     bench = make_bench(models)
