@@ -116,7 +116,7 @@ class Machine:
                 shutil.copy(OVMF[1], kept)
             for index, (path, more) in enumerate(((OVMF[0], ",readonly=on"), (kept, ""))):
                 firmware += ["-drive", f"if=pflash,unit={index},format=raw,file={path}{more}"]
-        return ["qemu-system-x86_64", "-cpu", "max,svm=off", *firmware]
+        return ["qemu-system-x86_64", "-cpu", "max", *firmware]
 
     def _arm_machine(self) -> list[str]:
         return ["qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a57", "-bios", str(ARM_UEFI)]
