@@ -39,7 +39,7 @@ class AllUpstreams(Struct, frozen=True):
     overruled: bool
 
 
-class Tried(Struct, frozen=True, kw_only=True):
+class TriedUpstream(Struct, frozen=True, kw_only=True):
     """What an upstream answered when it was asked for its models; `error` instead, if it did not."""
 
     ok: bool
@@ -80,14 +80,14 @@ def delete(call: Call[Nothing, Nothing], name: UpstreamName) -> None:
 
 
 @noun.post("/upstreams/{name}/try", permission="settings:write", errors=(404, 503), unaudited="changes nothing")
-def try_(call: Call[Nothing, Nothing], name: UpstreamName) -> Tried:
+def try_(call: Call[Nothing, Nothing], name: UpstreamName) -> TriedUpstream:
     """Ask an upstream for its models: whether its address and key are right."""
     if name not in _raw(call):
         raise NotFound(f"there is no upstream {name!r}")
     (told,) = call.gateway.call("model_list", 40.0, upstream=name) or [{"error": "the kernel does not know it yet"}]
     models = [model["name"] for model in told.get("models", ())]
     error = told.get("error", "")
-    return Tried(ok=not error, models=models, error=error, seconds=told.get("seconds", 0.0))
+    return TriedUpstream(ok=not error, models=models, error=error, seconds=told.get("seconds", 0.0))
 
 
 def _raw(call: Call[Any, Any]) -> dict[str, Any]:
