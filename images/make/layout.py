@@ -1,8 +1,8 @@
 """Where the partitions of an image lie, as a script for sfdisk. Run by scripts/image; knows nothing of Flowork.
 
-Sizes are MiB. Numbers are the same on every image: 1 boot (FAT), 2 slot A, 3 slot B, 4 data. A PC's disk has a GPT and, for
-its BIOS, a partition 14 that holds the rest of the boot loader; a Raspberry Pi 3 starts only from an MBR. Every identifier is
-made from a seed (what is built, and which version), so that the same input gives the same image.
+Sizes are MiB. Numbers are the same on every image: 1 boot (FAT), 2 slot A, 3 slot B, 4 data. A PC's disk has a GPT and,
+for its BIOS, a partition 14 that holds the rest of the boot loader; a Raspberry Pi 3 starts only from an MBR. Every
+identifier is made from a seed (what is built, and which version), so that the same input gives the same image.
 
     layout.py sfdisk amd64 SEED DATA_MIB     what sfdisk is to be told
     layout.py shell amd64 SEED DATA_MIB      the same as NAME=VALUE for the shell that builds
@@ -122,7 +122,7 @@ def main(arguments: list[str]) -> int:
         gpt = {"amd64": True, "arm64": False}[architecture]
         sys.stdout.write(make(gpt, seed, int(data)))
     except (ValueError, KeyError):
-        print("usage: layout.py sfdisk|shell amd64|arm64 SEED DATA_MIB", file=sys.stderr)
+        sys.stderr.write("usage: layout.py sfdisk|shell amd64|arm64 SEED DATA_MIB\n")
         return 2
     return 0
 
