@@ -52,6 +52,8 @@ def address(rule: str) -> str:
         "other",
         "agent",
         "device",
+        "model",
+        "pull",
     ):
         rule = rule.replace(f"<{name}>", "1").replace(f"<path:{name}>", "some.file")
     assert "<" not in rule, rule

@@ -78,7 +78,8 @@ CHECKS = (
 #: Addresses that are also one of a thing, by their form: there, another method finds no such thing.
 ALIKE = ("/bulk", "/validate", "/look")
 
-schema = schemathesis.openapi.from_dict(DOCUMENT)
+#: But for one that would begin to compile for minutes, and to fetch what that takes.
+schema = schemathesis.openapi.from_dict(DOCUMENT).exclude(method="POST", path="/api/v1/models/setup")
 
 
 @schema.parametrize()

@@ -21,7 +21,7 @@ from appliance.ai.building import machine, place
 from appliance.ai.host import memory
 from appliance.ai.library import cards
 from appliance.ai.library.cards import ModelView
-from appliance.ai.library.catalogue import Entry, Variant, catalogue
+from appliance.ai.library.catalogue import CatalogueEntry, Variant, catalogue
 
 #: Tokens of context that are reckoned with: what the host gives a model.
 CONTEXT = 4096
@@ -127,7 +127,7 @@ def _local(view: ModelView, found: Machine, share: float) -> Advice:
     )
 
 
-def _offered(entry: Entry, variant: Variant, found: Machine, share: float) -> Advice:
+def _offered(entry: CatalogueEntry, variant: Variant, found: Machine, share: float) -> Advice:
     return _advice(
         name=entry.name if variant.parts else f"{entry.name}:{variant.quantization}",
         title=entry.title,

@@ -20,12 +20,12 @@ from appliance.contracts import ConfigError
 
 OWN = "catalogue.json"
 Name = Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9._-]{0,80}$")]
-Url = Annotated[str, Meta(pattern="^https?://", max_length=2000)]
+Url = Annotated[str, Meta(pattern=r"^https?://[^\s/]+/\S*$", max_length=2000)]
 Checksum = Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")]
 Kind = Literal["language", "embedding", "detector", "onnx"]
 
 
-class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ModelPart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One file of a model that has several; ``path`` is its name in the model's folder."""
 
     path: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,80}$")]
@@ -43,11 +43,11 @@ class Variant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bytes: Annotated[int, Meta(ge=1)]
     url: Url | Literal[""] = ""
     sha256: Checksum = ""
-    parts: tuple[Part, ...] = ()
+    parts: tuple[ModelPart, ...] = ()
     manifest: dict[str, Any] = {}
 
 
-class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CatalogueEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One model. ``context`` in tokens, ``cell`` is bytes of memory that a token of context takes; 0: not known."""
 
     name: Name
@@ -63,7 +63,7 @@ class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     variants: tuple[Variant, ...]
 
 
-def catalogue(data: Path | None = None) -> dict[str, Entry]:
+def catalogue(data: Path | None = None) -> dict[str, CatalogueEntry]:
     """All entries by name; with the owner's own ones of a data folder. Raises ``ConfigError`` for a file of theirs
     that is wrong.
     """
@@ -72,7 +72,7 @@ def catalogue(data: Path | None = None) -> dict[str, Entry]:
         return found
     path = data / "models" / OWN
     try:
-        own = msgspec.json.decode(path.read_bytes(), type=list[Entry])
+        own = msgspec.json.decode(path.read_bytes(), type=list[CatalogueEntry])
     except FileNotFoundError:
         return found
     except (OSError, msgspec.MsgspecError) as exc:
@@ -81,12 +81,12 @@ def catalogue(data: Path | None = None) -> dict[str, Entry]:
 
 
 @functools.cache
-def _builtin() -> dict[str, Entry]:
+def _builtin() -> dict[str, CatalogueEntry]:
     text = files("appliance.ai.library").joinpath("catalogue.json").read_bytes()
-    return {entry.name: entry for entry in msgspec.json.decode(text, type=list[Entry])}
+    return {entry.name: entry for entry in msgspec.json.decode(text, type=list[CatalogueEntry])}
 
 
-def choose(entries: dict[str, Entry], text: str) -> tuple[Entry, Variant]:
+def choose(entries: dict[str, CatalogueEntry], text: str) -> tuple[CatalogueEntry, Variant]:
     """``NAME`` (its first variant) or ``NAME:QUANTIZATION``. Raises ``NoSuchModel``."""
     name, _, wanted = text.partition(":")
     entry = entries.get(name.lower())

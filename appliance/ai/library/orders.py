@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from appliance.ai.host import files
-from appliance.ai.library.catalogue import Part
+from appliance.ai.library.catalogue import ModelPart
 
 
 class Order(Struct, frozen=True, kw_only=True):
@@ -17,7 +17,7 @@ class Order(Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    parts: tuple[Part, ...]
+    parts: tuple[ModelPart, ...]
     onnx: bool = False
     manifest: dict[str, Any] = {}
     title: str = ""

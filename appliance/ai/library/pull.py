@@ -21,7 +21,7 @@ from msgspec import Struct
 from appliance.ai.host import files
 from appliance.ai.library import cards, catalogue, fetch
 from appliance.ai.library.cards import Card
-from appliance.ai.library.catalogue import Part
+from appliance.ai.library.catalogue import ModelPart
 from appliance.ai.library.errors import BadModel, ModelIsThere, NoSuchModel
 from appliance.ai.library.fetch import Tell, Wait
 from appliance.ai.library.orders import Order, folder_of
@@ -61,7 +61,10 @@ def _from_address(url: str, name: str, sha256: str) -> Order:
     if not path.lower().endswith(".gguf"):
         raise ConfigError("the address of a model ends in .gguf; ONNX models come from the catalogue or from a folder")
     chosen = cards.check_name(name) if name else cards.name_from(path)
-    part = msgspec.convert({"path": f"{chosen}.gguf", "url": url, "sha256": sha256}, Part)
+    try:
+        part = msgspec.convert({"path": f"{chosen[:70]}.gguf", "url": url, "sha256": sha256}, ModelPart)
+    except msgspec.ValidationError:
+        raise ConfigError(f"{url[:200]!r} is no address that a file can be fetched from") from None
     return Order(name=chosen, parts=(part,), source=url)
 
 
@@ -69,7 +72,7 @@ def _from_catalogue(data: Path, what: str, name: str) -> Order:
     entry, variant = catalogue.choose(catalogue.catalogue(data), what)
     onnx = bool(variant.parts)
     chosen = cards.check_name(name) if name else entry.name if onnx else f"{entry.name}-{variant.quantization.lower()}"
-    parts = variant.parts or (Part(path=f"{chosen}.gguf", url=variant.url, sha256=variant.sha256),)
+    parts = variant.parts or (ModelPart(path=f"{chosen[:70]}.gguf", url=variant.url, sha256=variant.sha256),)
     return Order(
         name=chosen,
         parts=parts,
@@ -122,7 +125,7 @@ def pull(
     return card
 
 
-def _fetched(part: Path, wanted: Part, tell: Tell, wait: Wait, order: Order) -> str:
+def _fetched(part: Path, wanted: ModelPart, tell: Tell, wait: Wait, order: Order) -> str:
     """Fetch one file; its checksum, which is right."""
     fetch.fetch(wanted.url, part, tell, wait=wait, trust=bool(wanted.sha256))
     digest = fetch.sha256_of(part, tell)

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from appliance.ai.building import place
 from appliance.ai.building.place import Complete, Setup
 from appliance.ai.library.cards import ModelView
-from appliance.ai.library.catalogue import Entry
+from appliance.ai.library.catalogue import CatalogueEntry
 from appliance.ai.library.jobs import Job
 from appliance.ai.library.orders import Order
 from appliance.gateway.common import Body, Query
@@ -41,7 +41,7 @@ class Listed(Struct, frozen=True, kw_only=True):
 class All(Struct, frozen=True):
     """The whole catalogue."""
 
-    items: list[Entry]
+    items: list[CatalogueEntry]
 
 
 class SetupView(Struct, frozen=True, kw_only=True):

@@ -113,6 +113,8 @@ def test_what_is_no_whole_model_never_gets_a_name(source: Source, tmp_path: Path
         ("http://127.0.0.1:9/model.bin", "ends in .gguf"),
         ("http://127.0.0.1:9/m-00001-of-00003.gguf", "split"),
         ("http://127.0.0.1:9/m.gguf#sha", "ends in .gguf"),
+        ("http://some where/m.gguf", "no address"),
+        (f"http://127.0.0.1:9/{'m' * 3000}.gguf", "no address"),
     ],
 )
 def test_addresses_that_cannot_be_models_are_refused(tmp_path: Path, url: str, words: str) -> None:
