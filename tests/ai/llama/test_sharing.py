@@ -18,6 +18,9 @@ from appliance.contracts import Busy
 from tests.ai.llama.talking import Asked, chat, options, say
 from tests.support.tinymodel import tiny_adapter, tiny_model
 
+#: Together or alone, numbers are rounded in another order. With these weights the best token of all that is asked here
+#: is so much better than the next (0.01 and more) that this decides nothing.
+SEED = 3
 RULES = "You look after the pumps of a greenhouse and say what is to be done. " * 6
 OTHERS = "You look after the lamps of a stable, and of nothing else in the world. " * 6
 
@@ -28,7 +31,7 @@ def loading() -> Iterator[Callable[..., Language]]:
     loaded: list[Language] = []
 
     def opened(**changed: Any) -> Language:
-        loaded.append(load(tiny_model(context=changed.pop("trained", 2048)), options(**changed)))
+        loaded.append(load(tiny_model(seed=SEED, context=changed.pop("trained", 2048)), options(**changed)))
         return loaded[-1]
 
     yield opened
@@ -40,7 +43,7 @@ def alone(asks: list[Ask]) -> list[str]:
     """What a fresh model answers to each."""
     texts = []
     for ask in asks:
-        language = load(tiny_model(), options())
+        language = load(tiny_model(seed=SEED), options())
         texts.append(Asked(language, ask).answer().text)
         language.close()
     return texts
@@ -139,7 +142,7 @@ class Kept:
         self.folder = folder
 
     def answer(self, ask: Ask | None = None, path: Path | None = None, **changed: Any) -> Answer:
-        language = load(path or tiny_model(), options(**{"state": self.folder, **changed}))
+        language = load(path or tiny_model(seed=SEED), options(**{"state": self.folder, **changed}))
         try:
             return Asked(language, ask or self.ask).answer()
         finally:
@@ -299,8 +302,9 @@ def test_a_long_prompt_does_not_hold_up_a_short_one(loading: Callable[..., Langu
     language = loading(trained=8192, context=8192)
     _, go_on = held(language)
     ended: list[str] = []
-    slow = Asked(language, Ask(prompt="a b " * 3000, max_tokens=1), lambda text: ended.append("long"))
-    quick = Asked(language, Ask(prompt="short", max_tokens=3), lambda text: ended.append("short"))
+    letters = "root ::= [a-z]+"
+    slow = Asked(language, Ask(prompt="a b " * 3000, max_tokens=1, grammar=letters), lambda text: ended.append("long"))
+    quick = Asked(language, Ask(prompt="short", max_tokens=3, grammar=letters), lambda text: ended.append("short"))
     go_on.set()
     quick.answer(), slow.answer()
     assert ended == ["short", "short", "short", "long"]
@@ -333,7 +337,7 @@ def test_whatever_happens_at_once_every_answer_is_the_one_made_alone(
 ) -> None:
     folder = tmp_path_factory.mktemp("state")
     language = load(
-        tiny_model(), options(context=300, cells=cells, parallel=parallel, kept_bytes=120_000, state=folder)
+        tiny_model(seed=SEED), options(context=300, cells=cells, parallel=parallel, kept_bytes=120_000, state=folder)
     )
     asked = []
     for rules, question, shared, most, grammar, wait, cancel in turns:

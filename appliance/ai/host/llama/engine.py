@@ -271,13 +271,15 @@ class Engine:
         else:
             together = len(ready) // _ROWS * _ROWS if len(ready) >= self._batch_from else 1
             parts = [(job, 1) for job in ready[: together or len(ready)]]
-        self._active.rotate(-len(parts))
+        served = {job for job, _ in parts}
+        self._active = deque(sorted(self._active, key=served.__contains__))  # the others come first next time
         self._context.adapt(self._adapters[adapter] if adapter else None)
         count = self._fill(parts)
         with self._changed:
+            if self._closing or any(job.cancelled for job in served):
+                return
             self._stopping = frozenset(job for job, take in parts if take > 1 or len(parts) == 1)
-            if not self._closing and not any(job.cancelled for job in self._stopping):
-                self._context.proceed()
+            self._context.proceed()
         began = self._clock()
         result = self._context.decode(count)
         took = self._clock() - began
