@@ -28,7 +28,7 @@ _report = click.option("--report", is_flag=True, help="For the kernel: say how i
 def setup(session: Session, portable: bool, again: bool, report: bool) -> int:
     """Make the model engine for this machine: compile llama.cpp, fetch the libraries. Goes on where it was cut off.
 
-    Takes one to three minutes on a fast machine, half an hour on a Raspberry Pi 4.
+    Takes one to three minutes on a fast machine, perhaps half an hour on a small board.
     """
     if report:
         return work.report_setup(session, portable=portable, again=again)
