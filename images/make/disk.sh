@@ -24,7 +24,7 @@ mkimage() { "${tool[@]}" "$tools/usr/bin/grub-mkimage" "$@"; }
 
 # make_boot FILE: the FAT partition.
 make_boot() {
-  local tree=$work/fat modules early=$work/early.cfg
+  local tree=$work/fat modules sector early=$work/early.cfg
   mkdir -p -- "$tree/flowork/a" "$tree/flowork/b" "$tree/EFI/BOOT"
   sed -e "s/@PART_A@/$system_a_partuuid/" -e "s/@PART_B@/$system_b_partuuid/" "$root/images/grub/grub.cfg.in" \
     >"$tree/flowork/grub.cfg"
@@ -60,7 +60,12 @@ make_boot() {
   rm -f -- "$1"
   truncate --size="${boot_size}M" "$1"
   # FAT32 wherever the size allows: a Pi's firmware and old UEFIs are pleased by it.
-  mkfs.vfat -F 32 -n FLOWORK -i "$volume_id" "$1" >/dev/null
+  # --invariant: else the label has the time of now. It also fixes the volume's id, which is put right in the boot sector
+  # and in its copy (BS_VolID of FAT32).
+  mkfs.vfat -F 32 -n FLOWORK --invariant "$1" >/dev/null
+  for sector in 0 6; do
+    little "$((16#$volume_id))" 4 | dd of="$1" bs=1 seek="$((sector * 512 + 67))" conv=notrunc status=none
+  done
   (
     cd -- "$tree"
     shopt -s nullglob
@@ -116,12 +121,12 @@ bios_loader() {
   (($(stat -c %s "$core") <= bios_size * 1048576)) || die "GRUB is too large for its partition"
   # boot.S: 440 bytes of code; at 0x5c the sector of the core. diskboot.S: the first sector's last entry, at 0x1f4, is where
   # the rest of the core begins.
-  little "$((at + 1))" >"$work/rest"
+  little "$((at + 1))" 8 >"$work/rest"
   dd if="$work/rest" of="$core" bs=1 seek=500 conv=notrunc status=none
   dd if="$boot" of="$image" bs=440 count=1 conv=notrunc status=none
-  little "$at" | dd of="$image" bs=1 seek=92 conv=notrunc status=none
+  little "$at" 8 | dd of="$image" bs=1 seek=92 conv=notrunc status=none
   dd if="$core" of="$image" bs=1M seek="$bios_start" conv=notrunc status=none
 }
 
-# little NUMBER: eight bytes, the lowest first.
-little() { python3 -c 'import sys; sys.stdout.buffer.write(int(sys.argv[1]).to_bytes(8, "little"))' "$1"; }
+# little NUMBER LENGTH: as so many bytes, the lowest first.
+little() { python3 -c 'import sys; sys.stdout.buffer.write(int(sys.argv[1]).to_bytes(int(sys.argv[2]), "little"))' "$1" "$2"; }
