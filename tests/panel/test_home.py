@@ -84,3 +84,13 @@ def test_home_is_usable_by_everybody(open_panel: OpenPanel, scheme: str, phone: 
     panel.page.locator(".runs").wait_for()
     panel.shot(f"home-{'phone' if phone else 'desktop'}-{scheme}")
     assert panel.accessibility() == []
+
+
+def test_an_agent_that_is_not_paired_yet_is_on_home(open_panel: OpenPanel) -> None:
+    home = open_panel()
+    home.page.add_init_script("localStorage.setItem('flowork.welcomed', 'true')")
+    home.api("POST", "/agents/pairings", {"name": "garage"})
+    page = home.goto("/")
+    expect(page.get_by_text("The agent garage is not paired yet")).to_be_visible()
+    assert home.accessibility() == []
+    home.api("DELETE", "/agents/pairings/garage")

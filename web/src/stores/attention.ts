@@ -2,6 +2,7 @@
 
 import { defineStore } from 'pinia'
 import { computed } from 'vue'
+import { listPairings } from '@/api/agents'
 import { listApprovals, type Asked } from '@/api/approvals'
 import { listLetters } from '@/api/deadLetters'
 import { showHealth } from '@/api/health'
@@ -27,6 +28,8 @@ export const useAttention = defineStore('attention', () => {
     return { items: page.items, more: page.next !== '' }
   })
   const triggers = useLoaded<TriggerView[]>(async (signal) => (await listTriggers({ workspace: session.workspace }, signal)).items)
+  /** Agents that a code was made for and that have not come yet. */
+  const pairings = useLoaded(async (signal) => (session.may('devices:manage') ? (await listPairings(signal)).items : []))
   const health = useLoaded(showHealth)
 
   const badTriggers = computed(() => (triggers.value.value ?? []).filter((trigger) => trigger.enabled && trigger.ok === false))
@@ -42,7 +45,7 @@ export const useAttention = defineStore('attention', () => {
     health: findings.value.length,
   }))
 
-  const load = (): Promise<unknown> => Promise.all([approvals.load(), letters.load(), triggers.load(), health.load()])
+  const load = (): Promise<unknown> => Promise.all([approvals.load(), letters.load(), triggers.load(), health.load(), pairings.load()])
 
   let gathering: ReturnType<typeof setTimeout> | undefined
   function soon(): void {
@@ -61,7 +64,7 @@ export const useAttention = defineStore('attention', () => {
     if (users++ === 0) {
       void load()
       round = setInterval(() => {
-        if (document.visibilityState === 'visible') void Promise.all([health.load(), triggers.load()])
+        if (document.visibilityState === 'visible') void Promise.all([health.load(), triggers.load(), pairings.load()])
       }, ROUND)
     }
     return () => {
@@ -74,7 +77,8 @@ export const useAttention = defineStore('attention', () => {
     const counted = approvals.value.value?.some((asked) => runs.some((run) => run.run === asked.run)) ?? false
     if (users > 0 && (counted || runs.some((run) => run.state === 'waiting' || run.letter !== 'none'))) soon()
   })
+  live.watchDevices((news) => users > 0 && news.some((event) => event.type === 'agent') && void pairings.load())
   live.watchReset(() => users > 0 && void load())
 
-  return { approvals, letters, triggers, health, badTriggers, findings, otherFindings, openLetters, counts, load, soon, watch }
+  return { approvals, letters, triggers, pairings, health, badTriggers, findings, otherFindings, openLetters, counts, load, soon, watch }
 })
