@@ -90,7 +90,7 @@ from appliance.contracts.services import (
     Sandbox,
     State,
 )
-from appliance.contracts.workshop import Analysis, Draft, DraftRequest, Finding, Workshop
+from appliance.contracts.workshop import Analysis, DraftedFlow, DraftRequest, RunFinding, Workshop
 
 __all__ = [
     "Agent",
@@ -111,8 +111,8 @@ __all__ = [
     "DeviceState",
     "Devices",
     "Done",
-    "Draft",
     "DraftRequest",
+    "DraftedFlow",
     "Duration",
     "Effect",
     "Episode",
@@ -120,7 +120,6 @@ __all__ = [
     "Expression",
     "ExpressionError",
     "Files",
-    "Finding",
     "FlowError",
     "Graph",
     "Http",
@@ -145,6 +144,7 @@ __all__ = [
     "Reach",
     "Result",
     "RunEnded",
+    "RunFinding",
     "Sandbox",
     "Spawn",
     "State",

@@ -25,7 +25,7 @@ class DraftRequest(Struct, frozen=True, kw_only=True):
     timeout: float = 600.0
 
 
-class Draft(Struct, frozen=True, kw_only=True):
+class DraftedFlow(Struct, frozen=True, kw_only=True):
     """A flow that a model has written. ``problems`` are the faults that are left: with any it cannot be deployed.
 
     ``sample`` is a payload such as its trigger would bring, ``spec`` the flow in markdown, ``answers`` how often the
@@ -43,7 +43,7 @@ class Draft(Struct, frozen=True, kw_only=True):
     cost: float
 
 
-class Finding(Struct, frozen=True, kw_only=True):
+class RunFinding(Struct, frozen=True, kw_only=True):
     """One thing that a flow's runs have shown.
 
     ``kind`` is ``failing``, ``slow``, ``unused``, ``oversized`` or ``wasteful``; ``weight`` (0 to 1) orders them;
@@ -72,14 +72,14 @@ class Analysis(Struct, frozen=True, kw_only=True):
     version: int
     runs: int
     since: float
-    findings: Sequence[Finding]
+    findings: Sequence[RunFinding]
     words: str = ""
 
 
 class Workshop(Protocol):
     """Drafting and looking at flows, for one step; models are put to the step's account."""
 
-    async def draft(self, request: DraftRequest, tell: Callable[[str], None] | None = None) -> Draft:
+    async def draft(self, request: DraftRequest, tell: Callable[[str], None] | None = None) -> DraftedFlow:
         """A flow for what is wanted, checked on this machine, and never saved. ``tell`` gets a line per stage.
 
         Raises what ``Models.chat`` raises, and ``NodeError`` for an answer that is no flow at all.

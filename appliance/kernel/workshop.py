@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from appliance.contracts import Analysis, ConfigError, Draft, DraftRequest, Models, Problem
+from appliance.contracts import Analysis, ConfigError, DraftedFlow, DraftRequest, Models, Problem
 from appliance.engine.plan import plan_flow
 from appliance.engine.validate import validate
 from appliance.kernel.answering import answer
@@ -63,7 +63,7 @@ class KernelWorkshop:
         return Bench(self._kernel, ctx.models, ctx.workspace)
 
     def draft(self, params: Params, reply: Reply) -> None:
-        """Draft a flow; the work ends when nobody waits for it any more."""
+        """DraftedFlow a flow; the work ends when nobody waits for it any more."""
         asked = arguments(params, DraftAsked)
         bench = Bench(self._kernel, self._models("architect"), asked.workspace)
         request = DraftRequest(
@@ -103,7 +103,7 @@ class Bench:
         self._models = models
         self._workspace = workspace
 
-    async def draft(self, request: DraftRequest, tell: Callable[[str], None] | None = None) -> Draft:
+    async def draft(self, request: DraftRequest, tell: Callable[[str], None] | None = None) -> DraftedFlow:
         palette = Palette(self._kernel.registry.catalog())
         return await Architect(palette, self._check, self._models, request, tell or (lambda line: None)).draft()
 

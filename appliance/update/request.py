@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from appliance.contracts import ConfigError, NodeError
 from appliance.update.release import ALL
-from appliance.update.updater import State
+from appliance.update.updater import UpdateState
 
 #: As in ``appliance.update.main``, which is root's.
 _STATE = Path("/var/lib/flowork-update/state.json")
@@ -32,7 +32,7 @@ class UpdateView(Struct, frozen=True, kw_only=True):
 
     possible: bool
     why_not: str
-    state: State
+    state: UpdateState
     waiting: bool
     found: list[str]
 
@@ -40,9 +40,9 @@ class UpdateView(Struct, frozen=True, kw_only=True):
 def view(data: Path) -> UpdateView:
     """What there is to say. ``found`` are release files on sticks that are plugged in."""
     try:
-        state = msgspec.json.decode(_STATE.read_bytes(), type=State)
+        state = msgspec.json.decode(_STATE.read_bytes(), type=UpdateState)
     except (OSError, msgspec.DecodeError):
-        state = State()
+        state = UpdateState()
     why_not = _why_not()
     waiting = (data / _INCOMING).exists()
     return UpdateView(possible=not why_not, why_not=why_not, state=state, waiting=waiting, found=_on_sticks())

@@ -32,7 +32,7 @@ STEADY, LIMIT, PACE = 300.0, 900.0, 5.0
 UNDER_WAY = ("unpacking", "preparing", "rehearsing", "switching", "watching", "returning")
 
 
-class State(Struct, frozen=True, kw_only=True):
+class UpdateState(Struct, frozen=True, kw_only=True):
     """What the updater is at, or how the last update ended. Times are Unix seconds."""
 
     phase: str = "none"
@@ -93,14 +93,14 @@ class Updater:
     # --- what it is at -----------------------------------------------------------------------------------
 
     @property
-    def state(self) -> State:
+    def state(self) -> UpdateState:
         """What it is at; of a file that cannot be read nothing is known."""
         try:
-            return msgspec.json.decode((self._place / "state.json").read_bytes(), type=State)
+            return msgspec.json.decode((self._place / "state.json").read_bytes(), type=UpdateState)
         except (OSError, msgspec.DecodeError):
-            return State()
+            return UpdateState()
 
-    def _tell(self, state: State) -> State:
+    def _tell(self, state: UpdateState) -> UpdateState:
         self._place.mkdir(parents=True, exist_ok=True)
         self._place.chmod(0o755)  # whatever the umask
         unfinished = self._place / "state.json.part"
@@ -124,12 +124,12 @@ class Updater:
 
     # --- bringing one in ---------------------------------------------------------------------------------
 
-    def apply(self, source: Path) -> State:
+    def apply(self, source: Path) -> UpdateState:
         """Bring in a release file; how it ended. Raises nothing for a bad one: that is a state, ``refused``."""
         if self.state.phase in UNDER_WAY:
             return self.resume()
         before = str((self._opt / "current").readlink())
-        state = State(phase="unpacking", before=before)
+        state = UpdateState(phase="unpacking", before=before)
         release: Path | None = None
         try:
             staged = self._taken(source)
@@ -194,7 +194,7 @@ class Updater:
         (release / "complete").touch()
         _sync(release)
 
-    def _switch(self, state: State) -> State:
+    def _switch(self, state: UpdateState) -> UpdateState:
         state = self._tell(msgspec.structs.replace(state, phase="switching"))
         try:
             self._machine.stop()
@@ -204,7 +204,7 @@ class Updater:
             return self._back(state, f"it does not start: {exc.message}")
         return self._watch(self._tell(msgspec.structs.replace(state, phase="watching")))
 
-    def _watch(self, state: State) -> State:
+    def _watch(self, state: UpdateState) -> UpdateState:
         """Good once all was well for some minutes without a break."""
         began = self._clock()
         since: float | None = None
@@ -222,7 +222,7 @@ class Updater:
         self._drop_others(state.release)
         return self._tell(msgspec.structs.replace(state, phase="done"))
 
-    def _back(self, state: State, reason: str) -> State:
+    def _back(self, state: UpdateState, reason: str) -> UpdateState:
         """The release before, with its form of the database."""
         state = self._tell(msgspec.structs.replace(state, phase="returning", reason=reason))
         with suppress(FlowError):
@@ -236,7 +236,7 @@ class Updater:
         self._clear(Path(state.release), state.before)
         return self._tell(msgspec.structs.replace(state, phase="rolled-back", reason=reason))
 
-    def resume(self) -> State:
+    def resume(self) -> UpdateState:
         """After a start of the machine: an update that was cut off is thrown away or gone on with."""
         state = self.state
         if state.phase in ("unpacking", "preparing", "rehearsing"):

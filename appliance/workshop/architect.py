@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from appliance.contracts import ChatReply, ChatRequest, Draft, DraftRequest, Models, NodeError, Problem
+from appliance.contracts import ChatReply, ChatRequest, DraftedFlow, DraftRequest, Models, NodeError, Problem
 from appliance.workshop.palette import Palette
 from appliance.workshop.spec import spec_of
 
@@ -49,7 +49,7 @@ class Architect:
         self._tell = tell
         self._replies: list[ChatReply] = []
 
-    async def draft(self) -> Draft:
+    async def draft(self) -> DraftedFlow:
         """The draft, with the faults that are left. Raises what the model raises, and ``NodeError`` for no flow."""
         triggers, nodes = await self._choose()
         self._tell(f"writing a flow of {', '.join([*triggers, *nodes])}")
@@ -70,10 +70,10 @@ class Architect:
                 flow, problems = mended, found
         return self._finished(flow, answer.get("sample"), problems)
 
-    def _finished(self, flow: dict[str, Any], sample: Any, problems: list[Problem]) -> Draft:
+    def _finished(self, flow: dict[str, Any], sample: Any, problems: list[Problem]) -> DraftedFlow:
         spec = self._request.spec or spec_of(flow, self._palette, self._request.text)
         last = self._replies[-1]
-        return Draft(
+        return DraftedFlow(
             flow={**_kept(self._request.flow), **flow, "spec": spec},
             spec=spec,
             sample=sample,

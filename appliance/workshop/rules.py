@@ -9,13 +9,13 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from appliance.contracts import ConfigError, Finding, seconds
+from appliance.contracts import ConfigError, RunFinding, seconds
 from appliance.engine.plan import PlannedNode
 from appliance.engine.validate import ERROR_PORT
 from appliance.workshop.evidence import Evidence, StepFacts, percentile
 
 Flow = Mapping[str, Any]
-Rule = Callable[[Flow, Evidence], Iterator[Finding]]
+Rule = Callable[[Flow, Evidence], Iterator[RunFinding]]
 
 #: Runs that must have been seen before something counts as never happening.
 ENOUGH = 50
@@ -29,13 +29,13 @@ _WAIT = 1.0
 _IDLE_SHARE = 0.9
 
 
-def findings(flow: Flow, evidence: Evidence) -> list[Finding]:
+def findings(flow: Flow, evidence: Evidence) -> list[RunFinding]:
     """All that the rules find, the weightiest first."""
     found = [finding for rule in RULES for finding in rule(flow, evidence)] if evidence.runs else []
     return sorted(found, key=lambda finding: -finding.weight)
 
 
-def failing(flow: Flow, evidence: Evidence) -> Iterator[Finding]:
+def failing(flow: Flow, evidence: Evidence) -> Iterator[RunFinding]:
     """Steps that fail, with what is known to help against their commonest error."""
     for node, facts in _steps(evidence):
         share = facts.failed / facts.reached
@@ -43,7 +43,7 @@ def failing(flow: Flow, evidence: Evidence) -> Iterator[Finding]:
             continue
         (kind, message), count = facts.errors.most_common(1)[0]
         suggestion, change = _against(flow, node, facts, kind)
-        yield Finding(
+        yield RunFinding(
             kind="failing",
             title=f"{node.id} fails in {share:.0%} of its runs",
             text=f"It failed for good {facts.failed} times of {facts.reached}; mostly: {message}",
@@ -81,13 +81,13 @@ def _against(flow: Flow, node: PlannedNode, facts: StepFacts, error: str) -> tup
 _HOPELESS = {"bad-config", "bad-expression"}
 
 
-def vain_retries(flow: Flow, evidence: Evidence) -> Iterator[Finding]:
+def vain_retries(flow: Flow, evidence: Evidence) -> Iterator[RunFinding]:
     """Retries that have never once helped."""
     for node, facts in _steps(evidence):
         again = facts.tries - facts.failed
         if node.retry.attempts < 2 or facts.failed < _FAILURES or facts.rescued or again < _FAILURES:
             continue
-        yield Finding(
+        yield RunFinding(
             kind="wasteful",
             title=f"Trying {node.id} again never helped",
             text=f"{again} repetitions in {facts.failed} failed runs, and none of them succeeded.",
@@ -100,7 +100,7 @@ def vain_retries(flow: Flow, evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def slow(flow: Flow, evidence: Evidence) -> Iterator[Finding]:
+def slow(flow: Flow, evidence: Evidence) -> Iterator[RunFinding]:
     """Steps that take most of the time, and steps that sometimes hang."""
     total = sum(sum(facts.took) for facts in evidence.steps.values())
     for node, facts in _steps(evidence):
@@ -109,7 +109,7 @@ def slow(flow: Flow, evidence: Evidence) -> Iterator[Finding]:
         figures = {"median_s": usual, "p95_s": late, "share": round(share, 3), "measured": len(facts.took)}
         examples = [run for _, run in facts.slow_runs]
         if late >= _SLOW and share >= _SLOW_SHARE:
-            yield Finding(
+            yield RunFinding(
                 kind="slow",
                 title=f"{node.id} takes {share:.0%} of the time",
                 text=f"Usually {_time(usual)}, in the slowest twentieth of its runs {_time(late)} or more.",
@@ -122,7 +122,7 @@ def slow(flow: Flow, evidence: Evidence) -> Iterator[Finding]:
         longest = percentile(facts.took, 0.99)
         if len(facts.took) >= ENOUGH and node.timeout is None and longest >= 5.0 and longest > 20 * max(usual, 0.01):
             limit = max(1, round(usual * 10))
-            yield Finding(
+            yield RunFinding(
                 kind="slow",
                 title=f"{node.id} sometimes hangs",
                 text=f"Usually {_time(usual)}, but now and then {_time(longest)}; it has no timeout.",
@@ -135,7 +135,7 @@ def slow(flow: Flow, evidence: Evidence) -> Iterator[Finding]:
             )
 
 
-def queueing(flow: Flow, evidence: Evidence) -> Iterator[Finding]:
+def queueing(flow: Flow, evidence: Evidence) -> Iterator[RunFinding]:
     """Runs that wait for their turn longer than they work."""
     late, usual = percentile(evidence.waits, 0.95), percentile(evidence.durations, 0.5)
     settings = evidence.plan.settings
@@ -143,7 +143,7 @@ def queueing(flow: Flow, evidence: Evidence) -> Iterator[Finding]:
         return
     more = settings.max_runs * 2
     change = _with_settings(flow, max_runs=more) if settings.mode == "parallel" else None
-    yield Finding(
+    yield RunFinding(
         kind="slow",
         title="Runs wait for their turn",
         text=f"A twentieth of them waits {_time(late)} or more before the first step; a run takes {_time(usual)}.",
@@ -156,7 +156,7 @@ def queueing(flow: Flow, evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-def unused(flow: Flow, evidence: Evidence) -> Iterator[Finding]:
+def unused(flow: Flow, evidence: Evidence) -> Iterator[RunFinding]:
     """Ways that were never taken, other than those for errors."""
     if evidence.runs < ENOUGH:
         return
@@ -169,7 +169,7 @@ def unused(flow: Flow, evidence: Evidence) -> Iterator[Finding]:
         if all(source.id in never for source in sources) and sources:
             continue  # the first one on the way stands for all behind it
         gone = {evidence.plan.nodes[index].id for index in evidence.plan.downstream(node.index)} & never
-        yield Finding(
+        yield RunFinding(
             kind="unused",
             title=f"{node.id} was never reached",
             text=f"In {evidence.runs} runs no way led to {_list(sorted(gone))}.",
@@ -181,13 +181,13 @@ def unused(flow: Flow, evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def oversized(flow: Flow, evidence: Evidence) -> Iterator[Finding]:
+def oversized(flow: Flow, evidence: Evidence) -> Iterator[RunFinding]:
     """Steps that hand on far more than flows usually do: every copy is kept with the run."""
     for node, facts in _steps(evidence):
         usual, most = percentile(facts.sizes, 0.5), max(facts.sizes, default=0)
         if usual < _LARGE and most < 20 * _LARGE:
             continue
-        yield Finding(
+        yield RunFinding(
             kind="oversized",
             title=f"{node.id} hands on {_bytes(usual)}",
             text=f"Usually {_bytes(usual)}, at most {_bytes(most)}; all of it is written to the disk with every run.",
@@ -200,7 +200,7 @@ def oversized(flow: Flow, evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def idle_polling(flow: Flow, evidence: Evidence) -> Iterator[Finding]:
+def idle_polling(flow: Flow, evidence: Evidence) -> Iterator[RunFinding]:
     """A clock that starts runs which then do nothing."""
     if evidence.runs < ENOUGH or evidence.idle < _IDLE_SHARE * evidence.runs:
         return
@@ -217,7 +217,7 @@ def idle_polling(flow: Flow, evidence: Evidence) -> Iterator[Finding]:
         if pause > 300:
             continue
         slower = pause * 4
-        yield Finding(
+        yield RunFinding(
             kind="wasteful",
             title=f"{evidence.idle} of {evidence.runs} runs did nothing",
             text=f"A clock starts one every {pause:g} s, and nearly all of them find nothing to do.",
@@ -228,7 +228,7 @@ def idle_polling(flow: Flow, evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def repeated_questions(flow: Flow, evidence: Evidence) -> Iterator[Finding]:
+def repeated_questions(flow: Flow, evidence: Evidence) -> Iterator[RunFinding]:
     """Model steps that are asked the same again and again, at a temperature at which the answer is not kept."""
     for node, facts in _steps(evidence):
         config = node.spec.config
@@ -237,7 +237,7 @@ def repeated_questions(flow: Flow, evidence: Evidence) -> Iterator[Finding]:
             continue
         if repeated < 0.5 * facts.reached:
             continue
-        yield Finding(
+        yield RunFinding(
             kind="wasteful",
             title=f"{node.id} is asked the same again and again",
             text=f"{repeated} of {facts.reached} questions had been asked before.",
@@ -249,11 +249,11 @@ def repeated_questions(flow: Flow, evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def unverified(flow: Flow, evidence: Evidence) -> Iterator[Finding]:
+def unverified(flow: Flow, evidence: Evidence) -> Iterator[RunFinding]:
     """Effects that a crash cut off, and that wait for a person each time."""
     for node, facts in _steps(evidence):
         if facts.unverified:
-            yield Finding(
+            yield RunFinding(
                 kind="failing",
                 title=f"{node.id} was cut off {facts.unverified} times",
                 text="Nobody knows whether it did what it does; each of these runs waits for a person.",

@@ -11,7 +11,7 @@ import pytest
 from appliance.contracts import FlowError
 from appliance.security import signatures
 from appliance.update.release import pack
-from appliance.update.updater import LIMIT, STEADY, State, Updater
+from appliance.update.updater import LIMIT, STEADY, Updater, UpdateState
 
 KEY = signatures.new_key()
 
@@ -238,7 +238,7 @@ def test_a_cut_on_the_way_back_goes_on_with_it(bench: Bench) -> None:
 
 
 def test_what_is_at_rest_is_left_alone(bench: Bench) -> None:
-    assert bench.updater.resume() == State()
+    assert bench.updater.resume() == UpdateState()
     done = bench.updater.apply(bench.file)
     bench.machine.done.clear()
     assert bench.updater.resume() == done and bench.machine.done == []

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from appliance.contracts import Finding
+from appliance.contracts import RunFinding
 from appliance.engine.flow import parse
 from appliance.engine.plan import FlowPlan, plan_flow
 from appliance.engine.validate import validate
@@ -79,9 +79,9 @@ def evidence(body: dict[str, Any], runs: int = 100, **steps: StepFacts) -> Evide
     return found
 
 
-def only(rule: Callable[..., Any], body: dict[str, Any], seen: Evidence) -> Finding:
+def only(rule: Callable[..., Any], body: dict[str, Any], seen: Evidence) -> RunFinding:
     (finding,) = rule(body, seen)
-    assert isinstance(finding, Finding)
+    assert isinstance(finding, RunFinding)
     assert finding.change is None or validate(finding.change, REGISTRY, FakeWorld()) == []
     return finding
 
@@ -92,7 +92,7 @@ def failed(error: str, **more: Any) -> StepFacts:
     return facts
 
 
-def changed(finding: Finding, name: str) -> dict[str, Any]:
+def changed(finding: RunFinding, name: str) -> dict[str, Any]:
     assert finding.change is not None
     found: dict[str, Any] = next(one for one in finding.change["nodes"] if one["id"] == name)
     return found

@@ -12,7 +12,7 @@ import pytest
 from appliance.contracts import (
     ChatReply,
     ChatRequest,
-    Draft,
+    DraftedFlow,
     DraftRequest,
     ModelFacts,
     NodeError,
@@ -67,7 +67,7 @@ def check(flow: dict[str, Any]) -> Sequence[Problem]:
     return validate(flow, REGISTRY, FakeWorld())
 
 
-def draft(models: Any, told: list[str] | None = None, **wanted: Any) -> Draft:
+def draft(models: Any, told: list[str] | None = None, **wanted: Any) -> DraftedFlow:
     request = DraftRequest(**{"text": "Log it when the greenhouse is over 30 degrees", **wanted})
     tell = (told if told is not None else []).append
     return asyncio.run(Architect(PALETTE, check, models, request, tell).draft())

@@ -24,7 +24,7 @@ _PATIENCE = 60.0
 
 
 class Narrowed(InWorkspace, frozen=True):
-    """Which episodes: all that is given must fit."""
+    """WhichMemories episodes: all that is given must fit."""
 
     flow: Annotated[_Text, Meta(description="Remembered by this flow (id)")] = ""
     outcome: Annotated[_Text, Meta(description="Ended so")] = ""
@@ -33,14 +33,14 @@ class Narrowed(InWorkspace, frozen=True):
 
 
 class Search(Narrowed, frozen=True):
-    """Which episodes, and how many."""
+    """WhichMemories episodes, and how many."""
 
     query: Annotated[_Text, Meta(description="The best fits for this text, best first; else the newest")] = ""
     cursor: Cursor = ""
     limit: Limit = 50
 
 
-class Which(Narrowed, frozen=True):
+class WhichMemories(Narrowed, frozen=True):
     """What is to be forgotten."""
 
     id: Annotated[list[Annotated[int, Meta(ge=1, le=2**53)]], Meta(max_length=500, description="These episodes")] = []
@@ -88,7 +88,7 @@ def search(call: Call[Search, Nothing]) -> Page[Episode]:
 
 
 @noun.delete("/memory/episodes", permission="memory:write", errors=(503,), audit="memory.forget")
-def forget(call: Call[Which, Nothing]) -> Forgotten:
+def forget(call: Call[WhichMemories, Nothing]) -> Forgotten:
     """Forget episodes for good: those with these ids, or all that fits."""
     query = call.query
     params = _params(call.workspace, query)

@@ -18,7 +18,7 @@ noun = Noun(
 )
 
 
-class Wanted(Body, frozen=True):
+class WantedRelease(Body, frozen=True):
     """A release file: a path on this machine (a stick), or an http(s) address."""
 
     source: Annotated[str, Meta(min_length=1, max_length=2_000, pattern=r"^(/|https?://)")]
@@ -31,7 +31,7 @@ def show(call: Call[Nothing, Nothing]) -> UpdateView:
 
 
 @noun.post("/update", permission="settings:write", status=202, errors=(422, 502), audit="update.request")
-def bring(call: Call[Nothing, Wanted]) -> UpdateView:
+def bring(call: Call[Nothing, WantedRelease]) -> UpdateView:
     """Have a release looked at and brought in. Answered once it is here; it restarts everything some minutes later."""
     call.note(call.body.source)
     request.hand_over(call.gateway.data, call.body.source)

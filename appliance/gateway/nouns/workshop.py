@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from appliance.contracts import Analysis, Draft
+from appliance.contracts import Analysis, DraftedFlow
 from appliance.gateway.common import Body, InWorkspace, Query, one_workspace
 from appliance.gateway.routing import Call, Nothing, Noun
 from appliance.kernel.wire import LONGEST_DRAFT
@@ -48,13 +48,13 @@ class Spec(Struct, frozen=True):
 class Look(Query, frozen=True):
     """How many of the newest runs; with `words` a model (`model`, or the default) sums up what they show."""
 
-    runs: Annotated[int, Meta(ge=1, le=5_000)] = 500
-    words: bool = False
-    model: Annotated[str, Meta(max_length=200)] = ""
+    runs: Annotated[int, Meta(ge=1, le=5_000, description="How many of the newest runs")] = 500
+    words: Annotated[bool, Meta(description="A model sums it up")] = False
+    model: Annotated[str, Meta(max_length=200, description="Which; empty: the default")] = ""
 
 
 @noun.post("/drafts/describe", permission="flows:write", errors=(422, 503), unaudited=_QUIET)
-def describe(call: Call[InWorkspace, Wish]) -> Draft:
+def describe(call: Call[InWorkspace, Wish]) -> DraftedFlow:
     """A flow drafted by a model. It is checked and never saved; `problems` are the faults that are left.
 
     It takes as long as the model needs; giving up the request ends the work.
@@ -62,7 +62,7 @@ def describe(call: Call[InWorkspace, Wish]) -> Draft:
     one_workspace(call.workspace)
     wish = msgspec.to_builtins(call.body)
     told = call.gateway.call("draft", timeout=LONGEST_DRAFT + 10, workspace=call.workspace, **wish)
-    return msgspec.convert(told, Draft)
+    return msgspec.convert(told, DraftedFlow)
 
 
 @noun.post("/drafts/spec", permission="flows:read", unaudited=_QUIET)
