@@ -28,7 +28,6 @@ make_release() {
       die "the program could not be installed; what ran before is as it was"
     }
     ((edge)) || seal
-    ((edge)) || seal
     sync -f "$release"
     touch -- "$release/complete"
     sync -f "$release"
@@ -36,12 +35,6 @@ make_release() {
   fi
   rm -rf -- "$work"
   trap - EXIT
-}
-
-# seal: the list of the installed files, signed by a key of root's, which no two flashed boxes are to share.
-seal() {
-  "$release/bin/flowork-updater" seal "$release"
-  ((!image)) || rm -f -- "$update_state/integrity.key"
 }
 
 # seal: the list of the installed files, signed by a key of root's, which no two flashed boxes are to share.
