@@ -66,7 +66,7 @@ def pack(sources: Mapping[str, Path], target: Path, key: str, **about: object) -
     manifest = msgspec.convert({**about, "files": msgspec.to_builtins(files)}, Manifest)
     told = msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=1)
     unfinished = target.with_name(f"{target.name}.part")
-    with tarfile.open(unfinished, "w", format=tarfile.USTAR_FORMAT) as archive:
+    with tarfile.open(unfinished, "w", format=tarfile.PAX_FORMAT) as archive:
         _add(archive, MANIFEST, io.BytesIO(told), len(told))
         _add(archive, SIGNATURE, io.BytesIO(signatures.sign(key, told)), signatures.SIGNATURE)
         for name, path in sorted(sources.items()):

@@ -51,6 +51,13 @@ def test_what_was_packed_comes_out(file: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out/wheels/a.whl").read_bytes() == b"a" * 3_000_000
 
 
+def test_a_long_name_is_kept_whole(file: Path, tmp_path: Path) -> None:
+    name = f"{'long' * 40}-0.1.0-cp311-cp311-manylinux_2_17_x86_64.whl"
+    pack({name: file.parent / "b.whl"}, tmp_path / "r", KEY, **ABOUT)
+    opened((tmp_path / "r").read_bytes(), tmp_path / "out")
+    assert (tmp_path / "out" / name).read_bytes() == b"b" * 10
+
+
 def test_the_same_input_gives_the_same_bytes(file: Path, tmp_path: Path) -> None:
     sources = {f"wheels/{name}": file.parent / name for name in ("b.whl", "a.whl")}
     pack(sources, tmp_path / "again", KEY, **ABOUT)

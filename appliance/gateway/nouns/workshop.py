@@ -53,7 +53,7 @@ class Look(Query, frozen=True):
     model: Annotated[str, Meta(max_length=200, description="Which; empty: the default")] = ""
 
 
-@noun.post("/drafts/describe", permission="flows:write", errors=(422, 503), unaudited=_QUIET)
+@noun.post("/drafts/describe", permission="flows:write", errors=(402, 422, 502, 503, 504), unaudited=_QUIET)
 def describe(call: Call[InWorkspace, Wish]) -> DraftedFlow:
     """A flow drafted by a model. It is checked and never saved; `problems` are the faults that are left.
 
@@ -74,7 +74,7 @@ def spec(call: Call[InWorkspace, Described]) -> Spec:
     return Spec(spec_of(call.body.flow, Palette(call.gateway.registry.catalog())))
 
 
-@noun.get("/flows/{flow}/analysis", permission="runs:read", errors=(503,))
+@noun.get("/flows/{flow}/analysis", permission="runs:read", errors=(402, 422, 502, 503, 504))
 def analysis(call: Call[Look, Nothing], flow: Flow) -> Analysis:
     """What the newest runs of a flow's live version have shown, the weightiest first, with evidence.
 
