@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import hypothesis
 import pytest
 import schemathesis
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.parameters import ParameterLocation
 from schemathesis.specs.openapi import checks
 
 from appliance.gateway.app import all_nouns
@@ -63,9 +65,17 @@ def things(home: Home) -> dict[str, list[str]]:
     return {"flow": [flow_id, parked], "run": [run, waits], "name": ["fuzzed"], "node": ["a", "ask"]}
 
 
+def no_fault_of_ours(context: Any, response: Any, case: schemathesis.Case) -> bool | None:
+    """A server's error is one that the endpoint has declared (a model elsewhere does not answer), and never 500."""
+    declared = case.operation.definition.raw["responses"]
+    if response.status_code in (502, 503, 504) and str(response.status_code) in declared:
+        return None
+    return bool(not_a_server_error(context, response, case))
+
+
 #: What every answer must hold to. Who is let in is proven in test_doors.
 CHECKS = (
-    not_a_server_error,
+    no_fault_of_ours,
     checks.status_code_conformance,
     checks.content_type_conformance,
     checks.response_headers_conformance,
@@ -82,6 +92,17 @@ ALIKE = ("/bulk", "/validate", "/look")
 schema = schemathesis.openapi.from_dict(DOCUMENT).exclude(method="POST", path="/api/v1/models/setup")
 
 
+def _every_other(case: schemathesis.Case) -> bool:
+    """Of half of all cases it is true, and of the same ones each time."""
+    return zlib.crc32(repr((case.path_parameters, case.body)).encode()) % 2 == 0
+
+
+def _path_is_good(case: schemathesis.Case) -> bool:
+    """A path that is meant to be refused stays as it is."""
+    part = case.meta.components.get(ParameterLocation.PATH) if case.meta is not None else None
+    return part is None or part.mode.is_positive
+
+
 @schema.parametrize()
 @hypothesis.settings(
     max_examples=12,
@@ -93,7 +114,7 @@ schema = schemathesis.openapi.from_dict(DOCUMENT).exclude(method="POST", path="/
 )
 def test_every_endpoint_does_as_it_says(case: schemathesis.Case, home: Home, things: dict[str, list[str]]) -> None:
     for name, known in things.items():
-        if name in (case.path_parameters or {}) and hash(repr(case.body)) % 2:
+        if name in (case.path_parameters or {}) and _every_other(case) and _path_is_good(case):
             case.path_parameters[name] = known[0]
     headers = {**home.owner.headers, "X-Flowork": "1"}
     response = case.call(app=home.app, headers=headers)
