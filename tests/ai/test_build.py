@@ -152,9 +152,6 @@ def test_a_folder_that_comes_to_another_cpu_has_no_engine_there(
     assert state.state == "none"
     assert "does not fit this machine" in state.text
 
-    class NoCompiler(Plenty):
-        compiler_fault = staticmethod(lambda: "there is no C++ compiler here: sudo apt install g++")
-
     made = set_up(tmp_path, tools=NoCompiler())
     assert (made.kind, "sudo apt install g++" in made.lacks) == ("onnx", True), "the other CPU's wheel is of no use"
     found = engine_path(tmp_path)
@@ -163,6 +160,35 @@ def test_a_folder_that_comes_to_another_cpu_has_no_engine_there(
     assert not (found / "llama_cpp").exists()
     assert "no language models" in read_state(tmp_path).text
     assert set_up(tmp_path, tools=NoCompiler()) == made
+
+
+class NoCompiler(Plenty):
+    compiler_fault = staticmethod(lambda: "there is no C++ compiler here: sudo apt install g++")
+
+
+def test_where_nothing_can_be_compiled_a_ready_made_engine_stands_in(
+    fetched: Path, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = tmp_path / "more"
+    more.mkdir()
+    version = recipe.ready_made().partition("==")[2] or "1.0"
+    toy_index.wheel(more, recipe.READY_MADE, version, "class CommonParams: ...")
+    monkeypatch.setenv("PIP_FIND_LINKS", f"{index} {more}")
+    monkeypatch.setattr(recipe, "portable_runs", lambda features=None: True)
+    made = set_up(tmp_path, tools=NoCompiler())
+    assert made.kind == "xllamacpp" and made.version == version
+    assert "one answer at a time" in made.lacks and "sudo apt install g++" in made.lacks
+    found = engine_path(tmp_path)
+    assert found is not None and (found / "xllamacpp").is_dir() and (found / "onnxruntime").is_dir()
+    assert set_up(tmp_path, tools=NoCompiler()) == made
+
+
+def test_on_a_cpu_for_which_it_is_not_made_no_ready_made_engine_is_tried(
+    fetched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "portable_runs", lambda features=None: False)
+    assert recipe.ready_made() == ""
+    assert set_up(tmp_path, tools=NoCompiler()).kind == "onnx"
 
 
 # --- cut off, failed, refused ---

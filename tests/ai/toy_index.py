@@ -27,7 +27,7 @@ def make(folder: Path) -> Path:
     wanted = [recipe.BUILD_SYSTEM, *recipe.BUILD_PROGRAMS, *recipe.requirements()]
     for requirement in wanted:
         name = requirement.partition(">")[0]
-        _wheel(folder, name, pinned.get(name, "9999.0"))
+        wheel(folder, name, pinned.get(name, "9999.0"))
     return folder
 
 
@@ -46,11 +46,12 @@ def _source(folder: Path) -> None:
             tar.addfile(info, io.BytesIO(text.encode()))
 
 
-def _wheel(folder: Path, name: str, version: str) -> None:
+def wheel(folder: Path, name: str, version: str, text: str = "") -> None:
+    """A wheel of one module that holds ``text``."""
     plain = name.replace("-", "_")
     info = f"{plain}-{version}.dist-info"
-    with zipfile.ZipFile(folder / f"{plain}-{version}-py3-none-any.whl", "w") as wheel:
-        wheel.writestr(f"{_MODULES.get(name, plain)}/__init__.py", "")
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        wheel.writestr(f"{info}/WHEEL", _TAGS)
-        wheel.writestr(f"{info}/RECORD", "")
+    with zipfile.ZipFile(folder / f"{plain}-{version}-py3-none-any.whl", "w") as made:
+        made.writestr(f"{_MODULES.get(name, plain)}/__init__.py", text)
+        made.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        made.writestr(f"{info}/WHEEL", _TAGS)
+        made.writestr(f"{info}/RECORD", "")

@@ -16,7 +16,7 @@ import msgspec
 
 from appliance.ai.building import machine, place, recipe
 from appliance.ai.building.place import COMPLETE, Complete, Places, Setup
-from appliance.ai.building.run import Killed, Runner
+from appliance.ai.building.run import Killed, Runner, SetupFailed
 from appliance.contracts import FlowError
 
 Tell = Callable[[Setup], None]
@@ -34,6 +34,7 @@ _UNSURE = 45.0
 _ELF = b"\x7fELF"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _TRY = "import onnxruntime, tokenizers, PIL"
+_TRY_READY = "; import xllamacpp; xllamacpp.CommonParams()"
 _TRY_LLAMA = "; import llama_cpp; llama_cpp.llama_backend_init(); print(llama_cpp.__version__)"
 
 
@@ -65,7 +66,8 @@ def set_up(
 ) -> Complete:
     """Make the engine if it is not there, or ``again``. Raises ``CannotBuild``, ``SetupFailed``, ``UnderWay``.
 
-    On a machine that cannot compile, only what runs ONNX models is installed: ``lacks`` of the answer says so.
+    On a machine that cannot compile, a ready-made engine is installed that can less, or where there is none for it only
+    what runs ONNX models: ``lacks`` of the answer says so.
     ``tell`` hears of every step. What was half made is gone on with. KeyboardInterrupt cuts it off cleanly. With
     ``portable`` it runs on other machines too, and is slower.
     """
@@ -140,12 +142,19 @@ class _Making:
         return self._install(wheel or self.compiled())
 
     def _without_llama(self, why: str) -> Complete:
-        """What needs no compiler: ONNX models run with it (vectors, classes, objects), language models do not."""
+        """What needs no compiler: ready-made wheels for language models, if there are any for this machine, and for
+        ONNX models (vectors, classes, objects).
+        """
         self._key = recipe.engine_key(recipe.onnx_key())
         there = place.facts_of(self._places.engine(self._key))
         if there is not None:
             return there
         self.check(DISK_TO_INSTALL)
+        if ready := recipe.ready_made():
+            try:
+                return self._install(None, f"ready-made, so slower, one answer at a time: {why}", ready)
+            except SetupFailed as exc:
+                self._begin("libraries", f"there is no ready-made engine for this machine: {exc.message}")
         return self._install(None, f"it runs ONNX models, and no language models: {why}")
 
     # --- how it goes -------------------------------------------------------------------------------
@@ -266,7 +275,7 @@ class _Making:
             state.text = f"compiled {state.done} of {state.total} files"
             self._note(keep=True)
 
-    def _install(self, wheel: Path | None, lacks: str = "") -> Complete:
+    def _install(self, wheel: Path | None, lacks: str = "", ready: str = "") -> Complete:
         """Put the engine's folder together, try it, and give it its name."""
         self._begin("libraries", "fetching the libraries for models")
         half = self._places.work / "engine"
@@ -274,18 +283,22 @@ class _Making:
         pinned = recipe.constraints()
         bound = ["-c", str(pinned)] if pinned else []
         wanted = [*([str(wheel)] if wheel else []), *recipe.requirements()]
+        if ready:
+            wanted += [ready, "--only-binary", recipe.READY_MADE]
         self._pip("install", "--target", str(half), *bound, *wanted, what="libraries")
         # The wheel has its libraries twice.
         for double in ("lib", "include", "bin"):
             shutil.rmtree(half / double, ignore_errors=True)
         self._begin("try", "trying the engine")
         # Without the program's own libraries: what is tried is this folder.
-        code = f"import sys; sys.path.append({str(half)!r}); {_TRY}{_TRY_LLAMA if wheel else ''}"
+        code = (
+            f"import sys; sys.path.append({str(half)!r}); {_TRY}{_TRY_LLAMA if wheel else _TRY_READY if ready else ''}"
+        )
         self._runner.python("-IS", "-c", code, what="the engine does not start")
         seconds = round(self._now() - self._state.began, 1)
         made = Complete(
-            kind="llama_cpp" if wheel else "onnx",
-            version=recipe.VERSION if wheel else "",
+            kind="llama_cpp" if wheel else "xllamacpp" if ready else "onnx",
+            version=recipe.VERSION if wheel else ready.partition("==")[2],
             portable=self._portable,
             seconds=seconds,
             lacks=lacks,

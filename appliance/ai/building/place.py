@@ -36,9 +36,11 @@ class UnderWay(FlowError):
 
 
 class Complete(Struct, frozen=True, kw_only=True):
-    """What an engine is. One of the ``kind`` onnx runs ONNX models alone; ``lacks`` says why, and what helps."""
+    """What an engine is. One of the ``kind`` xllamacpp was not compiled here and can less, one of the ``kind`` onnx
+    runs ONNX models alone; ``lacks`` says why, and what helps.
+    """
 
-    kind: Literal["llama_cpp", "onnx"]
+    kind: Literal["llama_cpp", "xllamacpp", "onnx"]
     version: str
     portable: bool = False
     seconds: float = 0.0

@@ -18,6 +18,8 @@ from appliance.ai.building import machine
 
 #: Exactly the version that the model host was written for: the layout of its structures follows each release.
 PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
+#: What stands in for it where nothing can be compiled: ready-made, without batches, adapters and kept beginnings.
+READY_MADE = "xllamacpp"
 #: Without what nobody uses here (image input of llama.cpp, its own tools): 83 files instead of 226.
 _SLIM = ("-DLLAVA_BUILD=OFF",)
 #: For images and for other machines: any 64-bit ARM (slower), any x86-64 of the last ten years.
@@ -50,6 +52,14 @@ def wheel_key(*, portable: bool, features: Sequence[str] | None = None) -> str:
     kind = "portable" if portable else "native"
     mark = _mark([VERSION, options(portable=portable), INCLUDE, found])
     return f"{VERSION}-{platform.machine()}-{kind}-{mark}"
+
+
+def ready_made() -> str:
+    """The ready-made engine, as pip wants it; empty where it would not run. Its wheels take what `portable` takes."""
+    pinned = constraints()
+    lines = pinned.read_text().splitlines() if pinned is not None else []
+    found = next((line for line in lines if _name(line) == READY_MADE), READY_MADE)
+    return found if portable_runs() else ""
 
 
 def onnx_key() -> str:
