@@ -27,7 +27,7 @@ from appliance.security import signatures
 from appliance.store.migrations import rehearse, step_back
 from appliance.store.schema import MIGRATIONS
 from appliance.update.machine import Systemd, Undone, write_slot
-from appliance.update.release import Release
+from appliance.update.release import BadRelease, Release
 from appliance.update.updater import UNDER_WAY, Updater
 
 OPT = Path("/opt/flowork")
@@ -83,7 +83,10 @@ def _is_slot(file: Path, trusted: list[str]) -> bool:
         raise Undone("Flowork was not installed here by scripts/install; a checkout is updated with git")
     with file.open("rb") as opened:
         release = Release(opened, trusted)
-        manifest = release.open()
+        try:
+            manifest = release.open()
+        except BadRelease:
+            return False  # the updater says so, and notes it
         if manifest.kind != "slot":
             return False
         folder = PLACE / "slot"

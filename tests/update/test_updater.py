@@ -10,6 +10,7 @@ import pytest
 
 from appliance.contracts import FlowError
 from appliance.security import signatures
+from appliance.update import main
 from appliance.update.release import pack
 from appliance.update.updater import LIMIT, STEADY, Updater, UpdateState
 
@@ -243,3 +244,18 @@ def test_what_is_at_rest_is_left_alone(bench: Bench) -> None:
     bench.machine.done.clear()
     assert bench.updater.resume() == done and bench.machine.done == []
     assert bench.updater.apply(bench.file).reason.startswith("version 2 is what runs already")
+
+
+def test_a_release_that_nobody_trusts_is_refused_in_the_state_that_everybody_reads(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bench.place / "trusted").unlink()
+    monkeypatch.setattr(main, "OPT", bench.opt)
+    monkeypatch.setattr(main, "PLACE", bench.place)
+    monkeypatch.setattr(main, "make_updater", lambda: bench.updater)
+    assert main._bring(bench.file) == 1
+    assert bench.updater.state.phase == "refused" and "no key is trusted" in bench.updater.state.reason
+    assert main._trust([signatures.public_of(KEY), "the", "maker"]) == 0
+    assert main._bring(bench.file) == 0 and bench.current == "2-7"
+    with pytest.raises(ValueError, match="not a key"):
+        main._trust(["bm9uZQ=="])
