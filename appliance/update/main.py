@@ -15,7 +15,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -27,7 +27,7 @@ from appliance.security import signatures
 from appliance.store.migrations import rehearse, step_back
 from appliance.store.schema import MIGRATIONS
 from appliance.update.machine import Systemd, Undone, write_slot
-from appliance.update.release import BadRelease, Release
+from appliance.update.release import BadRelease, Release, open_file
 from appliance.update.updater import UNDER_WAY, Updater
 
 OPT = Path("/opt/flowork")
@@ -81,11 +81,11 @@ def _is_slot(file: Path, trusted: list[str]) -> bool:
     """Whether the release is a whole system; then it is written and tried at the next boot."""
     if not (OPT / "current").is_symlink():
         raise Undone("Flowork was not installed here by scripts/install; a checkout is updated with git")
-    with file.open("rb") as opened:
-        release = Release(opened, trusted)
+    with ExitStack() as held:
         try:
+            release = Release(held.enter_context(open_file(file)), trusted)
             manifest = release.open()
-        except BadRelease:
+        except (BadRelease, OSError):
             return False  # the updater says so, and notes it
         if manifest.kind != "slot":
             return False

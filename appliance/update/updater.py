@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,7 +23,7 @@ import msgspec
 from msgspec import Struct
 
 from appliance.contracts import FlowError
-from appliance.update.release import ALL, BadRelease, Manifest, Release
+from appliance.update.release import BadRelease, Manifest, Release, open_file
 
 #: Seconds that all must stay well, that it may take to become so, and between two looks.
 STEADY, LIMIT, PACE = 300.0, 900.0, 5.0
@@ -156,13 +155,9 @@ class Updater:
     def _taken(self, source: Path) -> Path:
         """A copy of root's own: whoever wrote the file cannot change it any more."""
         target = self._fresh("staged") / "release"
-        handle = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(handle, "rb") as opened:
-            about = os.fstat(opened.fileno())
-            if not stat.S_ISREG(about.st_mode) or about.st_size > ALL:
-                raise BadRelease(f"{source} is no release file")
+        with open_file(source) as opened:
             free = shutil.disk_usage(self._place).free
-            if about.st_size * 3 > free:
+            if os.fstat(opened.fileno()).st_size * 3 > free:
                 raise BadRelease(f"the disk has {free // 1_000_000} MB left; this update needs three times its size")
             _copy(opened, target)
         return target
