@@ -1,11 +1,12 @@
-"""Ed25519 (RFC 8032): signatures of files that others make, such as releases."""
+"""Ed25519 (RFC 8032): signatures of files that others make, such as releases. The library is loaded when used."""
 
 from __future__ import annotations
 
 import base64
+from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 #: Bytes of a signature and of either key.
 SIGNATURE, KEY = 64, 32
@@ -13,6 +14,8 @@ SIGNATURE, KEY = 64, 32
 
 def new_key() -> str:
     """A private key, as text."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     return base64.b64encode(Ed25519PrivateKey.generate().private_bytes_raw()).decode()
 
 
@@ -28,6 +31,9 @@ def sign(private: str, data: bytes) -> bytes:
 
 def verified(public: str, data: bytes, signature: bytes) -> bool:
     """Whether it was signed by this key. Raises ``ValueError`` for a key that is none."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     try:
         Ed25519PublicKey.from_public_bytes(_raw(public)).verify(signature, data)
     except InvalidSignature:
@@ -36,6 +42,8 @@ def verified(public: str, data: bytes, signature: bytes) -> bool:
 
 
 def _private(text: str) -> Ed25519PrivateKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     return Ed25519PrivateKey.from_private_bytes(_raw(text))
 
 

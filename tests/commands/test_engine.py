@@ -191,6 +191,7 @@ def test_the_kernels_word_becomes_findings() -> None:
         "damaged": ["2026-11-20.db"],
         "clock": {"ok": False, "text": "no network time"},
         "wear": {"thrifty": True},
+        "integrity": {"text": "changed: appliance/herald.py"},
         "backups": {"error": "no stick"},
         "queue": 9,
         "queue_bound": 10,
@@ -200,8 +201,8 @@ def test_the_kernels_word_becomes_findings() -> None:
     }
     found = findings.of_status(status)
     assert [one.id for one in found] == [
-        "no-history", "lost-history", "damaged-day", "write-budget", "clock", "queue", "backup", "broken-plugin",
-        "trigger", "mqtt",
+        "no-history", "lost-history", "damaged-day", "write-budget", "clock", "queue", "backup", "integrity",
+        "broken-plugin", "trigger", "mqtt",
     ]  # fmt: skip
     assert findings.overall(found) == "critical"
     assert [one.workspace for one in found if one.id == "trigger"] == ["w"]

@@ -38,7 +38,7 @@ def test_validating_tells_ports_and_effects(home: Home) -> None:
         node("strange", "nothing_such"),
     )
     told = home.owner.do("POST", "/flows/validate", {"flow": draft})["nodes"]
-    assert told["s"] == {"ports": ["hot", "fine", "error"], "effect": "pure"}
+    assert told["s"] == {"ports": ["hot", "fine", "error"], "effect": "pure", "sends_to": []}
     assert told["h"]["effect"] == "idempotent"
     assert told["l/in"]["ports"] == ["out", "error"]
     assert "broken" not in told and "strange" not in told
