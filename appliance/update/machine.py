@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from appliance.box.place import Box
 from appliance.box.watch import well
@@ -51,11 +52,12 @@ class Systemd:
         self._as_user(release, "step-back")
 
     def _as_user(self, release: Path, word: str) -> None:
-        settings = ["env", "-i", "PATH=/usr/bin:/bin", "LANG=C.UTF-8", f"FLOWORK_DATA={self._data}"]
         command = str(release / "bin/flowork-updater")
         if not Path(command).exists():
             return  # a release from before there were updates: it knows one form only
-        _run(["runuser", "-u", self._user, "--", *settings, command, word])
+        # Not by runuser: its session (PAM) wants more rights than the unit has.
+        settings = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "FLOWORK_DATA": str(self._data)}
+        _run([command, word], user=self._user, env=settings)
 
     def restart(self) -> None:
         _run(["systemctl", "daemon-reload"])
@@ -80,10 +82,13 @@ def write_slot(file: Path) -> None:
     _run([tool, "try"])
 
 
-def _run(command: Sequence[str]) -> None:
-    """Raises ``Undone`` with the command's last words."""
+def _run(command: Sequence[str], user: str | None = None, env: Mapping[str, str] | None = None) -> None:
+    """As root or as ``user``. Raises ``Undone`` with the command's last words."""
+    other: Any = {} if user is None else {"user": user, "group": user, "extra_groups": []}
     try:
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_SLOW)
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=_SLOW, env=env, cwd="/", **other
+        )
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise Undone(f"{command[0]}: {exc}") from None
     if done.returncode:
