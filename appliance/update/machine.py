@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -83,8 +84,8 @@ def write_slot(file: Path) -> None:
 
 
 def _run(command: Sequence[str], user: str | None = None, env: Mapping[str, str] | None = None) -> None:
-    """As root or as ``user``. Raises ``Undone`` with the command's last words."""
-    other: Any = {} if user is None else {"user": user, "group": user, "extra_groups": []}
+    """As ``user``, which only root can become. Raises ``Undone`` with the command's last words."""
+    other: Any = {} if user is None or os.getuid() else {"user": user, "group": user, "extra_groups": []}
     try:
         done = subprocess.run(
             command, check=False, capture_output=True, text=True, timeout=_SLOW, env=env, cwd="/", **other
