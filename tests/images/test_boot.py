@@ -96,7 +96,7 @@ def test_a_run_survives_the_plug(bios: Machine, folder: Path) -> None:
             name="Plug",
             triggers=[{"id": "in", "type": "mqtt", "config": {"broker": there, "topic": "questions/+"}}],
         )
-        bios.http("POST", "/api/v1/flows?deploy=true", body)
+        bios.http("POST", "/api/v1/flows", {"flow": body, "deploy": True})
         bios.wait(lambda: "connected" in bios.run("sudo flowork trigger list | grep plug"), "the trigger")
         peer.publish("questions/1", b'{"n": 41}')
         bios.wait(lambda: _runs(bios, "plug"), "the run")
