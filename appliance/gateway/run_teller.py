@@ -14,7 +14,7 @@ from appliance.engine import trace
 from appliance.engine.flow import parse
 from appliance.engine.plan import FlowPlan, Plan, PlannedNode
 from appliance.engine.states import RunState
-from appliance.engine.steps_view import Step, Story, story_of
+from appliance.engine.steps_view import Step, Story
 from appliance.engine.trace import Record
 from appliance.engine.validate import ERROR_PORT
 from appliance.gateway.answers import plain
@@ -93,18 +93,7 @@ class RunTeller:
 
     def story(self, detail: RunDetail) -> Story:
         """The run's steps, with values that were put aside as references. Raises ``NotFound``."""
-        head, (_, view, payload, _) = detail.head, detail.event
-        start = view.get("replay_from") if head.origin is not None else None
-        original = view.get("replay_payload") if start else payload
-        return story_of(
-            self.plan(head),
-            original,
-            detail.records,
-            event=view,
-            start=(start, payload) if start else None,
-            place=head.place,
-            ended=not RunState(head.state).under_way,
-        )
+        return detail.story(self.plan(detail.head))
 
     def tell(self, run: int, *, values: bool) -> RunStory:
         """A run with everything, or with ``values`` False without what went in and came out."""

@@ -19,7 +19,9 @@ import msgspec
 from msgspec import Struct
 
 from appliance.engine import trace
+from appliance.engine.plan import Plan
 from appliance.engine.states import Letter, RunState
+from appliance.engine.steps_view import Story, story_of
 from appliance.engine.trace import Record, records_of
 from appliance.store import shards
 from appliance.store.journal import RUN_COLUMNS, RunRow, chunks_of
@@ -84,6 +86,20 @@ class RunDetail(Struct, frozen=True):
     event: list[Any]
     records: list[Record]
     letter_note: tuple[int, str, str] | None
+
+    def story(self, plan: Plan) -> Story:
+        """The run's steps by the plan of its graph, with values that were put aside as references."""
+        head, (_, view, payload, _) = self.head, self.event
+        start = view.get("replay_from") if head.origin is not None else None
+        return story_of(
+            plan,
+            view.get("replay_payload") if start else payload,
+            self.records,
+            event=view,
+            start=(start, payload) if start else None,
+            place=head.place,
+            ended=not RunState(head.state).under_way,
+        )
 
 
 #: Runs found in one shard, rows that may still be looked at, the id of the last one that was.

@@ -7,9 +7,8 @@ import msgspec
 from appliance.contracts import Analysis, ChatRequest, Models, NodeError
 from appliance.engine.plan import FlowPlan
 from appliance.engine.states import RunState
-from appliance.engine.steps_view import Story, story_of
 from appliance.store.errors import StoreError
-from appliance.store.history import History, RunDetail, RunFilter, RunHead
+from appliance.store.history import History, RunFilter, RunHead
 from appliance.store.records import Flow, Version
 from appliance.store.runids import to_text
 from appliance.workshop.evidence import Evidence
@@ -56,20 +55,7 @@ def _take(evidence: Evidence, history: History, head: RunHead) -> None:
     except StoreError:
         return
     if detail is not None:
-        evidence.add(to_text(head.id), head, _story(evidence, detail), detail.records)
-
-
-def _story(evidence: Evidence, detail: RunDetail) -> Story:
-    _, view, payload, _ = detail.event
-    start = view.get("replay_from") if detail.head.origin is not None else None
-    return story_of(
-        evidence.plan,
-        view.get("replay_payload") if start else payload,
-        detail.records,
-        event=view,
-        start=(start, payload) if start else None,
-        ended=True,
-    )
+        evidence.add(to_text(head.id), head, detail.story(evidence.plan), detail.records)
 
 
 def analyse(
