@@ -28,13 +28,7 @@ from appliance.store.migrations import rehearse, step_back
 from appliance.store.schema import MIGRATIONS
 from appliance.update.machine import Systemd, Undone, write_slot
 from appliance.update.release import BadRelease, Release, open_file
-from appliance.update.updater import UNDER_WAY, Updater
-
-OPT = Path("/opt/flowork")
-#: Root's own folder; everybody may read ``state.json`` in it.
-PLACE = Path("/var/lib/flowork-update")
-#: What the user ``flowork`` leaves for root, in its data folder.
-INCOMING = "update/incoming.flowork"
+from appliance.update.updater import INCOMING, OPT, PLACE, UNDER_WAY, Updater
 
 
 def main() -> int:

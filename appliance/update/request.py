@@ -10,17 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-import msgspec
 from msgspec import Struct
 
 from appliance.contracts import ConfigError, NodeError
 from appliance.update.release import ALL
-from appliance.update.updater import UpdateState
+from appliance.update.updater import INCOMING, OPT, PLACE, UpdateState, read_state
 
-#: As in ``appliance.update.main``, which is root's.
-_STATE = Path("/var/lib/flowork-update/state.json")
-_INCOMING = "update/incoming.flowork"
-_LINK = Path("/opt/flowork/current")
 _CHUNK = 1 << 20
 _PATIENCE = 60.0
 #: Where sticks and disks are mounted.
@@ -39,17 +34,14 @@ class UpdateView(Struct, frozen=True, kw_only=True):
 
 def view(data: Path) -> UpdateView:
     """What there is to say. ``found`` are release files on sticks that are plugged in."""
-    try:
-        state = msgspec.json.decode(_STATE.read_bytes(), type=UpdateState)
-    except (OSError, msgspec.DecodeError):
-        state = UpdateState()
     why_not = _why_not()
-    waiting = (data / _INCOMING).exists()
-    return UpdateView(possible=not why_not, why_not=why_not, state=state, waiting=waiting, found=_on_sticks())
+    waiting = (data / INCOMING).exists()
+    state, found = read_state(PLACE), _on_sticks()
+    return UpdateView(possible=not why_not, why_not=why_not, state=state, waiting=waiting, found=found)
 
 
 def _why_not() -> str:
-    if not _LINK.is_symlink():
+    if not (OPT / "current").is_symlink():
         return "this engine runs from a checkout: update it with `git pull`, then start it again"
     return ""
 
@@ -65,17 +57,15 @@ def _on_sticks() -> list[str]:
     return sorted(found)[:20]
 
 
-def hand_over(
-    data: Path, source: str, tell: Callable[[int, int], None] = lambda done, of: None, *, installed: bool = True
-) -> None:
+def hand_over(data: Path, source: str, tell: Callable[[int, int], None] = lambda done, of: None) -> None:
     """Put a release file, from a path or an address, where root's updater finds it; it verifies it.
 
     Raises ``ConfigError`` where updates are not done this way or one waits already, ``NodeError`` for a file or an
     address that cannot be read.
     """
-    if installed and (why := _why_not()):
+    if why := _why_not():
         raise ConfigError(why)
-    target = data / _INCOMING
+    target = data / INCOMING
     if target.exists():
         raise ConfigError("a release is being looked at already; wait for it to end")
     target.parent.mkdir(mode=0o700, exist_ok=True)

@@ -25,6 +25,9 @@ from msgspec import Struct
 from appliance.contracts import FlowError
 from appliance.update.release import BadRelease, Manifest, Release, open_file
 
+#: Where the installer puts the program; root's own folder, in which everybody may read ``state.json``; and what the
+#: user ``flowork`` leaves for root, in its data folder.
+OPT, PLACE, INCOMING = Path("/opt/flowork"), Path("/var/lib/flowork-update"), "update/incoming.flowork"
 #: Seconds that all must stay well, that it may take to become so, and between two looks.
 STEADY, LIMIT, PACE = 300.0, 900.0, 5.0
 #: The phases in which an update is under way.
@@ -40,6 +43,14 @@ class UpdateState(Struct, frozen=True, kw_only=True):
     release: str = ""
     reason: str = ""
     at: float = 0.0
+
+
+def read_state(place: Path) -> UpdateState:
+    """What the updater of that folder is at; of a file that cannot be read nothing is known."""
+    try:
+        return msgspec.json.decode((place / "state.json").read_bytes(), type=UpdateState)
+    except (OSError, msgspec.DecodeError):
+        return UpdateState()
 
 
 class Machine(Protocol):
@@ -94,10 +105,7 @@ class Updater:
     @property
     def state(self) -> UpdateState:
         """What it is at; of a file that cannot be read nothing is known."""
-        try:
-            return msgspec.json.decode((self._place / "state.json").read_bytes(), type=UpdateState)
-        except (OSError, msgspec.DecodeError):
-            return UpdateState()
+        return read_state(self._place)
 
     def _tell(self, state: UpdateState) -> UpdateState:
         self._place.mkdir(parents=True, exist_ok=True)
