@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from appliance.ai.gateway.names import KnownModels
 from appliance.contracts import Analysis, ConfigError, DraftedFlow, DraftRequest, Models, Problem
 from appliance.engine.plan import plan_flow
 from appliance.engine.validate import validate
@@ -112,7 +113,8 @@ class Bench:
             slots = list(self._kernel.engine.flows.values())
             return any(slot.id == name and slot.workspace == self._workspace for slot in slots)
 
-        return validate(flow, self._kernel.registry, Machine(exists, self._kernel.data))
+        known = KnownModels(self._kernel.models.gate.upstreams, {})
+        return validate(flow, self._kernel.registry, Machine(exists, self._kernel.data, known))
 
     async def analyse(self, flow: str, runs: int = RUNS, models: tuple[str, ...] | None = None) -> Analysis:
         found = await asyncio.wrap_future(self._kernel.engine.steps.io.call(lambda: self._look(flow, runs)))
