@@ -4,6 +4,7 @@ sudo flowork-updater apply FILE     verify a release and bring it in; how it end
 sudo flowork-updater trust KEY …    let releases that are signed with this (public) key in; the rest is a note
 flowork-updater status              what it is at, as JSON
 flowork-updater serve               carry out what the panel has asked for, or go on after a cut (the unit does)
+sudo flowork-updater seal           note and sign what the installed files are now (the installer does)
 flowork-updater rehearse            as the user flowork: try this version's form of the database on a copy
 flowork-updater step-back           as the user flowork: take this version's form of the database out again
 """

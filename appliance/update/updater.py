@@ -145,12 +145,12 @@ class Updater:
                 manifest = file.open()
                 self._check(manifest)
                 release = self._opt / "releases" / f"{manifest.version}-{manifest.made}"
+                if str(release) == before:
+                    raise BadRelease(f"version {manifest.version} is what runs already")
                 state = self._tell(msgspec.structs.replace(state, version=manifest.version, release=str(release)))
                 wheels = self._fresh("wheels")
                 file.unpack(wheels)
             staged.unlink()
-            if str(release) == before:
-                raise BadRelease(f"version {manifest.version} is what runs already")
             state = self._tell(msgspec.structs.replace(state, phase="preparing"))
             self._prepare(wheels, release)
             state = self._tell(msgspec.structs.replace(state, phase="rehearsing"))
