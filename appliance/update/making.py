@@ -26,7 +26,6 @@ def main(words: Sequence[str] | None = None) -> int:
         part.add_argument("source", type=Path)
         part.add_argument("--key", type=Path, required=True)
         part.add_argument("--out", type=Path, default=Path())
-        part.add_argument("--notes", default="")
         part.add_argument("--made", type=int, default=int(time.time()))
     given = parser.parse_args(words)
     if given.what == "key":
@@ -49,7 +48,6 @@ def main(words: Sequence[str] | None = None) -> int:
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         schema=MIGRATIONS[-1].number,
         made=given.made,
-        notes=Path(given.notes).read_text(encoding="utf-8") if given.notes else "",
     )
     size = target.stat().st_size / 1e6
     sys.stdout.write(f"{target}: version {manifest.version}, {len(manifest.files)} files, {size:.0f} MB\n")

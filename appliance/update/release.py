@@ -46,7 +46,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """What a release is. ``kind``: ``wheels`` (for an installed Flowork) or ``slot`` (a whole system, for an image).
 
     ``machine`` is as ``uname -m`` says, ``python`` like ``3.11`` (wheels only), ``schema`` the number of the database's
-    form that it writes, ``made`` Unix seconds. ``notes`` is markdown for people.
+    form that it writes, ``made`` Unix seconds.
     """
 
     kind: Literal["wheels", "slot"]
@@ -56,7 +56,6 @@ class Manifest(Struct, frozen=True, kw_only=True):
     schema: int
     made: int
     files: dict[str, File]
-    notes: str = ""
 
 
 def pack(sources: Mapping[str, Path], target: Path, key: str, **about: object) -> Manifest:

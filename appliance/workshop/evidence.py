@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from appliance.engine import trace
 from appliance.engine.plan import Plan
-from appliance.engine.states import Letter, RunState
+from appliance.engine.states import RunState
 from appliance.engine.steps_view import Step, Story
 from appliance.engine.trace import Record
 
@@ -47,9 +47,6 @@ class Evidence:
     plan: Plan
     runs: int = 0
     since: float = 0.0
-    states: Counter[str] = field(default_factory=Counter)
-    triggers: Counter[str] = field(default_factory=Counter)
-    letters: int = 0
     #: Seconds from the event to the first step, and of whole runs.
     waits: list[float] = field(default_factory=list)
     durations: list[float] = field(default_factory=list)
@@ -62,10 +59,6 @@ class Evidence:
         """Take one run in; ``head`` is the history's row of it."""
         self.runs += 1
         self.since = head.accepted / 1e6
-        state = RunState(head.state)
-        self.states[state.label] += 1
-        self.triggers[head.trigger] += 1
-        self.letters += head.letter == Letter.OPEN
         first = next((record.at for record in records if record.kind not in _NOT_BEGUN), None)
         if first is not None:
             self.waits.append(first / 1e6)
@@ -78,7 +71,7 @@ class Evidence:
             self._add_step(run, self.steps.setdefault(node.id, StepFacts()), step, index in waited)
             self.fired.update(step.fired)
             outside = outside or (node.fenced and step.state == "done")
-        if state is RunState.SUCCEEDED and not outside:
+        if head.state == RunState.SUCCEEDED and not outside:
             self.idle += 1
 
     def _add_step(self, run: str, facts: StepFacts, step: Step, waited: bool) -> None:
