@@ -47,6 +47,18 @@ from appliance.contracts.models import (
     Vectors,
 )
 from appliance.contracts.overview import Overview
+from appliance.contracts.peers import (
+    ModelOffer,
+    PeerAway,
+    PeerFailed,
+    PeerNotAllowed,
+    PeerOffers,
+    PeerRequest,
+    PeerRight,
+    PeerRoles,
+    Peers,
+    PeerState,
+)
 from appliance.contracts.plugins import (
     Committed,
     Context,
@@ -130,6 +142,7 @@ __all__ = [
     "Memory",
     "Message",
     "ModelFacts",
+    "ModelOffer",
     "Models",
     "Mqtt",
     "Node",
@@ -138,6 +151,15 @@ __all__ = [
     "Out",
     "Overview",
     "Park",
+    "PeerAway",
+    "PeerFailed",
+    "PeerNotAllowed",
+    "PeerOffers",
+    "PeerRequest",
+    "PeerRight",
+    "PeerRoles",
+    "PeerState",
+    "Peers",
     "Pending",
     "Problem",
     "Provider",
