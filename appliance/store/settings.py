@@ -171,6 +171,36 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             extra_json_schema=_about("Access"),
         ),
     ] = ()
+    https: Annotated[
+        Literal["off", "on", "only"],
+        Meta(
+            title="HTTPS",
+            description="`on`: the port answers https too, with a certificate of this engine's own authority "
+            "(`/certificate` installs it), and sends browsers there; programs may go on with http. `only`: nothing "
+            "but that page is given over http, except to this machine itself",
+            extra_json_schema=_about("Access"),
+        ),
+    ] = "off"
+    tunnel_port: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=65535,
+            title="Port for a tunnel",
+            description="A port of this machine alone (127.0.0.1), to which a tunnel from the internet hands what "
+            "it gets: there everything needs a sign-in or a token. 0: none",
+            extra_json_schema=_about("Access", restart=True),
+        ),
+    ] = 0
+    tunnel_hooks: Annotated[
+        Literal["token", "open", "off"],
+        Meta(
+            title="Webhooks from a tunnel",
+            description="`token`: they need an engine token with the scope `events:write` besides their secret address. "
+            "`open`: the address is enough, for senders that know no tokens. `off`: none are taken",
+            extra_json_schema=_about("Access"),
+        ),
+    ] = "token"
     file_roots: Annotated[
         tuple[str, ...],
         Meta(
