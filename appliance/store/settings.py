@@ -196,8 +196,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Literal["token", "open", "off"],
         Meta(
             title="Webhooks from a tunnel",
-            description="`token`: they need an engine token with the scope `events:write` besides their secret address. "
-            "`open`: the address is enough, for senders that know no tokens. `off`: none are taken",
+            description="`token`: they need an engine token with the scope `events:write` besides their secret "
+            "address. `open`: the address is enough, for senders that know no tokens. `off`: none are taken",
             extra_json_schema=_about("Access"),
         ),
     ] = "token"
