@@ -17,7 +17,7 @@ from appliance.gateway.idempotency import LONGEST_KEY, Answer
 from appliance.gateway.identity import headers_of, remote_of
 from appliance.gateway.places import look_up
 from appliance.gateway.problems import BadRequest
-from appliance.gateway.routing import OWN, Call, Endpoint, Raw
+from appliance.gateway.routing import OWN, Call, Endpoint, Pieces, Raw
 from appliance.gateway.services import Gateway
 from appliance.security.roles import (
     DEFAULT_WORKSPACE,
@@ -69,6 +69,8 @@ def _answer(gateway: Gateway, endpoint: Endpoint, texts: Mapping[str, str]) -> R
     sent = _sent(endpoint, headers, body)
     call: Call[Any, Any] = Call(gateway, identity, workspace, query, sent)
     call.request = headers
+    if endpoint.answer is Pieces:
+        return _told(endpoint.handler(call, **values))
     return _once(endpoint, call, headers, body, values)
 
 
@@ -162,6 +164,13 @@ def _perform(endpoint: Endpoint, call: Call[Any, Any], values: Mapping[str, Any]
         return Answer(call.status or endpoint.status, result.data, {**headers, **result.headers})
     data = b"" if result is None else answers.encode(result)
     return Answer(call.status or endpoint.status, data, headers)
+
+
+def _told(pieces: Pieces) -> Response:
+    response = Response(pieces.told, content_type=pieces.type)
+    response.headers["Cache-Control"] = _CACHE[False]
+    response.headers["X-Accel-Buffering"] = "no"  # for a proxy in between that would gather what is told
+    return response
 
 
 def _audited(endpoint: Endpoint, call: Call[Any, Any], values: Mapping[str, Any]) -> Any:

@@ -8,35 +8,28 @@ forms: OpenAI's API reference. Errors are problem details as everywhere, with Op
 from __future__ import annotations
 
 import base64
-import logging
 import secrets
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 from flask import Flask, Response, request
 
-from appliance.contracts import Busy, ChatRequest
+from appliance.contracts import ChatRequest
 from appliance.gateway import bodies
 from appliance.gateway.guard import allowed_somewhere
 from appliance.gateway.identity import headers_of, remote_of
 from appliance.gateway.openai_asks import PATIENCE, ChatBody, CompletionBody, EmbeddingsBody, Sampling, read
 from appliance.gateway.problems import MEDIA, describe, encode, retry_after
 from appliance.gateway.services import Gateway
-from appliance.kernel.client import Stream
+from appliance.gateway.told import Told, patiently
 from appliance.security.roles import Forbidden, Identity, Unauthorized
 from appliance.store.errors import NotFound
 
-logger = logging.getLogger(__name__)
-
 PREFIX = "/v1"
 PERMISSION = "models:use"
-#: Questions at once: each holds one of the server's threads, and the panel needs some.
-MOST = 16
 #: Seconds without a word after which a comment is sent, so that nobody in between takes the connection for dead.
 QUIET = 10.0
 _SPARE = 30.0
@@ -49,7 +42,6 @@ class OpenAIApi:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._places = threading.BoundedSemaphore(MOST)
 
     def init_app(self, app: Flask) -> None:
         """Add the endpoints to the application."""
@@ -104,18 +96,6 @@ class OpenAIApi:
             response.headers["Retry-After"] = retry_after(problem.retry_after)
         return response
 
-    @contextmanager
-    def _place(self) -> Iterator[Callable[[], None]]:
-        """One of the places for questions; given back at the end unless it was kept."""
-        if not self._places.acquire(blocking=False):
-            raise Busy(f"{MOST} questions are being answered, which is as many as this engine takes", retry_after=5.0)
-        kept = []
-        try:
-            yield lambda: kept.append(True)
-        finally:
-            if not kept:
-                self._places.release()
-
     # --- endpoints -------------------------------------------------------------------------------------
 
     def _models(self, who: str, body: bytes) -> Response:
@@ -139,10 +119,9 @@ class OpenAIApi:
     def _answer(self, who: str, asked: Sampling, question: ChatRequest) -> Response:
         form: Form = (Chat if question.prompt is None else Completion)(question.schema is not None)
         params = {"who": who, "request": msgspec.to_builtins(question)}
-        with self._place() as keep:
-            if not asked.stream:
-                reply = self._gateway.call("model_chat", PATIENCE + _SPARE, **params)
-                return _json(form.whole(reply))
+        if not asked.stream:
+            return _json(form.whole(patiently(self._gateway, "model_chat", PATIENCE + _SPARE, **params)))
+        with self._gateway.places.one() as keep:
             stream = self._gateway.kernel.stream("model_chat", stream=True, **params)
             try:
                 items = stream.items(QUIET)
@@ -152,7 +131,7 @@ class OpenAIApi:
                 stream.close()
                 raise
             keep()
-        told = _Told(stream, self._places.release, form.events(first, items, asked.usage_wanted))
+        told = Told(stream, self._gateway.places, form.events(first, items, asked.usage_wanted), _broken_off)
         response = Response(told, content_type="text/event-stream")
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Accel-Buffering"] = "no"  # for a proxy in between that would gather what is told
@@ -160,10 +139,8 @@ class OpenAIApi:
 
     def _embed(self, who: str, body: bytes) -> Response:
         asked = read(EmbeddingsBody, body)
-        with self._place():
-            found = self._gateway.call(
-                "model_embed", PATIENCE + _SPARE, who=who, texts=asked.texts(), model=asked.model, patience=PATIENCE
-            )
+        params = {"who": who, "texts": asked.texts(), "model": asked.model, "patience": PATIENCE}
+        found = patiently(self._gateway, "model_embed", PATIENCE + _SPARE, **params)
         packed = asked.encoding_format == "base64"
         data = [
             {"object": "embedding", "index": index, "embedding": _packed(vector) if packed else vector}
@@ -257,31 +234,9 @@ class Completion(Form):
     _delta = _text
 
 
-class _Told:
-    """The body of a stream; whoever hangs up ends the work."""
-
-    def __init__(self, stream: Stream, release: Callable[[], None], events: Iterator[bytes]) -> None:
-        self._stream = stream
-        self._release = release
-        self._events = events
-        self._closed = False
-
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            yield from self._events
-        except Exception as exc:
-            # The status is sent: all that is left is to break off, so that nobody takes a part for the whole.
-            logger.warning("a model's answer was broken off: %s", exc)
-            yield _event({"error": {"message": "the answer broke off", "type": "api_error", "code": "broken-off"}})
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Called by the server at the end, however it came. Twice is fine."""
-        if not self._closed:
-            self._closed = True
-            self._stream.close()
-            self._release()
+def _broken_off(exc: Exception) -> bytes:
+    """The last event of an answer that nobody is to take for the whole."""
+    return _event({"error": {"message": "the answer broke off", "type": "api_error", "code": "broken-off"}})
 
 
 def _name(reply: Mapping[str, Any]) -> str:

@@ -11,11 +11,11 @@ import msgspec
 
 from appliance.gateway.places import FOUND, is_found
 from appliance.gateway.problems import MEDIA, ProblemDetails
-from appliance.gateway.routing import PREFIX, Endpoint, Nothing, Noun, Raw
+from appliance.gateway.routing import PREFIX, Endpoint, Nothing, Noun, Pieces, Raw
 from appliance.security.roles import PERMISSIONS
 
 _REF = "#/components/schemas/{name}"
-_NO_BODY = (type(None), Raw)
+_NO_BODY = (type(None), Raw, Pieces)
 _ABOUT = """The engine's whole API: everything the panel and the command line do, they do through this.
 
 Send an engine token (`Authorization: Bearer flw_…`). Lists come in pages: `next` is the `cursor` of the next one, empty
@@ -169,7 +169,7 @@ def _headers(endpoint: Endpoint) -> list[dict[str, Any]]:
 
 def _responses(endpoint: Endpoint, schemas: _Schemas) -> dict[str, Any]:
     good: dict[str, Any] = {"description": HTTPStatus(endpoint.status).phrase}
-    if endpoint.answer is Raw:
+    if endpoint.answer in (Raw, Pieces):
         good["content"] = {endpoint.media: {}}
     elif endpoint.answer not in _NO_BODY:
         good["content"] = {endpoint.media: {"schema": schemas[endpoint.answer]}}

@@ -26,6 +26,7 @@ from appliance.security.roles import PERMISSIONS, Identity
 
 if TYPE_CHECKING:
     from appliance.gateway.services import Gateway
+    from appliance.gateway.told import Told
 
 PREFIX = "/api/v1"
 #: The audit action of an endpoint whose function has the entry written itself (by the flow book).
@@ -48,6 +49,13 @@ class Raw(Struct, frozen=True):
     data: bytes
     type: str
     headers: Mapping[str, str] = {}
+
+
+class Pieces(Struct, frozen=True):
+    """An answer that is told while it is made. Its endpoint has neither ``once`` nor ``etag`` nor an audit entry."""
+
+    told: Told
+    type: str
 
 
 class Call(Generic[Q, B]):
@@ -241,6 +249,8 @@ def _check(endpoint: Endpoint) -> None:
         raise TypeError(f"{where}: in which workspace is {endpoint.permission} needed?")
     if endpoint.method != "GET" and bool(endpoint.audit) == bool(endpoint.unaudited):
         raise TypeError(f"{where}: name the audit action, or say why there is none")
+    if endpoint.answer is Pieces and (endpoint.once or endpoint.etag or endpoint.audit):
+        raise TypeError(f"{where}: what is told in pieces is neither remembered nor tagged nor audited")
     if not endpoint.help:
         raise TypeError(f"{where}: has no docstring, which is its help")
 

@@ -24,6 +24,7 @@ from appliance.gateway.naming import Names
 from appliance.gateway.problems import BadRequest
 from appliance.gateway.restores import Restores
 from appliance.gateway.run_teller import RunTeller
+from appliance.gateway.told import Places
 from appliance.gateway.traffic import Traffic
 from appliance.kernel.blobs import BlobStore
 from appliance.kernel.client import KernelAway, KernelClient
@@ -83,6 +84,7 @@ class Gateway:
         self.remembered = Remembered(monotonic)
         self.teller = RunTeller(self)
         self.traffic = Traffic()
+        self.places = Places()
         self.owner = OwnerAddress(data)
         self.users = Users(self.store.people.users, self.owner, now=now)
         self.tokens = Tokens(self.store.people.tokens, now=now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,27 @@ class Stream:
 
     def items(self, timeout: float | None = None) -> Iterator[Any]:
         """Items until the kernel goes away (``KernelAway``); None whenever ``timeout`` seconds bring nothing."""
+        for message in self._messages(timeout):
+            if message is None:
+                yield None
+            elif message[1] == wire.ITEM:
+                yield message[2]
+            else:
+                _result(message)
+
+    def result(self, wanted: Callable[[], bool], every: float) -> Any:
+        """The answer of a method that gives one; asks every so many seconds whether it is still ``wanted``.
+
+        Raises what :meth:`KernelClient.call` raises, and ``KernelAway`` where it is not.
+        """
+        for message in self._messages(every):
+            if message is None and not wanted():
+                break
+            if message is not None and message[1] != wire.ITEM:
+                return _result(message)
+        raise KernelAway("nobody waits for the answer any more")
+
+    def _messages(self, timeout: float | None) -> Iterator[Any]:
         buffer = bytearray()
         self._link.settimeout(timeout)
         while True:
@@ -152,11 +173,7 @@ class Stream:
             if not data:
                 raise KernelAway("the kernel went away")
             buffer += data
-            for message in wire.frames(buffer):
-                if message[1] == wire.ITEM:
-                    yield message[2]
-                else:
-                    _result(message)
+            yield from wire.frames(buffer)
 
     def close(self) -> None:
         """End the stream. Twice is fine."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 import struct
 import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from werkzeug.test import TestResponse
 
-from appliance.gateway import openai_api
+from appliance.gateway import told
 from tests.gateway.engine import Caller, Home, wait_for
 from tests.gateway.served import Served, watching
 from tests.gateway.test_runs import named
@@ -194,7 +196,7 @@ def test_only_so_many_questions_at_once(served: Home, server: Cloud) -> None:
     server.hold("Good ", "day.")
     response = v1(program, "/chat/completions", {"messages": HELLO, "stream": True})
     streams = []
-    for _ in range(openai_api.MOST - 1):
+    for _ in range(told.MOST - 1):
         server.hold("Good ", "day.")
         streams.append(v1(program, "/chat/completions", {"messages": HELLO, "stream": True, "temperature": 1.0}))
     assert v1(program, "/chat/completions", {"messages": HELLO, "temperature": 1.0}).status_code == 429
@@ -249,6 +251,53 @@ def test_a_person_asks_and_sees_what_can_be_asked(served: Home, server: Cloud) -
     assert by_name["local"]["models"] == []
     reader, _ = served.person("reader")
     assert reader("POST", "/questions", {"messages": HELLO}).status_code == 403
+
+
+def lines(response: TestResponse) -> list[Any]:
+    """The lines of an answer in pieces."""
+    assert (response.status_code, response.content_type) == (200, "application/x-ndjson")
+    return [json.loads(line) for line in response.get_data(as_text=True).splitlines() if line]
+
+
+def test_an_answer_is_read_while_it_is_made(served: Home, server: Cloud) -> None:
+    runner, _ = served.person("runner")
+    server.hold("Good ", "day.")
+    response = runner("POST", "/questions/stream", {"messages": HELLO})
+    pieces = iter(response.response)
+    begun = next(piece for piece in pieces if bytes(piece).strip())
+    assert json.loads(begun) == {"text": "Good "}
+    server.go.set()
+    *rest, last = [json.loads(piece) for piece in pieces if bytes(piece).strip()]
+    assert "".join(one["text"] for one in rest) == "day."
+    assert (last["reply"]["text"], last["reply"]["model"]) == ("Good day.", "small")
+    reader, _ = served.person("reader")
+    assert reader("POST", "/questions/stream", {"messages": HELLO}).status_code == 403
+
+
+def test_what_is_wrong_with_a_question_has_a_status_and_what_breaks_off_a_line(served: Home, server: Cloud) -> None:
+    refused = served.owner("POST", "/questions/stream", {"messages": HELLO, "models": ["nowhere/x"]})
+    assert (refused.status_code, "nowhere" in refused.get_json()["detail"]) == (422, True)
+    server.hold("Good ", "day.")
+    response = served.owner("POST", "/questions/stream", {"messages": HELLO})
+    served.stop_kernel()
+    assert lines(response)[-1]["error"]["detail"] == "the engine is stopping"
+    server.go.set()
+
+
+@pytest.mark.parametrize("path", ["/questions", "/questions/stream", "/drafts/describe"])
+def test_whoever_gives_up_a_question_ends_the_work(
+    path: str, make_home: Callable[..., Home], served: Home, server: Cloud
+) -> None:
+    server.begin_and_hang("Good ")
+    ours, theirs = socket.socketpair()
+    body = {"text": "water the beds"} if path.startswith("/drafts") else {"messages": HELLO}
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(served.owner, "POST", path, body, environ_overrides={"gunicorn.socket": ours})
+        assert wait_for(lambda: server.bodies, "the model to be asked")
+        theirs.close()
+        answer.result(20).close()
+    assert server.web.hung_up.wait(20)
+    ours.close()
 
 
 def test_a_budget_that_is_spent_is_told_with_its_name(served: Home, server: Cloud) -> None:

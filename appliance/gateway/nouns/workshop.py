@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from appliance.contracts import Analysis, DraftedFlow
 from appliance.gateway.common import Body, InWorkspace, Query, one_workspace
 from appliance.gateway.routing import Call, Nothing, Noun
+from appliance.gateway.told import patiently
 from appliance.kernel.wire import LONGEST_DRAFT
 from appliance.store.errors import NotFound
 from appliance.store.records import Flow
@@ -61,7 +62,7 @@ def describe(call: Call[InWorkspace, Wish]) -> DraftedFlow:
     """
     one_workspace(call.workspace)
     wish = msgspec.to_builtins(call.body)
-    told = call.gateway.call("draft", timeout=LONGEST_DRAFT + 10, workspace=call.workspace, **wish)
+    told = patiently(call.gateway, "draft", LONGEST_DRAFT + 10, workspace=call.workspace, **wish)
     return msgspec.convert(told, DraftedFlow)
 
 
@@ -86,7 +87,7 @@ def analysis(call: Call[Look, Nothing], flow: Flow) -> Analysis:
     if query.words:
         models = [query.model] if query.model else []
         asked = {"flow": flow.id, "workspace": flow.workspace, "runs": query.runs, "models": models}
-        return msgspec.convert(call.gateway.call("analyse", timeout=LONGEST_DRAFT, **asked), Analysis)
+        return msgspec.convert(patiently(call.gateway, "analyse", LONGEST_DRAFT, **asked), Analysis)
     from appliance.engine.plan import plan_flow
     from appliance.workshop.analyst import analyse
 
