@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from appliance.contracts import Problem
+from appliance.contracts import ConfigError, Problem
 from appliance.fleet.book import Book, Paired
 from appliance.flowbook import InvalidFlow
+from appliance.kernel.announcing import Announcing
+from appliance.registry import Registry
 from appliance.security.keys import init_keys
 from appliance.store.metadata import open_store
 from tests.support.flows import compute, flow, node
@@ -78,13 +81,16 @@ def test_a_flow_is_in_nobodys_way_when_it_is_deployed_again(home: Home) -> None:
     deploy(home, wants(gpio(bias="pull-up"), name="Door"), flow_id="door")
 
 
-def test_what_is_switched_off_does_not_count_but_is_told_when_it_is_switched_on(home: Home) -> None:
+def test_what_is_switched_off_does_not_count_but_is_told_when_it_is_switched_on(home: Home, tmp_path: Path) -> None:
     deploy(home, wants(gpio(), name="Door"))
     home.book.enable("door", False, by=ME)
     deploy(home, wants(gpio(bias="pull-up"), name="Bell"))
     deploy(home, wants(gpio(edge="rising"), name="Door"), flow_id="door")  # it is off
     with pytest.raises(InvalidFlow, match="gpio:17 is used by flow 'bell'"):
         home.book.enable("door", True, by=ME)
+    engine, reload = SimpleNamespace(), pytest.fail
+    with pytest.raises(ConfigError, match=r"the flow door stays switched off: triggers\[0\]\.config: gpio:17 is used"):
+        Announcing(home.store, cast(Any, engine), Registry().scan(), tmp_path, reload).enable("door", True)
     assert not home.store.flows.get("door").enabled
     home.book.enable("bell", False, by=ME)
     home.book.enable("door", True, by=ME)

@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.workshop": BASE | {"appliance.engine", "appliance.store"},
     "appliance.kernel": BASE
     | SERVICES
-    | {"appliance.fleet", "appliance.integrity", "appliance.workshop", "appliance.world"}
+    | {"appliance.claims", "appliance.fleet", "appliance.integrity", "appliance.workshop", "appliance.world"}
     | {"appliance.ai.gateway", "appliance.ai.memory"}
     | MODEL_FILES,
     "appliance.world": BASE | {"appliance.sandbox", "appliance.fleet", "appliance.ai.gateway"},

@@ -144,8 +144,10 @@ class Announcer:
         if verb == "run":
             self._run(flow)
         elif message.payload in (b"ON", b"OFF"):
-            self._enable(flow, message.payload == b"ON")
-            self._announce()
+            try:
+                self._enable(flow, message.payload == b"ON")
+            finally:  # a switch that was refused goes back to where it was
+                self._announce()
 
     def _announce(self) -> None:
         flows = self._flows()

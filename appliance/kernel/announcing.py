@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from appliance.claims import DeviceClaims
 from appliance.contracts import ConfigError, Event, decode
 from appliance.fleet.announce import Announcer, Shown
 from appliance.kernel.submission import Submission
@@ -39,19 +40,28 @@ class Announcing:
         """Raises ``ConfigError`` for a secret that is not there."""
         services = self._engine.services
         url = _filled(broker, services.secrets.get(DEFAULT_WORKSPACE, {}))
-        return Announcer(services.mqtt, url, prefix, self._flows, self._enable, self._run, services.wall)
+        return Announcer(services.mqtt, url, prefix, self._flows, self.enable, self._run, services.wall)
 
     def _flows(self) -> Sequence[Shown]:
         return [Shown(flow.id, flow.name, flow.enabled) for flow, _ in self._store.flows.live()]
 
-    def _enable(self, flow: str, on: bool) -> None:
+    def enable(self, flow: str, on: bool) -> None:
+        """Switch a flow, as Home Assistant asks. Raises ``ConfigError`` if it wants what another one has."""
         known = self._store.flows.get(flow)
         if known.enabled == on:
             return
+        if on and known.live is not None:
+            self._check(flow, known.live)
         self._store.flows.enable(flow, on, BY)
         action = "flow.enable" if on else "flow.disable"
         AuditLog(self._store.audit, self._data).append(BY, action, flow, workspace=known.workspace)
         self._reload()
+
+    def _check(self, flow: str, live: int) -> None:
+        """Raises ``ConfigError`` where the flow wants a pin or port that another one has otherwise."""
+        others = ((each.id, version.body) for each, version in self._store.flows.live() if each.enabled)
+        for problem in DeviceClaims(self._registry).clashes(self._store.flows.version(live).body, others):
+            raise ConfigError(f"the flow {flow} stays switched off: {problem.path}: {problem.message}")
 
     def _run(self, flow: str) -> None:
         """By the flow's manual trigger, if it has one, with nothing filled in."""

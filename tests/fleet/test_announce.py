@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from appliance.contracts import NodeError, RunEnded
+from appliance.contracts import ConfigError, NodeError, RunEnded
 from appliance.fleet.announce import Announcer, Shown
 from appliance.kernel.mqtt import MqttHub
 from drivers.mqtt_device import MqttDevice, MqttDeviceConfig
@@ -23,11 +23,14 @@ class Engine:
     def __init__(self, url: str, hub: MqttHub) -> None:
         self.flows = {"lamp": Shown("lamp", "Lamp", True)}
         self.asked: list[Any] = []
+        self.claimed: set[str] = set()
         self.announcer = Announcer(
             hub, url, "homeassistant", lambda: list(self.flows.values()), self.enable, self.run, lambda: 1795262400.0
         )
 
     def enable(self, flow: str, on: bool) -> None:
+        if flow in self.claimed:
+            raise ConfigError("its pin is taken")
         self.asked.append((flow, on))
         self.flows[flow] = Shown(flow, self.flows[flow].name, on)
 
@@ -81,6 +84,19 @@ def test_it_is_switched_and_run_from_there(engine: Engine, home: MqttDevice) -> 
     assert home.write({"entity": SWITCH, "value": False})["confirmed"] is True
     home.write({"entity": BUTTON, "value": "press"})
     eventually(lambda: engine.asked == [("lamp", False), "lamp"])
+
+
+def test_a_switch_that_is_refused_goes_back(
+    broker: Mosquitto, engine: Engine, home: MqttDevice, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.enable("lamp", False)
+    engine.claimed.add("lamp")
+    with Peer(broker) as peer:
+        peer.publish("flowork/flowork-0123456789ab/flow/lamp/enabled/set", b"ON")
+        peer.subscribe("flowork/flowork-0123456789ab/flow/lamp/enabled")
+        while peer.next()[1] != b"OFF":  # first what was told before, kept by the broker
+            pass
+    assert "its pin is taken" in caplog.text and engine.asked == [("lamp", False)]
 
 
 def test_the_end_of_a_run_is_told(engine: Engine, home: MqttDevice) -> None:

@@ -73,9 +73,10 @@ def test_runs_under_way_are_kept_until_the_disk_is_back(
     disk.refuses = "disk full"
     bench.submit(1, 2)
     bench.engine.pump()
-    bench.pass_time(3700)
+    assert bench.states() == ["waiting"]
     disk.is_back()
     bench.engine.watch()
+    bench.pass_time(3700)
     bench.turn(lambda: bench.states() == ["succeeded"] * 2)
     bench.die()
     other = make_bench(extra=bench.registry.nodes)
