@@ -72,11 +72,11 @@ def report_setup(session: Session, *, portable: bool, again: bool) -> int:
 # --- files -------------------------------------------------------------------------------------------
 
 
-def pull(session: Session, what: str, name: str, sha256: str, *, yes: bool, background: bool) -> int:
+def pull(session: Session, what: str, name: str, sha256: str, projector: str, *, yes: bool, background: bool) -> int:
     """Fetch a model, here or in the background."""
     from appliance.ai.library import pull as pulling
 
-    order = pulling.order_of(session.folder, what, name=name, sha256=sha256)
+    order = pulling.order_of(session.folder, what, name=name, sha256=sha256, projector=projector)
     _show(session, order)
     agree("fetch it?", yes=yes, as_json=session.as_json)
     if background:
@@ -90,11 +90,11 @@ def pull(session: Session, what: str, name: str, sha256: str, *, yes: bool, back
     return 0
 
 
-def bring(session: Session, path: Path, name: str, *, yes: bool, link: bool) -> int:
+def bring(session: Session, path: Path, name: str, projector: str, *, yes: bool, link: bool) -> int:
     """Import what lies in a file or folder of this machine. Exit code 1 if something of it could not be used."""
     from appliance.ai.library import pull as pulling
 
-    found = pulling.look_at(path)
+    found = pulling.look_at(path, Path(projector).expanduser() if projector else None)
     if name and len(found) > 1:
         raise given.BadInput(f"{path} has {len(found)} models; --name is for one")
     if name:
@@ -199,11 +199,15 @@ def _show(session: Session, order: Order) -> None:
     if session.as_json:
         return
     checksum = order.parts[0].sha256 if order.checksum_known else ""
+    left = order.free - order.bytes
+    room = f"{out.size(order.free)} are free"
     out.fields(
         [
             ("model", f"{order.title} {order.quantization}".strip()),
             ("as", order.name),
             ("size", out.size(order.bytes) if order.bytes else "not told by the source"),
+            ("files", str(len(order.parts)) if len(order.parts) > 1 else ""),
+            ("disk", f"{room}, {out.size(left)} of them behind it" if left > 0 else f"only {room}"),
             ("licence", " ".join(filter(None, (order.licence, order.licence_url))) or "not known; see the source"),
             ("source", order.source),
             ("checksum", checksum or "not known: it is written down at this first pull and checked from then on"),

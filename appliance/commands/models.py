@@ -116,6 +116,7 @@ def show(session: Session, name: str) -> None:
             ("parameters", f"about {view.parameters / 1e6:,.3g} million" if view.parameters else ""),
             ("quantization", view.quantization),
             ("context", f"{view.context:,} tokens" if view.context else ""),
+            ("pictures", "sees them" if view.images else ""),
             ("chat", "yes" if view.chat else "no chat template" if view.kind == "language" else ""),
             ("licence", " ".join(filter(None, (view.licence, view.licence_url)))),
             ("source", view.source),
@@ -179,23 +180,32 @@ def recommend(session: Session, everything: bool) -> None:
 @click.argument("what")
 @click.option("--name", default="", help="What it is called here.")
 @click.option("--sha256", default="", help="The checksum that it must have.")
+@click.option("--projector", default="", help="Address or file of what makes it see pictures (mmproj).")
 @click.option("--yes", "-y", is_flag=True, help="Ask nothing.")
 @click.option("--background", is_flag=True, help="Have the running engine fetch it, also after a restart.")
 @click.option("--link", is_flag=True, help="A file of this disk: by a hard link instead of a copy.")
 @_report
 def pull(
-    session: Session, what: str, name: str, sha256: str, yes: bool, background: bool, link: bool, report: bool
+    session: Session,
+    what: str,
+    name: str,
+    sha256: str,
+    projector: str,
+    yes: bool,
+    background: bool,
+    link: bool,
+    report: bool,
 ) -> int:
     """Get a model: by its name in the catalogue, from an address, from a file, or from all of a folder.
 
-    Size, licence and checksum are shown first. What was cut off goes on where it was.
+    Size, licence, checksum and room on the disk are shown first. What was cut off goes on where it was.
     """
     if report:
         return work.report_pull(session)
     here = Path(what).expanduser()
     if "://" not in what and (here.exists() or what.startswith(("/", "./", "~"))):
-        return work.bring(session, here, name, yes=yes, link=link)
-    return work.pull(session, what, name, sha256, yes=yes, background=background)
+        return work.bring(session, here, name, projector, yes=yes, link=link)
+    return work.pull(session, what, name, sha256, projector, yes=yes, background=background)
 
 
 @leaf("flowork models cancel 5f0c2b7e11a9", of=command)

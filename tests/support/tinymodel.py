@@ -47,15 +47,17 @@ def tiny_model(
     pooling: gguf.PoolingType | None = None,
     spoil: Callable[[str, np.ndarray], np.ndarray] | None = None,
     path: Path | None = None,
+    split: int = 0,
 ) -> Path:
     """A Llama with random weights (float32, width 64, ``layers`` of them) that was trained up to ``context`` tokens.
 
     With ``pooling`` it makes vectors of what it read instead of text.
-    ``spoil`` may change a tensor before it is written (name and array in, array out), and then ``path`` says where to.
+    ``spoil`` may change a tensor before it is written (name and array in, array out), and then ``path`` says where to;
+    so it does with ``split``, the number of tensors that a file takes: then there are several, and the first is given.
     """
 
     def write(target: Path) -> None:
-        writer = gguf.GGUFWriter(target, "llama")
+        writer = gguf.GGUFWriter(target, "llama", split_max_tensors=split)
         writer.add_name("tiny")
         width, heads, keys, inner = 64, 4, 2, 128
         tokens, merges = _bpe()
@@ -95,7 +97,7 @@ def tiny_model(
 
     if path is not None:
         write(path)
-        return path
+        return min(path.parent.glob(f"{path.stem}-00001-of-*.gguf")) if split else path
     assert spoil is None, "a spoilt model is not kept: say where it goes"
     mark = hashlib.sha256((template or "").encode()).hexdigest()[:8]
     kind = "llama" if pooling is None else f"llama-{pooling.name.lower()}"

@@ -1,6 +1,8 @@
 """What is known of a model that is here: from its file, and from the card that was written when it came.
 
 models/NAME.gguf, NAME.json      a language or embedding model, and its card
+models/NAME-00001-of-00002.gguf  the same in several files
+models/NAME.mmproj.gguf          what makes it see pictures
 models/NAME/model.onnx, card.json, model.json      an ONNX model, its card, and how it is used
 """
 
@@ -27,6 +29,8 @@ _OURS = {"engine", "pulls", "state"}
 _TAKEN = _OURS | {"catalogue", "default", "offers", "recommendations", "setup"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
 CARD = "card.json"
+#: ``general.architecture`` of a projector's file.
+_PROJECTOR = "clip"
 #: ``general.file_type`` of GGUF: names that people know, by ggml's LLAMA_FTYPE numbers (llama.h), with bits per weight.
 _TYPES = {
     0: ("F32", 32.0), 1: ("F16", 16.0), 2: ("Q4_0", 4.5), 3: ("Q4_1", 5.0), 7: ("Q8_0", 8.5), 8: ("Q5_0", 5.5),
@@ -48,13 +52,17 @@ class Speed(Struct, frozen=True, kw_only=True):
 
 
 class Card(Struct, kw_only=True):
-    """Where a model came from. ``checked``: its checksum was known beforehand and was right."""
+    """Where a model came from. ``checked``: its checksum was known beforehand and was right.
+
+    ``others`` are the checksums of its further files, by their names.
+    """
 
     title: str = ""
     source: str = ""
     licence: str = ""
     licence_url: str = ""
     sha256: str = ""
+    others: dict[str, str] = {}
     size: int = 0
     added: float = 0.0
     checked: bool = False
@@ -64,8 +72,8 @@ class Card(Struct, kw_only=True):
 class ModelView(Struct, frozen=True, kw_only=True):
     """One model that is here. ``kind`` is ``language``, ``embedding`` or what an ONNX model is for.
 
-    ``context`` in tokens, ``parameters`` is a count (about), ``chat`` says whether it has a chat template, ``trouble``
-    why it cannot be used.
+    ``context`` in tokens, ``parameters`` is a count (about), ``chat`` says whether it has a chat template, ``images``
+    whether it sees pictures, ``trouble`` why it cannot be used.
     """
 
     name: str
@@ -78,6 +86,7 @@ class ModelView(Struct, frozen=True, kw_only=True):
     context: int = 0
     cell: int = 0
     chat: bool = False
+    images: bool = False
     licence: str = ""
     licence_url: str = ""
     source: str = ""
@@ -98,6 +107,8 @@ def check_name(name: str) -> str:
 def name_from(text: str) -> str:
     """A model's name made from a file's name or an address."""
     last = text.rstrip("/").rpartition("/")[2].partition("?")[0]
+    if split := files.SPLIT.fullmatch(last):
+        last = split[1]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", re.sub(r"\.(gguf|onnx)$", "", last, flags=re.IGNORECASE)).strip("-.")
     return check_name(name.lower()[:100] or "model")
 
@@ -121,7 +132,13 @@ def view(found: Found) -> ModelView:
     card = read_card(found)
     facts: dict[str, Any] = {}
     try:
-        facts = gguf_facts(found.path) if found.kind == "language" else _onnx_facts(found)
+        if found.kind == "language":
+            facts = gguf_facts(found.path)
+            if found.projector is not None:
+                check_projector(found.projector)
+                facts["images"] = True
+        else:
+            facts = _onnx_facts(found)
     except FlowError as exc:
         facts = {"kind": found.kind, "trouble": exc.message}
     known = {name: getattr(card, name) for name in ("licence", "licence_url", "source", "sha256", "checked", "speed")}
@@ -144,6 +161,8 @@ def as_default(view: ModelView) -> dict[str, Any]:
 def gguf_facts(path: Path) -> dict[str, Any]:
     """What a GGUF file says of itself. Raises ``ConfigError`` for one that is none, or is cut off."""
     facts = ggufs.read(path)
+    if facts.architecture == _PROJECTOR:
+        raise ConfigError("this is a projector, which makes a model see: give it with its model (--projector)")
     meta = facts.meta
     kind, bits = _TYPES.get(_number(meta.get("general.file_type")), ("", 0.0))
     count = _number(meta.get("general.parameter_count")) or _from_label(str(meta.get("general.size_label", "")))
@@ -159,6 +178,15 @@ def gguf_facts(path: Path) -> dict[str, Any]:
         "cell": facts.cell,
         "chat": "tokenizer.chat_template" in meta,
     }
+
+
+def check_projector(path: Path) -> None:
+    """Raises ``ConfigError`` for what is no projector."""
+    facts = ggufs.read(path)
+    if facts.architecture != _PROJECTOR:
+        raise ConfigError(f"{path.name} is no projector (its architecture is {facts.architecture[:60]!r})")
+    if not facts.meta.get("clip.has_vision_encoder", False):
+        raise ConfigError(f"{path.name} hears, and sees no pictures; such models cannot be run here")
 
 
 def _onnx_facts(found: Found) -> dict[str, Any]:
@@ -185,7 +213,7 @@ def card_path(data: Path, name: str, kind: Literal["language", "onnx"]) -> Path:
 
 def read_card(found: Found) -> Card:
     """Its card; an empty one for a file that somebody just put there."""
-    path = found.path.with_suffix(".json") if found.kind == "language" else found.path / CARD
+    path = found.path.with_name(f"{found.name}.json") if found.kind == "language" else found.path / CARD
     try:
         return msgspec.json.decode(path.read_bytes(), type=Card)
     except (OSError, msgspec.MsgspecError):
@@ -220,15 +248,16 @@ def remove(data: Path, name: str) -> int:
         found.path.rename(gone)
         shutil.rmtree(gone)
     else:
-        found.path.unlink()
-        with suppress(FileNotFoundError):
-            found.path.with_suffix(".json").unlink()
+        beside = [found.path.with_name(f"{found.name}.json"), *([found.projector] if found.projector else [])]
+        for path in (found.path, *found.rest, *beside):  # the first first: without it there is no model
+            with suppress(FileNotFoundError):
+                path.unlink()
     return found.size
 
 
 def verify(data: Path, name: str) -> tuple[bool, str]:
-    """Whether a GGUF file still has the checksum of its card; and the one that it has. Raises ``NoSuchModel``,
-    ``BadModel`` where none was kept.
+    """Whether a model's files still have the checksums of its card; and the one that the first has (or the one that is
+    wrong). Raises ``NoSuchModel``, ``BadModel`` where none was kept.
     """
     from appliance.ai.library.fetch import sha256_of
 
@@ -237,4 +266,9 @@ def verify(data: Path, name: str) -> tuple[bool, str]:
     if found.kind != "language" or not card.sha256:
         raise BadModel(f"no checksum was kept for {name!r}")
     actual = sha256_of(found.path)
+    for name, wanted in card.others.items() if actual == card.sha256 else ():
+        path = found.path.with_name(name)
+        digest = sha256_of(path) if path.is_file() else ""
+        if digest != wanted:
+            return False, digest or "not there"
     return actual == card.sha256, actual

@@ -28,7 +28,7 @@ Kind = Literal["language", "embedding", "detector", "onnx"]
 class ModelPart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One file of a model that has several; ``path`` is its name in the model's folder."""
 
-    path: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,80}$")]
+    path: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,130}$")]
     url: Url
     sha256: Checksum = ""
 
@@ -36,13 +36,16 @@ class ModelPart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Variant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model in one quantization. ``bytes`` is what its files take, roughly; what the source says counts.
 
-    Either ``url`` (one GGUF file) or ``parts`` and ``manifest`` (an ONNX model with its ``model.json``).
+    Either ``url`` (a GGUF file; of one that is split the first) with ``projector`` for a model that sees pictures, or
+    ``parts`` and ``manifest`` (an ONNX model with its ``model.json``).
     """
 
     quantization: str
     bytes: Annotated[int, Meta(ge=1)]
     url: Url | Literal[""] = ""
     sha256: Checksum = ""
+    projector: Url | Literal[""] = ""
+    projector_sha256: Checksum = ""
     parts: tuple[ModelPart, ...] = ()
     manifest: dict[str, Any] = {}
 

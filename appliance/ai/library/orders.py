@@ -12,8 +12,8 @@ from appliance.ai.library.catalogue import ModelPart
 
 
 class Order(Struct, frozen=True, kw_only=True):
-    """What is to be fetched under which name. ``bytes`` is 0 where the source did not say; ``checksum_known`` whether
-    what comes can be held against a checksum.
+    """What is to be fetched under which name. ``bytes`` is 0 where the source did not say, ``free`` are those that the
+    disk has left now; ``checksum_known`` says whether what comes can be held against a checksum.
     """
 
     name: str
@@ -23,6 +23,7 @@ class Order(Struct, frozen=True, kw_only=True):
     title: str = ""
     quantization: str = ""
     bytes: int = 0
+    free: int = 0
     licence: str = ""
     licence_url: str = ""
     source: str = ""

@@ -3,7 +3,8 @@
     order = order_of(data, "qwen2.5-0.5b:Q4_K_M")     # what would be fetched: to be shown, and agreed to
     pull(data, order, tell)
 
-What comes lies in ``models/pulls/`` until it is whole and has proved to be what it should be.
+What comes lies in ``models/pulls/`` until it is whole and has proved to be what it should be. Of a model that is split
+over several files all are fetched, and with one that sees pictures its projector.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from appliance.ai.building import machine
 from appliance.ai.host import files
+from appliance.ai.host.llama import ggufs
 from appliance.ai.library import cards, catalogue, fetch
 from appliance.ai.library.cards import Card
 from appliance.ai.library.catalogue import ModelPart
@@ -29,17 +32,21 @@ from appliance.contracts import ConfigError
 
 #: Checksums of what was once fetched, by address: what comes again must be the same.
 _SEEN = "checksums.json"
-_SPLIT = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)
 _COPY_BLOCK = 1 << 22
+_ADDRESS = ("http://", "https://")
 
 
-def order_of(data: Path, what: str, *, name: str = "", sha256: str = "", ask: bool = True) -> Order:
+def order_of(
+    data: Path, what: str, *, name: str = "", sha256: str = "", projector: str = "", ask: bool = True
+) -> Order:
     """What ``what`` means: ``NAME``, ``NAME:QUANTIZATION`` or an address. With ``ask`` its source tells the size.
 
-    Raises ``NoSuchModel``, ``CannotFetch``, ``ConfigError``.
+    ``projector`` is the address of what makes it see. Raises ``NoSuchModel``, ``CannotFetch``, ``ConfigError``.
     """
-    if what.startswith(("http://", "https://")):
-        order = _from_address(what, name, sha256)
+    if what.startswith(_ADDRESS):
+        order = _from_address(what, name, sha256, projector)
+    elif projector:
+        raise ConfigError("a model of the catalogue brings its projector along; leave it out")
     else:
         order = _from_catalogue(data, what, name)
     seen = _seen(data)
@@ -48,31 +55,58 @@ def order_of(data: Path, what: str, *, name: str = "", sha256: str = "", ask: bo
     if not ask:
         return order
     sizes = [fetch.look(part.url).size for part in order.parts]
-    return msgspec.structs.replace(order, bytes=sum(sizes) if all(sizes) else order.bytes)
+    free = machine.free_disk(folder_of(data))
+    return msgspec.structs.replace(order, bytes=sum(sizes) if all(sizes) else order.bytes, free=free)
 
 
-def _from_address(url: str, name: str, sha256: str) -> Order:
+def _from_address(url: str, name: str, sha256: str, projector: str) -> Order:
     sha256 = sha256.lower().strip()
     if sha256 and not re.fullmatch("[0-9a-f]{64}", sha256):
         raise ConfigError("a SHA-256 checksum has 64 hexadecimal digits")
-    path = url.partition("?")[0]
-    if _SPLIT.search(path):
-        raise ConfigError("this is a part of a model that is split over several files; take one that is in one piece")
-    if not path.lower().endswith(".gguf"):
-        raise ConfigError("the address of a model ends in .gguf; ONNX models come from the catalogue or from a folder")
-    chosen = cards.check_name(name) if name else cards.name_from(path)
-    try:
-        part = msgspec.convert({"path": f"{chosen[:70]}.gguf", "url": url, "sha256": sha256}, ModelPart)
-    except msgspec.ValidationError:
-        raise ConfigError(f"{url[:200]!r} is no address that a file can be fetched from") from None
-    return Order(name=chosen, parts=(part,), source=url)
+    for path in (each.partition("?")[0] for each in (url, projector) if each):
+        if not path.lower().endswith(files.GGUF):
+            raise ConfigError(
+                "the address of a model ends in .gguf; ONNX models come from the catalogue or from a folder"
+            )
+    chosen = cards.check_name(name) if name else cards.name_from(url.partition("?")[0])
+    parts = _language_parts(chosen, url, sha256, projector)
+    if sha256 and len(parts) > 1 + bool(projector):
+        raise ConfigError(
+            "a model in several files has several checksums: leave it out, they are written down at the first pull"
+        )
+    return Order(name=chosen, parts=parts, source=url)
+
+
+def _language_parts(
+    name: str, url: str, sha256: str, projector: str, projector_sha256: str = ""
+) -> tuple[ModelPart, ...]:
+    """The files of a language model: one, or all of those it is split into, and its projector."""
+    path, mark, query = url.partition("?")
+    wanted = [(f"{name}{files.GGUF}", url, sha256)]
+    if files.SPLIT.fullmatch(path.rpartition("/")[2]):
+        folder = path.rpartition("/")[0]
+        wanted = [
+            (f"{name}{theirs[-20:].lower()}", f"{folder}/{theirs}{mark}{query}", sha256)
+            for theirs in (each.name for each in files.parts(Path(path)))
+        ]
+    if projector:
+        wanted.append((f"{name}{files.PROJECTOR}", projector, projector_sha256))
+    made = []
+    for file, address, digest in wanted:
+        try:
+            made.append(msgspec.convert({"path": file, "url": address, "sha256": digest}, ModelPart))
+        except msgspec.ValidationError:
+            raise ConfigError(f"{address[:200]!r} is no address that a file can be fetched from") from None
+    return tuple(made)
 
 
 def _from_catalogue(data: Path, what: str, name: str) -> Order:
     entry, variant = catalogue.choose(catalogue.catalogue(data), what)
     onnx = bool(variant.parts)
     chosen = cards.check_name(name) if name else entry.name if onnx else f"{entry.name}-{variant.quantization.lower()}"
-    parts = variant.parts or (ModelPart(path=f"{chosen[:70]}.gguf", url=variant.url, sha256=variant.sha256),)
+    parts = variant.parts or _language_parts(
+        chosen, variant.url, variant.sha256, variant.projector, variant.projector_sha256
+    )
     return Order(
         name=chosen,
         parts=parts,
@@ -104,24 +138,24 @@ def pull(
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if files.find(data, order.name) is not None:
         raise ModelIsThere(f"there is a model {order.name!r} already; remove it first, or give this one another name")
-    digests = [_fetched(folder / f"{order.name}.{number}.part", part, tell, wait, order)
-               for number, part in enumerate(order.parts)]  # fmt: skip
+    pieces = [folder / f"{order.name}.{number}.part" for number in range(len(order.parts))]
+    digests = [_fetched(piece, part, tell, wait, order) for piece, part in zip(pieces, order.parts, strict=True)]
     card = Card(
         title=order.title,
         source=order.source,
         licence=order.licence,
         licence_url=order.licence_url,
         sha256=digests[0],
+        others={part.path: digest for part, digest in zip(order.parts[1:], digests[1:], strict=True)},
         checked=order.checksum_known,
-        size=sum((folder / f"{order.name}.{number}.part").stat().st_size for number in range(len(digests))),
+        size=sum(piece.stat().st_size for piece in pieces),
         added=now(),
     )
     _remember(data, {part.url: digest for part, digest in zip(order.parts, digests, strict=True)})
-    pieces = [folder / f"{order.name}.{number}.part" for number in range(len(digests))]
     if order.onnx:
         _place_onnx(models, order, pieces, card)
     else:
-        _place_gguf(models, order.name, pieces[0], card)
+        _place_gguf(models, order.name, dict(zip((part.path for part in order.parts), pieces, strict=True)), card)
     return card
 
 
@@ -132,24 +166,37 @@ def _fetched(part: Path, wanted: ModelPart, tell: Tell, wait: Wait, order: Order
     try:
         fetch.check(wanted.sha256, digest, wanted.url)
         if not order.onnx:
-            _check_gguf(part)
+            _check_gguf(part, wanted.path)
     except BadModel:
         fetch.forget(part)
         raise
     return digest
 
 
-def _check_gguf(path: Path) -> None:
+def _check_gguf(path: Path, called: str) -> None:
+    """Whether a file is what its place in a model takes. Raises ``BadModel``."""
+    split = files.SPLIT.fullmatch(called)
+    wanted = (int(split[2]), int(split[3])) if split else (1, 1)
     try:
-        cards.gguf_facts(path)
+        part = ggufs.part_of(path)
+        if part != wanted:
+            raise ConfigError(
+                f"it is part {part.number} of {part.count} of a model, and should be part {wanted[0]} of {wanted[1]}"
+            )
+        if called.endswith(files.PROJECTOR):
+            cards.check_projector(path)
+        elif wanted == (1, 1):
+            cards.gguf_facts(path)
     except ConfigError as exc:
         raise BadModel(f"this is no model that can be used: {exc.message}") from None
 
 
-def _place_gguf(models: Path, name: str, part: Path, card: Card) -> None:
-    # The card first: a power cut in between leaves a card without a model, which nobody sees.
+def _place_gguf(models: Path, name: str, pieces: dict[str, Path], card: Card) -> None:
+    """Give the files their names, by which they are given here, the first one's at last: by it a model is seen."""
+    # The card before it: a power cut in between leaves a card without a model, which nobody sees.
     cards.write_card(models / f"{name}.json", card)
-    fetch.take(part, models / f"{name}.gguf")
+    for file, piece in reversed(pieces.items()):
+        fetch.take(piece, models / file)
 
 
 def _place_onnx(models: Path, order: Order, pieces: list[Path], card: Card) -> None:
@@ -176,45 +223,85 @@ def _finish_onnx(models: Path, name: str, half: Path, card: Card) -> None:
 
 
 class Local(Struct, frozen=True, kw_only=True):
-    """A model that lies somewhere on this machine: a GGUF file, or a folder with ``model.onnx``."""
+    """A model that lies somewhere on this machine: a GGUF file, or a folder with ``model.onnx``.
+
+    ``rest`` are the other files of one that is split.
+    """
 
     name: str
     path: Path
     bytes: int
     onnx: bool
+    rest: tuple[Path, ...] = ()
+    projector: Path | None = None
 
 
-def look_at(path: Path) -> list[Local]:
-    """The models at a place: the file itself, or all in a folder and right below it. Raises ``NoSuchModel``."""
-    if path.is_file():
-        return [_local(path)]
-    if (path / files.ONNX).is_file():
-        return [_local(path)]
+def look_at(path: Path, projector: Path | None = None) -> list[Local]:
+    """The models at a place: the file itself, or all in a folder and right below it. Raises ``NoSuchModel``.
+
+    ``projector`` is what makes a model see; else one that lies beside it is taken.
+    """
+    if path.is_file() or (path / files.ONNX).is_file():
+        return [_local(path, projector)]
     if not path.is_dir():
         raise NoSuchModel(f"there is no file or folder {path}")
-    found = [_local(each) for each in _candidates(path)]
+    found = [_local(each, None) for each in _candidates(path)]
     if not found:
         raise NoSuchModel(f"there is no model in {path}: neither a .gguf file nor a folder with {files.ONNX}")
+    if projector is not None:
+        raise ConfigError("give the model's own file with its projector")
     return found
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
+    yield from _firsts(folder)
     for each in sorted(folder.iterdir()):
-        if each.name.startswith("."):
+        if each.name.startswith(".") or not each.is_dir():
             continue
-        if (each.suffix.lower() == files.GGUF and each.is_file()) or (each.is_dir() and (each / files.ONNX).is_file()):
+        if (each / files.ONNX).is_file():
             yield each
-        elif each.is_dir():
-            yield from (file for file in sorted(each.glob("*.gguf")) if file.is_file())
+        else:
+            yield from _firsts(each)
 
 
-def _local(path: Path) -> Local:
+def _firsts(folder: Path) -> list[Path]:
+    """The files in a folder that are models, or the first parts of some."""
+    found = []
+    for each in sorted(folder.iterdir()):
+        split = files.SPLIT.fullmatch(each.name)
+        other = each.name.startswith(".") or _projects(each) or (split is not None and int(split[2]) > 1)
+        if each.suffix.lower() == files.GGUF and each.is_file() and not other:
+            found.append(each)
+    return found
+
+
+def _projects(path: Path) -> bool:
+    """Whether a file is a projector, by its name: ``mmproj-…`` or ``….mmproj.gguf``, as they are called everywhere."""
+    return "mmproj" in path.name.lower()
+
+
+def _local(path: Path, projector: Path | None) -> Local:
     if path.is_dir():
         size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
         return Local(name=cards.name_from(path.name), path=path, bytes=size, onnx=True)
-    if _SPLIT.search(path.name):
-        raise ConfigError(f"{path.name} is a part of a split model; join it first: llama-gguf-split --merge")
-    return Local(name=cards.name_from(path.name), path=path, bytes=path.stat().st_size, onnx=False)
+    together = files.parts(path)
+    if gone := [each.name for each in together if not each.is_file()]:
+        raise ConfigError(f"{path.name} is one of {len(together)} files of a model, and {gone[0]} is not beside it")
+    if projector is not None and not projector.is_file():
+        raise NoSuchModel(f"there is no file {projector}")
+    projector = projector or _projector_of(path)
+    size = sum(each.stat().st_size for each in (*together, *([projector] if projector else [])))
+    name = cards.name_from(path.name)
+    return Local(name=name, path=together[0], rest=together[1:], bytes=size, onnx=False, projector=projector)
+
+
+def _projector_of(path: Path) -> Path | None:
+    """The projector beside a model's file: the one of its name, or the only one where there is only one model."""
+    own = path.with_name(f"{path.stem}{files.PROJECTOR}")
+    if own.is_file():
+        return own
+    there = [each for each in path.parent.glob(f"*{files.GGUF}") if _projects(each) and each.is_file()]
+    return there[0] if len(there) == 1 and len(_firsts(path.parent)) == 1 else None
 
 
 def bring(
@@ -244,13 +331,30 @@ def bring(
             _copy(file, half / file.name, tell, link)
         _finish_onnx(models, local.name, half, card)
         return card
-    _check_gguf(local.path)
-    part = folder / f"{local.name}.import"
-    part.unlink(missing_ok=True)
-    _copy(local.path, part, tell, link)
-    card.sha256 = fetch.sha256_of(part, tell)
-    _place_gguf(models, local.name, part, card)
+    sources = {_called(local.name, each): each for each in (local.path, *local.rest)}
+    if local.projector is not None:
+        sources[f"{local.name}{files.PROJECTOR}"] = local.projector
+    for file, source in sources.items():
+        _check_gguf(source, file)
+    pieces = {file: folder / f"{file}.import" for file in sources}
+    try:
+        for file, piece in pieces.items():
+            piece.unlink(missing_ok=True)
+            _copy(sources[file], piece, tell, link)
+        digests = {file: fetch.sha256_of(piece, tell) for file, piece in pieces.items()}
+    except BaseException:
+        for piece in pieces.values():
+            piece.unlink(missing_ok=True)
+        raise
+    card.sha256, *_ = digests.values()
+    card.others = dict(list(digests.items())[1:])
+    _place_gguf(models, local.name, pieces, card)
     return card
+
+
+def _called(name: str, path: Path) -> str:
+    """The name of a model's file here."""
+    return f"{name}{path.name[-20:].lower()}" if files.SPLIT.fullmatch(path.name) else f"{name}{files.GGUF}"
 
 
 def _copy(source: Path, target: Path, tell: Tell, link: bool) -> None:

@@ -111,7 +111,6 @@ def test_what_is_no_whole_model_never_gets_a_name(source: Source, tmp_path: Path
     ("url", "words"),
     [
         ("http://127.0.0.1:9/model.bin", "ends in .gguf"),
-        ("http://127.0.0.1:9/m-00001-of-00003.gguf", "split"),
         ("http://127.0.0.1:9/m.gguf#sha", "ends in .gguf"),
         ("http://some where/m.gguf", "no address"),
         (f"http://127.0.0.1:9/{'m' * 3000}.gguf", "no address"),
@@ -126,6 +125,66 @@ def test_addresses_that_cannot_be_models_are_refused(tmp_path: Path, url: str, w
 def test_names_that_are_no_names(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError):
         cards.check_name(name)
+
+
+# --- in several files ---
+
+
+def _split(folder: Path) -> list[Path]:
+    """The tiny model in three files."""
+    folder.mkdir()
+    return list(files.parts(tiny_model(path=folder / "Tiny.gguf", split=8)))
+
+
+def test_a_split_model_comes_whole_by_the_address_of_any_part(source: Source, tmp_path: Path) -> None:
+    parts = _split(tmp_path / "made")
+    source.files |= {path.name: path.read_bytes() for path in parts}
+    order = pull.order_of(tmp_path, source.url(f"{parts[1].name}?download=true"))
+    assert (order.name, len(order.parts), order.bytes) == ("tiny", 3, sum(path.stat().st_size for path in parts))
+    source.cuts = [5000]
+    card = pull.pull(tmp_path, order, wait=lambda seconds: None)
+    assert (card.sha256, card.size) == (sha(parts[0].read_bytes()), order.bytes)
+    assert list(card.others) == ["tiny-00002-of-00003.gguf", "tiny-00003-of-00003.gguf"]
+    (found,) = cards.all_models(tmp_path)
+    assert (found.name, found.bytes, found.architecture, found.trouble) == ("tiny", order.bytes, "llama", "")
+    assert cards.verify(tmp_path, "tiny")[0]
+    with (tmp_path / "models" / "tiny-00003-of-00003.gguf").open("r+b") as file:
+        file.seek(-10, 2)
+        file.write(b"x")
+    assert not cards.verify(tmp_path, "tiny")[0]
+    assert pull.order_of(tmp_path, source.url(f"{parts[0].name}?download=true")).checksum_known
+    cards.remove(tmp_path, "tiny")
+    assert not list((tmp_path / "models").glob("tiny*"))
+
+
+def test_parts_that_are_not_what_they_should_be_get_no_name(source: Source, tmp_path: Path) -> None:
+    parts = _split(tmp_path / "made")
+    source.files |= {parts[0].name: parts[0].read_bytes(), parts[1].name: parts[2].read_bytes()}
+    with pytest.raises(CannotFetch, match="404"):
+        pull.order_of(tmp_path, source.url(parts[0].name))
+    source.files[parts[2].name] = parts[1].read_bytes()
+    with pytest.raises(BadModel, match="part 3 of 3 of a model, and should be part 2 of 3"):
+        pull.pull(tmp_path, pull.order_of(tmp_path, source.url(parts[0].name)), wait=nothing)
+    with pytest.raises(ConfigError, match="several checksums"):
+        pull.order_of(tmp_path, source.url(parts[0].name), sha256="0" * 64)
+    source.files["alone.gguf"] = parts[1].read_bytes()
+    with pytest.raises(BadModel, match="part 2 of 3"):
+        pull.pull(tmp_path, pull.order_of(tmp_path, source.url("alone.gguf")), wait=nothing)
+    assert cards.all_models(tmp_path) == []
+
+
+def test_a_split_model_is_imported_from_a_stick(tmp_path: Path) -> None:
+    parts = _split(tmp_path / "stick")
+    (local,) = pull.look_at(tmp_path / "stick")
+    pull.bring(tmp_path, local)
+    (found,) = cards.all_models(tmp_path)
+    assert (found.name, found.bytes, found.trouble) == ("tiny", sum(path.stat().st_size for path in parts), "")
+    assert cards.verify(tmp_path, "tiny")[0]
+    parts[1].unlink()
+    with pytest.raises(ConfigError, match=r"Tiny-00002-of-00003\.gguf is not beside it"):
+        pull.look_at(parts[0])
+    (tmp_path / "models" / "tiny-00002-of-00003.gguf").unlink()
+    assert "there is no model file" in cards.all_models(tmp_path)[0].trouble
 
 
 # --- from the catalogue ---
@@ -169,6 +228,7 @@ def test_owners_add_and_replace_entries(source: Source, tmp_path: Path) -> None:
     order = pull.order_of(tmp_path, "Tiny:q8-0")
     assert (order.name, order.licence, order.title) == ("tiny-q8_0", "MIT", "Tiny")
     assert order.bytes == len(source.files["Tiny-1M-Q8_0.gguf"]), "the source knows better than the catalogue"
+    assert order.free > 0, "the room on the disk is said before anything is fetched"
     assert pull.order_of(tmp_path, "tiny", ask=False).bytes == 1
     pull.pull(tmp_path, order, wait=nothing)
     assert cards.all_models(tmp_path)[0].licence == "MIT"

@@ -76,6 +76,37 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_a_model_in_several_files_is_loaded_by_the_first(tmp_path: Path) -> None:
+    first = tiny_model(path=tmp_path / "tiny.gguf", split=8)
+    assert ggufs.read(first).size == sum(path.stat().st_size for path in tmp_path.iterdir())
+    whole, split = load(tiny_model(path=tmp_path / "whole.gguf"), options()), load(first, options())
+    try:
+        asked = {"messages": chat("Be short.", "How warm is it?"), "max_tokens": 8}
+        assert say(split, **asked).text == say(whole, **asked).text
+    finally:
+        whole.close()
+        split.close()
+
+
+def test_a_model_in_several_files_must_be_whole(tmp_path: Path) -> None:
+    first = tiny_model(path=tmp_path / "tiny.gguf", split=8)
+    second, third = tmp_path / "tiny-00002-of-00003.gguf", tmp_path / "tiny-00003-of-00003.gguf"
+    with pytest.raises(ConfigError, match="part 2 of 3 of a model: give its first file"):
+        load(second)
+    swapped = third.read_bytes()
+    third.write_bytes(second.read_bytes())
+    with pytest.raises(ConfigError, match=r"tiny-00003-of-00003\.gguf is part 2 of 3, not 3 of 3"):
+        load(first)
+    third.write_bytes(swapped[:-5])
+    with pytest.raises(ConfigError, match=r"tiny-00003-of-00003\.gguf is cut off"):
+        load(first)
+    third.unlink()
+    with pytest.raises(ConfigError, match="no model file"):
+        load(first)
+    with pytest.raises(ConfigError, match=r"its name must end in -00001-of-00003\.gguf"):
+        load(first.rename(tmp_path / "renamed.gguf"))
+
+
 def test_what_llama_cpp_refuses_it_may_explain(tmp_path: Path) -> None:
     data = tiny_model().read_bytes().replace(b"blk.1.ffn_down.weight", b"blk.1.ffn_dawn.weight")
     (tmp_path / "odd.gguf").write_bytes(data)

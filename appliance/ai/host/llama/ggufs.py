@@ -1,7 +1,8 @@
 """What stands at the beginning of a GGUF file, read before llama.cpp gets it: is it one, is it whole, what it needs.
 
 The format is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little endian. Files
-come from strangers: every length is held against the file's size before it is believed.
+come from strangers: every length is held against the file's size before it is believed. A model that is split over
+several files (``split.no`` and ``split.count``) is looked at as a whole.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import hashlib
 import mmap
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 from msgspec import Struct
 
+from appliance.ai.host import files
 from appliance.contracts import ConfigError
 
 _MAGIC = b"GGUF"
@@ -80,8 +83,43 @@ class Facts(Struct, frozen=True, kw_only=True):
         return int(self.meta.get(f"{self.architecture}.pooling_type", 0))
 
 
+class Part(NamedTuple):
+    """Which of a split model's files one is: ``number`` of ``count``, from 1; 1 of 1 is a whole model."""
+
+    number: int
+    count: int
+
+
 def read(path: Path) -> Facts:
-    """Look at a file. ``ConfigError`` if it is not there, no GGUF, or cut off."""
+    """Look at a model by its (first) file. ``ConfigError`` if one of its files is not there, no GGUF, or cut off."""
+    facts, part = _read(path)
+    if part.count == 1:
+        return facts
+    if part.number > 1:
+        raise ConfigError(f"{path.name} is part {part.number} of {part.count} of a model: give its first file")
+    together = files.parts(path)
+    if len(together) != part.count:
+        raise ConfigError(
+            f"{path.name} is the first of {part.count} files of a model; its name must end in "
+            f"-00001-of-{part.count:05}.gguf, and those of the others likewise"
+        )
+    identities, size = [facts.identity], facts.size
+    for number, other in enumerate(together[1:], start=2):
+        found, its = _read(other)
+        if its != (number, part.count):
+            raise ConfigError(f"{other.name} is part {its.number} of {its.count}, not {number} of {part.count}")
+        identities.append(found.identity)
+        size += found.size
+    identity = hashlib.blake2b(" ".join(identities).encode(), digest_size=8).hexdigest()
+    return msgspec.structs.replace(facts, size=size, identity=identity)
+
+
+def part_of(path: Path) -> Part:
+    """Look at one file alone. ``ConfigError`` if it is not there, no GGUF, or cut off."""
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[Facts, Part]:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content:
             return _Reader(content, path.name).facts()
@@ -97,7 +135,7 @@ class _Reader:
         self._name = name
         self._at = 0
 
-    def facts(self) -> Facts:
+    def facts(self) -> tuple[Facts, Part]:
         if self._content[:4] != _MAGIC:
             raise ConfigError(f"{self._name} is no GGUF file: it begins with {bytes(self._content[:4])!r}")
         self._at = 4
@@ -112,10 +150,11 @@ class _Reader:
                 f"model file {self._name} is cut off: it has {len(self._content)} bytes and should have {end}. "
                 "Get it again"
             )
+        part = Part(_whole(meta.get("split.no")) + 1, max(1, _whole(meta.get("split.count"))))
         architecture = str(meta.get("general.architecture", ""))
-        if not architecture:
+        if not architecture and part.number == 1:  # the other parts have tensors only
             raise ConfigError(f"model file {self._name} does not say which architecture it has")
-        return Facts(
+        facts = Facts(
             architecture=architecture,
             name=str(meta.get("general.name", "")),
             context=_whole(meta.get(f"{architecture}.context_length")),
@@ -125,6 +164,7 @@ class _Reader:
             identity=self._identity(),
             meta=meta,
         )
+        return facts, part
 
     def _tensors(self, count: int, alignment: int) -> int:
         """Read where the tensors lie; the offset at which the last one ends."""
