@@ -181,7 +181,7 @@ def _check_gguf(path: Path, called: str) -> None:
         part = ggufs.part_of(path)
         if part != wanted:
             raise ConfigError(
-                f"it is part {part.number} of {part.count} of a model, and should be part {wanted[0]} of {wanted[1]}"
+                f"it is part {part.number} of {part.parts} of a model, and should be part {wanted[0]} of {wanted[1]}"
             )
         if called.endswith(files.PROJECTOR):
             cards.check_projector(path)
@@ -331,17 +331,22 @@ def bring(
             _copy(file, half / file.name, tell, link)
         _finish_onnx(models, local.name, half, card)
         return card
+    _bring_gguf(models, folder, local, card, tell, link)
+    return card
+
+
+def _bring_gguf(models: Path, folder: Path, local: Local, card: Card, tell: Tell, link: bool) -> None:
     sources = {_called(local.name, each): each for each in (local.path, *local.rest)}
     if local.projector is not None:
         sources[f"{local.name}{files.PROJECTOR}"] = local.projector
-    for file, source in sources.items():
-        _check_gguf(source, file)
-    pieces = {file: folder / f"{file}.import" for file in sources}
+    for called, source in sources.items():
+        _check_gguf(source, called)
+    pieces = {called: folder / f"{called}.import" for called in sources}
     try:
-        for file, piece in pieces.items():
+        for called, piece in pieces.items():
             piece.unlink(missing_ok=True)
-            _copy(sources[file], piece, tell, link)
-        digests = {file: fetch.sha256_of(piece, tell) for file, piece in pieces.items()}
+            _copy(sources[called], piece, tell, link)
+        digests = {called: fetch.sha256_of(piece, tell) for called, piece in pieces.items()}
     except BaseException:
         for piece in pieces.values():
             piece.unlink(missing_ok=True)
@@ -349,7 +354,6 @@ def bring(
     card.sha256, *_ = digests.values()
     card.others = dict(list(digests.items())[1:])
     _place_gguf(models, local.name, pieces, card)
-    return card
 
 
 def _called(name: str, path: Path) -> str:

@@ -84,30 +84,30 @@ class Facts(Struct, frozen=True, kw_only=True):
 
 
 class Part(NamedTuple):
-    """Which of a split model's files one is: ``number`` of ``count``, from 1; 1 of 1 is a whole model."""
+    """Which of a split model's files one is: ``number`` of ``parts``, from 1; 1 of 1 is a whole model."""
 
     number: int
-    count: int
+    parts: int
 
 
 def read(path: Path) -> Facts:
     """Look at a model by its (first) file. ``ConfigError`` if one of its files is not there, no GGUF, or cut off."""
     facts, part = _read(path)
-    if part.count == 1:
+    if part.parts == 1:
         return facts
     if part.number > 1:
-        raise ConfigError(f"{path.name} is part {part.number} of {part.count} of a model: give its first file")
+        raise ConfigError(f"{path.name} is part {part.number} of {part.parts} of a model: give its first file")
     together = files.parts(path)
-    if len(together) != part.count:
+    if len(together) != part.parts:
         raise ConfigError(
-            f"{path.name} is the first of {part.count} files of a model; its name must end in "
-            f"-00001-of-{part.count:05}.gguf, and those of the others likewise"
+            f"{path.name} is the first of {part.parts} files of a model; its name must end in "
+            f"-00001-of-{part.parts:05}.gguf, and those of the others likewise"
         )
     identities, size = [facts.identity], facts.size
     for number, other in enumerate(together[1:], start=2):
         found, its = _read(other)
-        if its != (number, part.count):
-            raise ConfigError(f"{other.name} is part {its.number} of {its.count}, not {number} of {part.count}")
+        if its != (number, part.parts):
+            raise ConfigError(f"{other.name} is part {its.number} of {its.parts}, not {number} of {part.parts}")
         identities.append(found.identity)
         size += found.size
     identity = hashlib.blake2b(" ".join(identities).encode(), digest_size=8).hexdigest()
