@@ -67,6 +67,28 @@ def test_a_place_elsewhere_is_added_tried_asked_and_forgotten(panel: Panel, mode
     expect(page.get_by_role("button", name="Try garage")).to_have_count(0)
 
 
+def test_an_answer_is_read_while_it_is_made_and_can_be_stopped(panel: Panel, model: Cloud) -> None:
+    page = panel.goto("/models?tab=try")
+    page.get_by_label("Prompt").fill("What does rain smell of?")
+    model.hold("It smells of ", "wet stone.")
+    page.get_by_role("button", name="Ask it").click()
+    reply = page.get_by_test_id("reply")
+    expect(reply).to_have_text("It smells of")
+    panel.shot("models-try-making")
+    assert panel.accessibility() == []
+    model.go.set()
+    expect(reply).to_have_text("It smells of wet stone.")
+    expect(page.get_by_text("out in")).to_be_visible()
+    # What is stopped stays to be read, and the model does not go on.
+    model.begin_and_hang("It smells of rain")
+    page.get_by_label("Prompt").press("Control+Enter")
+    expect(reply).to_have_text("It smells of rain")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_text("Stopped.")).to_be_visible()
+    expect(reply).to_have_text("It smells of rain")
+    assert model.web.hung_up.wait(20)
+
+
 def test_what_flows_use_is_told(panel: Panel, model: Cloud) -> None:
     panel.api("POST", "/flows", {"flow": ASKS, "id": "asks", "deploy": True})
     model.say("Open the windows, all of them.")

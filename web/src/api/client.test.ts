@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
-import { all, ApiError, get, newKey, onUnauthorized, post, request, urlOf, useEngine } from './client'
+import { all, ApiError, get, lines, newKey, onUnauthorized, post, request, urlOf, useEngine } from './client'
 
 const answers: Response[] = []
 const asked: { url: string; init: RequestInit }[] = []
@@ -102,5 +102,34 @@ describe('errors', () => {
     stop.abort()
     const error = await get('/flows', {}, stop.signal).catch((fault: unknown) => fault)
     expect(error).not.toBeInstanceOf(ApiError)
+  })
+})
+
+describe('what is told line by line', () => {
+  const told = (...pieces: (string | Uint8Array)[]): void => {
+    const bytes = pieces.map((piece) => (typeof piece === 'string' ? new TextEncoder().encode(piece) : piece))
+    const body = new ReadableStream({
+      start: (stream) => {
+        bytes.forEach((piece) => stream.enqueue(piece))
+        stream.close()
+      },
+    })
+    answers.push(new Response(body, { headers: { 'Content-Type': 'application/x-ndjson' } }))
+  }
+  const heard = async (): Promise<unknown[]> => {
+    const found: unknown[] = []
+    for await (const one of lines('/questions/stream', {}, new AbortController().signal)) found.push(one)
+    return found
+  }
+
+  it('comes whole, wherever it is cut, and without what only says that there is more to come', async () => {
+    const degrees = new TextEncoder().encode('{"text": "30 °C"}\n')
+    told('\n{"text": "a"}\n{"te', 'xt": "b"}\n\n', degrees.slice(0, 13), degrees.slice(13), '{"cut')
+    expect(await heard()).toEqual([{ text: 'a' }, { text: 'b' }, { text: '30 °C' }])
+  })
+
+  it('is refused as everything else', async () => {
+    answer(402, { type: '#budget-spent', title: 'Payment Required', status: 402, detail: 'spent' })
+    expect(await heard().catch((fault: unknown) => fault)).toMatchObject({ id: 'budget-spent', message: 'spent' })
   })
 })

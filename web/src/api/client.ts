@@ -120,24 +120,60 @@ export function urlOf(path: string, query: Query = {}): string {
 
 /** One request. Rejects with an `ApiError`, or with an `AbortError` if it was called off. */
 export async function request<T>(method: string, path: string, options: Options = {}): Promise<Answer<T>> {
+  const response = await sent(method, path, options)
+  const data = await reached(options, () => bodyOf(response))
+  return { data: data as T, etag: response.headers.get('ETag') ?? '', status: response.status }
+}
+
+/** What is told line by line, as it comes; the engine sends empty lines while it has nothing to tell. */
+export async function* lines<T>(path: string, body: unknown, signal: AbortSignal): AsyncGenerator<T> {
+  const response = await sent('POST', path, { body, signal })
+  const reader = response.body!.getReader()
+  const decoder = new TextDecoder()
+  let rest = ''
+  for (;;) {
+    const { done, value } = await reached({ signal }, () => reader.read())
+    if (done) return
+    const [first = '', ...more] = (rest + decoder.decode(value, { stream: true })).split('\n')
+    const whole = more.length ? [first, ...more.slice(0, -1)] : []
+    rest = more.length ? more.at(-1)! : first
+    for (const line of whole) if (line) yield JSON.parse(line) as T
+  }
+}
+
+/** The answer to one request, unless it is a refusal. */
+async function sent(method: string, path: string, options: Options): Promise<Response> {
   const headers: Record<string, string> = { Accept: 'application/json' }
   if (options.body !== undefined) headers['Content-Type'] = 'application/json'
   if (options.ifMatch) headers['If-Match'] = options.ifMatch
   if (options.key) headers['Idempotency-Key'] = options.key
   if (engine.token) headers.Authorization = `Bearer ${engine.token}`
-  let response: Response
-  let text: string
-  try {
-    response = await fetch(urlOf(path, options.query), {
+  const response = await reached(options, () =>
+    fetch(urlOf(path, options.query), {
       method,
       headers,
       body: options.body === undefined ? undefined : JSON.stringify(options.body),
       signal: options.signal,
       credentials: engine.base ? 'omit' : 'same-origin',
-    })
-    text = await response.text()
+    }),
+  )
+  if (response.ok) return response
+  const data = await reached(options, () => bodyOf(response))
+  if (response.status === 401) unauthorized.forEach((listener) => listener())
+  throw new ApiError(isProblem(data) ? data : unexplained(response))
+}
+
+async function bodyOf(response: Response): Promise<unknown> {
+  const text = await response.text()
+  return /\bjson\b/.test(response.headers.get('Content-Type') ?? '') && text ? JSON.parse(text) : text
+}
+
+/** What the network gives, or the `ApiError` that it gave nothing. */
+async function reached<T>(options: Options, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work()
   } catch (error) {
-    if (options.signal?.aborted || (error as Error).name === 'AbortError') throw error
+    if (options.signal?.aborted || (error as Error).name === 'AbortError' || error instanceof SyntaxError) throw error
     throw new ApiError({
       type: '#away',
       title: 'The engine does not answer',
@@ -145,11 +181,6 @@ export async function request<T>(method: string, path: string, options: Options 
       detail: 'It may be starting, switched off, or out of reach of this network.',
     })
   }
-  const isJson = /\bjson\b/.test(response.headers.get('Content-Type') ?? '')
-  const data: unknown = isJson && text ? JSON.parse(text) : text
-  if (response.ok) return { data: data as T, etag: response.headers.get('ETag') ?? '', status: response.status }
-  if (response.status === 401) unauthorized.forEach((listener) => listener())
-  throw new ApiError(isProblem(data) ? data : unexplained(response))
 }
 
 function isProblem(data: unknown): data is ProblemDetails {

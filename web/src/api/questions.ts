@@ -1,6 +1,6 @@
 /** Asking a model once. */
 
-import { get, post } from './client'
+import { get, lines, type ProblemDetails } from './client'
 
 export interface ChoicePlace {
   upstream: string
@@ -36,7 +36,15 @@ export interface ChatReply {
 
 export const listChoices = (signal?: AbortSignal): Promise<Choices> => get('/questions/models', {}, signal)
 
-export const askModel = (
-  question: { messages: { role: string; content: string }[]; models?: string[]; temperature?: number; max_tokens?: number },
-  signal?: AbortSignal,
-): Promise<ChatReply> => post('/questions', question, { signal })
+export interface Question {
+  messages: { role: string; content: string }[]
+  models?: string[]
+  temperature?: number
+  max_tokens?: number
+}
+
+/** A piece of the answer; or it begins again, since another model is asked now; or all of it; or why it broke off. */
+export type Told = { text: string } | { anew: true } | { reply: ChatReply } | { error: ProblemDetails }
+
+/** Ask a model once, and hear its answer while it is made. Giving up ends the work. */
+export const listenToModel = (question: Question, signal: AbortSignal): AsyncGenerator<Told> => lines('/questions/stream', question, signal)
