@@ -121,7 +121,10 @@ export FLOWORK_AGENT_DATA=/var/lib/flowork-agent
 if [ "$(id -un)" = flowork ]; then
   exec /opt/flowork/current/bin/flowork-agent "$@"
 elif [ "$(id -u)" = 0 ]; then
-  exec runuser -u flowork -- /opt/flowork/current/bin/flowork-agent "$@"
+  runuser -u flowork -- /opt/flowork/current/bin/flowork-agent "$@" || exit
+  # Paired: the service need not wait for its next try.
+  [ "$1" != pair ] || exec systemctl --no-block restart flowork-agent.service
+  exit 0
 fi
 exec sudo -u flowork FLOWORK_AGENT_DATA=/var/lib/flowork-agent /opt/flowork/current/bin/flowork-agent "$@"
 SH
