@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import itertools
 import logging
+import socket
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +31,18 @@ from appliance.fleet.book import Book, Paired
 from appliance.fleet.delivery import Delivery, OnEvents, OnStatus
 from appliance.fleet.door import Door, Visitor
 from appliance.fleet.intake import Intake
-from appliance.fleet.link import Link
+from appliance.fleet.link import Link, decode
 from appliance.fleet.live import LiveNews
+from appliance.fleet.local import SOCKET, listen
 from appliance.fleet.reception import Reception
 from appliance.fleet.remote import GRACE, Call, Remote, Wanted, plain, source_key
-from appliance.fleet.switchboard import SOCKET, Switchboard
+from appliance.fleet.switchboard import Switchboard
 from appliance.fleet.updates import Release, Updates
 from appliance.fleet.values import Values
 from drivers.base import Driver, DriverError, find
 from drivers.base import decode as decode_config
 from edge_agent.protocol import messages
-from edge_agent.protocol.channel import ChannelClosed
+from edge_agent.protocol.channel import Channel, ChannelClosed
 from edge_agent.protocol.package import code_root
 
 __all__ = ["SOCKET", "Fleet"]
@@ -64,19 +67,23 @@ class Fleet:
         engine: str,
         dead_man: float,
         port: int = 0,
-        announce: bool = False,
+        announce: Callable[[int], None] = lambda port: None,
         release: Release | None = None,
         automatic_updates: bool = False,
         owned: Callable[[], bool] = lambda: False,
         tell: Callable[[dict[str, Any]], None] = lambda item: None,
     ) -> None:
-        """``port`` 0: no agents from other machines. ``owned``: whether the engine has an owner. ``release``: what
-        agents are updated to, the installed one if nothing is said.
+        """``port`` 0: no agents from other machines. ``announce`` is told the port that is open, or 0. ``owned``:
+        whether the engine has an owner. ``release``: what agents are updated to, the installed one if nothing is said.
         """
         self._wall = wall
         self._dead_man = dead_man
         self._book = Book(data)
-        self._board = Switchboard(data, wall, blobs, self._take, self._ended, self._turned, self._due)
+        self._data = data
+        self._blobs = blobs
+        self._board = Switchboard(
+            "fleet", self._link, self._take, self._ended, self._turned, self._due, partial(listen, data)
+        )
         self._values = Values()
         self._news = LiveNews(tell)
         self.door = Door(data, self._book, engine, port, announce, owned, self._visited, self._paired)
@@ -120,6 +127,7 @@ class Fleet:
         self.freeze()
         self.door.close()
         self._board.stop()
+        (self._data / SOCKET).unlink(missing_ok=True)
         self._updates.stop()
 
     def post(self, call: Callable[[], None]) -> None:
@@ -351,8 +359,11 @@ class Fleet:
         elif remote is None:
             logger.info("a connection from %s ended: %s", link.address, why)
 
-    def _take(self, link: Link, message: Any) -> None:
-        remote = link.remote
+    def _link(self, connection: socket.socket, identity: str, address: str) -> Link:
+        return Link(Channel(connection), identity, address, self._wall, self._blobs)
+
+    def _take(self, link: Link, data: bytes) -> None:
+        remote, message = link.remote, decode(data)
         if isinstance(message, messages.Hello):
             self._reception.greeted(link, message)
         elif isinstance(message, messages.Pong):

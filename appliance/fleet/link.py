@@ -62,6 +62,10 @@ class Link:
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
         self._parts: dict[str, bytearray] = {}
 
+    def heard(self) -> None:
+        """Something has come."""
+        self.heard_at = time.monotonic()
+
     # --- out ------------------------------------------------------------------------------------
 
     def send(self, message: messages.Message) -> None:

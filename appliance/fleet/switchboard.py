@@ -1,6 +1,6 @@
-"""The agents' connections, and the one thread that attends to them: what comes in, what goes out, and when.
+"""Connections of one kind, and the one thread that attends to them: what comes in, what goes out, and when.
 
-Whatever another thread wants done with a connection it posts to this one.
+Whatever another thread wants done with a connection it posts to this one. The agents have such a thread, and peers.
 """
 
 from __future__ import annotations
@@ -14,46 +14,62 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from typing import Generic, Protocol, TypeVar
 
-from appliance.contracts import Blobs
-from appliance.fleet.link import Link, decode
 from edge_agent.protocol.channel import Channel, ChannelClosed
 
 logger = logging.getLogger(__name__)
 
-SOCKET = "agent.sock"
 #: Seconds to wait after an error that nobody thought of.
 STUMBLED = 0.2
 #: Seconds that stopping waits for acknowledgements to go out.
 LAST_WORDS = 1.0
 
 
-class Switchboard:
-    """``take`` is given each message of a connection, and may raise ``ChannelClosed``; ``ended`` each connection that
-    is over, with why. ``turned`` is called at the end of each turn with the time (monotonic), ``due`` says when there
-    is something to do by time. All of them are called on the thread.
+class Wire(Protocol):
+    """What the thread needs of a connection. The methods raise ``ChannelClosed``."""
+
+    channel: Channel
+    address: str
+
+    def heard(self) -> None:
+        """Something has come."""
+
+    def flush(self) -> None:
+        """Send what was gathered in this turn."""
+
+    def tick(self, now: float) -> float:
+        """Do what is due by time (monotonic); when there is something again."""
+
+
+L = TypeVar("L", bound=Wire)
+
+
+class Switchboard(Generic[L]):
+    """``make`` makes a link of a socket; ``take`` is given each message of one, and may raise ``ChannelClosed``;
+    ``ended`` each link that is over, with why. ``turned`` is called at the end of each turn with the time (monotonic),
+    ``due`` says when there is something to do by time. All of them are called on the thread, which has ``name``.
+    ``listen`` makes a socket on which connections come in that need no further proof; :meth:`connect` is told of them.
     """
 
     def __init__(
         self,
-        data: Path,
-        wall: Callable[[], float],
-        blobs: Blobs,
-        take: Callable[[Link, Any], None],
-        ended: Callable[[Link, str], None],
+        name: str,
+        make: Callable[[socket.socket, str, str], L],
+        take: Callable[[L, bytes], None],
+        ended: Callable[[L, str], None],
         turned: Callable[[float], None],
         due: Callable[[float], Iterable[float]],
+        listen: Callable[[], socket.socket] | None = None,
     ) -> None:
-        self._data = data
-        self._wall = wall
-        self._blobs = blobs
+        self._name = name
+        self._make = make
         self._on_message = take
         self._on_end = ended
         self._on_turn = turned
         self._due = due
-        self._links: set[Link] = set()
+        self._listen = listen
+        self._links: set[L] = set()
         self._selector = selectors.DefaultSelector()
         self._calls: deque[Callable[[], None]] = deque()
         self._later: list[tuple[float, Callable[[], None]]] = []
@@ -65,11 +81,12 @@ class Switchboard:
     # --- life -----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Listen for this machine's agent."""
-        self._listener = _listen(self._data)
-        self._selector.register(self._listener, selectors.EVENT_READ)
+        """Begin, and listen where that is wanted."""
+        if self._listen is not None:
+            self._listener = self._listen()
+            self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._bell_read, selectors.EVENT_READ)
-        self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -101,21 +118,25 @@ class Switchboard:
         """Do something then."""
         self._later.append((time.monotonic() + seconds, call))
 
-    def is_open(self, link: Link) -> bool:
+    def is_open(self, link: L) -> bool:
         """Whether a connection stands."""
         return link in self._links
 
-    def connect(self, connection: socket.socket, identity: str, address: str) -> None:
-        """A connection was made: of this machine's agent (``identity`` ""), or of one that proved who it is."""
-        link = Link(Channel(connection), identity, address, self._wall, self._blobs)
+    def connect(self, connection: socket.socket, identity: str, address: str) -> L | None:
+        """A connection was made, of somebody who is local (``identity`` "") or has proved who it is; its link.
+
+        None while this stops.
+        """
+        link = self._make(connection, identity, address)
         if self._stopping:
             link.channel.close()
-            return
+            return None
         self._links.add(link)
         self._selector.register(link.channel, selectors.EVENT_READ, link)
         self._attend(link, selectors.EVENT_READ)  # TLS may have read ahead
+        return link
 
-    def drop(self, link: Link | None, why: str) -> None:
+    def drop(self, link: L | None, why: str) -> None:
         """End a connection. Twice is fine."""
         if link is None or link not in self._links:
             return
@@ -131,7 +152,7 @@ class Switchboard:
             try:
                 self._turn(self._until_next())
             except Exception:
-                logger.exception("the fleet stumbled, and goes on")
+                logger.exception("%s stumbled, and goes on", self._name)
                 time.sleep(STUMBLED)
         self._last_words()
 
@@ -160,7 +181,7 @@ class Switchboard:
             try:
                 call()
             except Exception:
-                logger.exception("the fleet could not do what it was asked")
+                logger.exception("%s could not do what it was asked", self._name)
         now = time.monotonic()
         for entry in [entry for entry in self._later if now >= entry[0]]:
             self._later.remove(entry)
@@ -190,7 +211,6 @@ class Switchboard:
         if self._listener is not None:
             self._selector.unregister(self._listener)
             self._listener.close()
-            (self._data / SOCKET).unlink(missing_ok=True)
 
     def _accept(self) -> None:
         assert self._listener is not None
@@ -200,34 +220,15 @@ class Switchboard:
             return
         self.connect(connection, "", "this machine")
 
-    def _attend(self, link: Link, events: int) -> None:
+    def _attend(self, link: L, events: int) -> None:
         try:
             if events & selectors.EVENT_WRITE:
                 link.channel.flush()
             for data in link.channel.receive():
-                link.heard_at = time.monotonic()
-                self._on_message(link, decode(data))
+                link.heard()
+                self._on_message(link, data)
         except ChannelClosed as exc:
             self.drop(link, str(exc))
         except Exception:
             logger.exception("what %s sent could not be taken", link.address)
             self.drop(link, "it sent what could not be taken")
-
-
-def _listen(data: Path) -> socket.socket:
-    """The socket of this machine's agent. The caller holds the kernel's lock, so an old one is dead."""
-    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    folder = os.open(data, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with suppress(FileNotFoundError):
-            (data / SOCKET).unlink()
-        link.bind(f"/proc/self/fd/{folder}/{SOCKET}")
-        (data / SOCKET).chmod(0o600)
-        link.listen(8)
-        link.setblocking(False)
-    except BaseException:
-        link.close()
-        raise
-    finally:
-        os.close(folder)
-    return link

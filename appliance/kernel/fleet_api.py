@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from appliance.contracts import ConfigError
-from appliance.fleet.door import MINUTES, OpenPairing
+from appliance.fleet.codes import MINUTES, OpenPairing
 from appliance.fleet.fleet import Fleet
 from appliance.kernel.server import BadRequest, Handler, Params, Reply
 
@@ -152,7 +152,7 @@ def fleet_methods(fleet: Fleet | None) -> dict[str, Handler]:
     return {} if fleet is None else FleetApi(fleet).methods()
 
 
-def _view(pairing: OpenPairing) -> dict[str, Any]:
+def _view(pairing: OpenPairing[Any]) -> dict[str, Any]:
     return {"name": pairing.name, "expires": round(time.time() + pairing.expires - time.monotonic())}
 
 

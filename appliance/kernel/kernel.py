@@ -7,10 +7,10 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from appliance.contracts import FlowError
@@ -19,6 +19,7 @@ from appliance.engine.plan import FlowPlan, plan_flow
 from appliance.fleet.announce import Announcer
 from appliance.fleet.away import NoDevices
 from appliance.fleet.fleet import Fleet
+from appliance.fleet.peers.beacon import Beacon
 from appliance.integrity import installed_at
 from appliance.kernel.announcing import Announcing
 from appliance.kernel.api import Api
@@ -54,8 +55,12 @@ from appliance.security.owner import read_address
 from appliance.security.scrub import Scrubber, ScrubFilter
 from appliance.security.vault import Secrets
 from appliance.store.errors import NotFound
-from appliance.store.journal import Journal
 from appliance.store.metadata import Store, open_store
+from appliance.store.places import database_url, make_journal
+
+if TYPE_CHECKING:
+    from appliance.kernel.homes import Homes
+    from appliance.sharing.cluster import Cluster
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +99,8 @@ class Kernel:
         self._scrubber = Scrubber()
         #: For binary data, in which a few bytes are soon found that only look like a short secret.
         self._long_scrubber = Scrubber()
+        self._own_secrets: set[str] = set()
+        self._guest_secrets: set[str] = set()
         self._began = time.monotonic()
         self.announcer: Announcer | None = None
         self.wear = Wear(data)
@@ -103,6 +110,8 @@ class Kernel:
         self.on_rest: Callable[[], None] = lambda: None
         self._stopped = False
         self._looked_at: object = None
+        #: Our part in a cluster; None for an engine on one machine.
+        self.homes: Homes | None = None
 
     def log_filter(self) -> logging.Filter:
         """Keeps secrets out of every log line of the process."""
@@ -125,7 +134,9 @@ class Kernel:
         self._stops.append(self.store.close)
         settings = self.store.settings.load()
         sync = settings.durability == "power"
-        self.journal = Journal(self.data, writer=KERNEL_WRITER, sync=sync)
+        cluster = self._join()
+        self.journal = make_journal(self.data, writer=cluster.lease.writer if cluster else KERNEL_WRITER, sync=sync)
+        self.journal.fence = cluster.lease if cluster else None
         self._stops.append(self.journal.close)
         self.journal.open()
         self.registry = Registry().scan(self._home / "packages")
@@ -139,6 +150,10 @@ class Kernel:
         )
         self.engine.find_flow = self._find_flow
         keeper = self.engine.keeper
+        if cluster is not None:
+            from appliance.kernel.homes import Homes
+
+            self.homes = Homes(self, cluster)
         keeper.found_secret, keeper.scrub = self._scrubber.found_in, self._scrubber.scrub
         self.recovery = Recovery(self.engine)
         self.maintenance = Maintenance(self.data, self.engine, self.journal, self.store, self._blobs)
@@ -162,10 +177,23 @@ class Kernel:
         if self.fleet is not None:
             self.services.devices = self.fleet
 
+    def _join(self) -> Cluster | None:
+        """Take a number in the cluster, if this engine belongs to one."""
+        if not database_url():
+            return None
+        from appliance.sharing.cluster import Cluster
+        from appliance.sharing.members import KERNEL
+
+        cluster = Cluster(self.data, KERNEL)
+        self._stops.append(cluster.leave)
+        cluster.join()
+        return cluster
+
     def _make_services(self, sync: bool) -> Services:
         settings = self.store.settings.load()
         services = Services()
-        http, mqtt = HttpClient(), MqttHub(f"flowork-{read_engine(self.data).id[:8]}")
+        writer = "" if self.journal.fence is None else str(self.journal.fence.writer)
+        http, mqtt = HttpClient(), MqttHub(f"flowork-{read_engine(self.data).id[:8]}", process=writer)
         self._blobs = BlobStore(self.data, sync=sync)
         self._blobs.clean = self._clean_blob
         files = self._home / "files"
@@ -205,15 +233,17 @@ class Kernel:
         return models
 
     def _make_fleet(self) -> Fleet:
-        settings = self.store.settings.load()
+        settings, engine = self.store.settings.load(), read_engine(self.data).id
+        self.beacon = Beacon(engine)
+        self._stops.append(self.beacon.close)
         return Fleet(
             self.data,
             self._blobs,
             self.services.wall,
-            engine=read_engine(self.data).id,
+            engine=engine,
             dead_man=settings.agent_dead_man,
             port=settings.agent_port,
-            announce=settings.agent_discovery,
+            announce=partial(self.beacon.announce, "agents") if settings.agent_discovery else lambda port: None,
             automatic_updates=settings.agent_updates == "automatic",
             owned=lambda: read_address(keys_folder(self.data)) is not None,
             tell=self._tell_live,
@@ -238,6 +268,8 @@ class Kernel:
         self.models.load_accounts(self.services.states.beside())
         self._live = self._load_flows()
         self._load_values()
+        if self.homes is not None:
+            self.homes.first()
         limit = sys.getrecursionlimit()
         sys.setrecursionlimit(limit + STACK_TO_SPARE)
         try:
@@ -273,7 +305,10 @@ class Kernel:
         if self.fleet is not None:
             self._stops.append(self.fleet.freeze)
         self._want(self._live)
-        self._announce()
+        if self.homes is not None:
+            self._stops.append(self.homes.open(server))
+        else:
+            self._announce()
         if not self._alone:
             self.model_jobs.start()
         if self._socket:
@@ -281,9 +316,9 @@ class Kernel:
             self._stops.append(server.quiet)
 
     def _announce(self) -> None:
-        """Show the flows to Home Assistant, if that is wanted."""
+        """Show the flows to Home Assistant, if that is wanted. In a cluster one kernel does, which may change."""
         settings = self.store.settings.load()
-        if not settings.announce_broker or self._alone:
+        if not settings.announce_broker or self._alone or self.announcer is not None:
             return
         announcing = Announcing(
             self.store, self.engine, self.registry, self.data, lambda: self.reload(lambda: None, lambda exc: None)
@@ -338,9 +373,10 @@ class Kernel:
 
     def _adopt(self) -> None:
         """Another process accepted events while no kernel ran."""
-        self.engine.post(self._take_strays)
+        self.engine.post(self.take_strays)
 
-    def _take_strays(self) -> None:
+    def take_strays(self) -> None:
+        """Go on with runs that another process has put down. Engine thread only."""
         if not self._alone:
             self.recovery.strays()
 
@@ -372,7 +408,7 @@ class Kernel:
     def _watch(self) -> None:
         if (mark := self.journal.mark()) != self._looked_at:
             self._looked_at = mark
-            self._take_strays()
+            self.take_strays()
         self.engine.watch()
 
     # --- what is live ----------------------------------------------------------------------------
@@ -385,15 +421,25 @@ class Kernel:
             workspace: {name: secret.reveal() for name, secret in values.items()}
             for workspace, values in opened.values.items()
         }
-        hidden = {value for values in secrets.values() for value in values.values()}
-        self._scrubber.update(hidden)
-        self._long_scrubber.update(value for value in hidden if len(value) >= LONG_SECRET)
+        self._own_secrets = {value for values in secrets.values() for value in values.values()}
+        self._hide_all()
         self.services.secrets = secrets
         workspaces = {slot.workspace for slot in self.engine.flows.values()}
         self.services.variables = {
             workspace: {variable.name: variable.value for variable in self.store.values.variables(workspace)}
             for workspace in workspaces
         }
+
+    def hide(self, values: Iterable[str]) -> None:
+        """Hide what a peer has sent and calls secret, for as long as this process lives."""
+        if fresh := {value for value in values if value} - self._guest_secrets:
+            self._guest_secrets |= fresh
+            self._hide_all()
+
+    def _hide_all(self) -> None:
+        hidden = self._own_secrets | self._guest_secrets
+        self._scrubber.update(hidden)
+        self._long_scrubber.update(value for value in hidden if len(value) >= LONG_SECRET)
 
     def _load_flows(self) -> list[tuple[FlowSlot, int, Any]]:
         """Bring the slots up to date; returns what triggers are wanted."""
@@ -421,7 +467,26 @@ class Kernel:
         return wanted
 
     def _want(self, live: list[tuple[FlowSlot, int, Any]], refresh: bool = False) -> None:
+        if self.homes is not None:
+            live = [entry for entry in live if self.homes.stays(entry[0].num)]
         self.hosting.want([] if self._alone else live, refresh=refresh)
+
+    def attach_again(self) -> None:
+        """Flows have come here from another kernel of the cluster, or are about to go there. Engine thread only."""
+        known = {slot.num for slot, _, _ in self._live}
+        if self.homes is not None and self.homes.flows - known:
+            self._live = self._load_flows()
+        self._want(self._live)
+
+    def lead(self) -> None:
+        """This kernel of a cluster does what one must do for all."""
+        if self.announcer is None:
+            self._announce()
+
+    def open_to(self, flow: int) -> None:
+        """Raises ``Elsewhere`` for a flow whose new runs begin at another kernel of the cluster."""
+        if self.homes is not None:
+            self.homes.require(flow)
 
     def _find_flow(self, num: int) -> FlowSlot | None:
         """A flow that is not live, or was deleted: its runs may still be under way or be looked at."""
@@ -436,7 +501,7 @@ class Kernel:
 
         def work() -> None:
             try:
-                wanted = self._load_flows()
+                wanted = self._live = self._load_flows()
                 self._load_values()
                 self.models.load(self.store.settings.load(), self.registry.providers)
             except Exception as exc:
@@ -482,6 +547,7 @@ class Kernel:
             "mqtt": [status_view(status) for status in self._mqtt.status()],
             "broken": [{"kind": b.kind, "type": b.type, "error": b.error} for b in self.registry.broken],
             "languages": sorted(self._sandbox.languages()),
+            **(self.homes.view() if self.homes is not None else {}),
         }
 
 

@@ -3,10 +3,8 @@
 Run as a program of its own (``python -m edge_agent.protocol.discovery``): what strangers send is read outside the
 kernel and the agent, and neither of them carries the library.
 
-``browse SECONDS``
-    Prints one JSON object for each appliance found (``engine``, ``host``, ``addresses``, ``port``), at once.
-``announce ENGINE PORT``
-    Announces this machine until its standard input ends or it is told to stop.
+``browse SECONDS`` prints one JSON object for each appliance found (``engine``, ``host``, ``addresses``, ``port``), at
+once. How an appliance announces itself: ``appliance/fleet/peers/multicast.py``.
 """
 
 from __future__ import annotations
@@ -14,10 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import signal
-import socket
 import sys
-import threading
 import time
 
 SERVICE = "_flowork._tcp.local."
@@ -30,8 +25,8 @@ def browse(seconds: float) -> int:
     class Listener(ServiceListener):
         def add_service(self, zc: Zeroconf, type_: str, name: str) -> None:
             info = zc.get_service_info(type_, name, int(seconds * 1000))
-            if info is None or info.port is None:
-                return
+            if info is None or info.port is None or info.properties.get(b"agents") == b"0":
+                return  # it is there for other engines only
             found = {
                 "engine": (info.properties.get(b"engine") or b"").decode(errors="replace"),
                 "host": (info.server or "").rstrip("."),
@@ -57,65 +52,13 @@ def browse(seconds: float) -> int:
     return 0
 
 
-def announce(engine: str, port: int) -> int:
-    """Announce until told to stop."""
-    from zeroconf import ServiceInfo, Zeroconf
-
-    host = socket.gethostname().split(".")[0]
-    zeroconf = Zeroconf()
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    info = ServiceInfo(
-        SERVICE,
-        # The engine's id, since two boxes of one name would otherwise both claim it.
-        f"{host} {engine[:8]}.{SERVICE}",
-        port=port,
-        properties={"engine": engine, "version": "1"},
-        server=f"{host}-{engine[:8]}.local.",
-        parsed_addresses=addresses(),
-    )
-    try:
-        zeroconf.register_service(info, allow_name_change=True)
-        sys.stdout.write("announced\n")
-        sys.stdout.flush()
-        threading.Thread(target=_until_end, args=(stop,), daemon=True).start()
-        stop.wait()
-        zeroconf.unregister_all_services()
-    finally:
-        zeroconf.close()
-    return 0
-
-
-def addresses() -> list[str]:
-    """This machine's addresses on its networks."""
-    import ifaddr
-
-    found = []
-    for adapter in ifaddr.get_adapters():
-        for each in adapter.ips:
-            address = each.ip if isinstance(each.ip, str) else each.ip[0]
-            if not address.startswith(("127.", "::1", "fe80")):
-                found.append(address)
-    return found or ["127.0.0.1"]
-
-
-def _until_end(stop: threading.Event) -> None:
-    sys.stdin.read()
-    stop.set()
-
-
 def main() -> int:
     """The command line."""
     logging.getLogger("zeroconf").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(prog="edge_agent.protocol.discovery")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("browse").add_argument("seconds", type=float)
-    announcing = verbs.add_parser("announce")
-    announcing.add_argument("engine")
-    announcing.add_argument("port", type=int)
-    given = parser.parse_args()
-    return browse(given.seconds) if given.verb == "browse" else announce(given.engine, given.port)
+    return browse(parser.parse_args().seconds)
 
 
 if __name__ == "__main__":

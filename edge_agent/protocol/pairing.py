@@ -13,6 +13,8 @@ On the connection, each a frame of four bytes of length and so many of content::
     appliance                             SPAKE2 message, or empty: no such pairing is open
     agent                                 sealed Request
     appliance                             sealed Answer, or empty: the code was wrong
+
+Two engines pair in the same way, with a :class:`Ceremony` of their own.
 """
 
 from __future__ import annotations
@@ -23,10 +25,8 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 from msgspec import Struct
 
-MAGIC = b"FLOWORK-PAIR-1"
 LARGEST = 65_536
 _CODE = re.compile(r"(\d{1,4})-?(\d{3})-?(\d{3})")
-_AGENT, _APPLIANCE = b"flowork edge agent", b"flowork appliance"
 T = TypeVar("T", bound=Struct)
 
 
@@ -36,6 +36,23 @@ class PairingError(Exception):
 
 class WrongCode(PairingError):
     """Somebody who has such a pairing open has another code: asking again would only use up what it allows."""
+
+
+class Ceremony(Struct, frozen=True):
+    """Who pairs with whom: how a connection begins, the names under the key, and what is said where nobody waits."""
+
+    magic: bytes
+    guest: bytes
+    host: bytes
+    nobody: str
+
+
+AGENTS = Ceremony(
+    b"FLOWORK-PAIR-1",
+    b"flowork edge agent",
+    b"flowork appliance",
+    "the appliance has no open pairing with this code; make a new one: flowork agent pair NAME",
+)
 
 
 class Request(Struct):
@@ -65,14 +82,14 @@ class Connection(Protocol):
 class Sealed:
     """Both directions under one key."""
 
-    def __init__(self, shared: bytes, *, agent: bool) -> None:
+    def __init__(self, shared: bytes, magic: bytes, *, guest: bool) -> None:
         from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-        keys = HKDF(hashes.SHA256(), 64, None, MAGIC).derive(shared)
+        keys = HKDF(hashes.SHA256(), 64, None, magic).derive(shared)
         up, down = AESGCM(keys[:32]), AESGCM(keys[32:])
-        self._out, self._in = (up, down) if agent else (down, up)
+        self._out, self._in = (up, down) if guest else (down, up)
 
     def seal(self, message: Struct) -> bytes:
         """Each key seals one message only, so that the nonce may be fixed."""
@@ -104,52 +121,62 @@ def split(code: str) -> tuple[str, str]:
     return found[1], found[2] + found[3]
 
 
-def is_magic(link: Connection) -> bool:
+def is_magic(link: Connection, ceremony: Ceremony = AGENTS) -> bool:
     """Whether a visitor begins as a pairing does; reads as far as it does."""
-    return all(link.recv(1) == bytes([each]) for each in MAGIC)
+    return all(link.recv(1) == bytes([each]) for each in ceremony.magic)
 
 
 def request(link: Connection, code: str, mine: Request) -> Answer:
     """The agent's side. Raises ``PairingError``, ``OSError``."""
+    return exchange(link, code, mine, Answer, AGENTS)
+
+
+def exchange(link: Connection, code: str, mine: Struct, kind: type[T], ceremony: Ceremony) -> T:
+    """The side of who was told the code: what the other answers. Raises ``PairingError``, ``OSError``."""
     from spake2 import SPAKE2_A
 
     number, secret = split(code)
-    exchange = SPAKE2_A(secret.encode(), idA=_AGENT, idB=_APPLIANCE)
-    link.sendall(MAGIC)
+    spake = SPAKE2_A(secret.encode(), idA=ceremony.guest, idB=ceremony.host)
+    link.sendall(ceremony.magic)
     _send(link, number.encode())
-    _send(link, exchange.start())
+    _send(link, spake.start())
     theirs = _receive(link)
     if not theirs:
-        raise PairingError("the appliance has no open pairing with this code; make a new one: flowork agent pair NAME")
-    sealed = Sealed(_finish(exchange, theirs), agent=True)
+        raise PairingError(ceremony.nobody)
+    sealed = Sealed(_finish(spake, theirs), ceremony.magic, guest=True)
     _send(link, sealed.seal(mine))
     answer = _receive(link)
     if not answer:
         raise WrongCode("the code is not right")
-    return sealed.open(answer, Answer)
+    return sealed.open(answer, kind)
 
 
 class Guest:
-    """The appliance's side, step by step, so that it can count what went wrong in between."""
+    """The side of who shows the code, step by step, so that it can count what went wrong in between."""
 
-    def __init__(self, link: Connection) -> None:
+    def __init__(self, link: Connection, ceremony: Ceremony = AGENTS) -> None:
         self._link = link
+        self._ceremony = ceremony
 
     def number(self) -> str:
         """Which open pairing is meant; the magic was read already. Raises ``PairingError``, ``OSError``."""
         return _receive(self._link).decode(errors="replace")
 
     def exchange(self, code: str) -> Request:
-        """What the agent says, if it knows the code. Raises ``PairingError`` if not."""
+        """What an agent says, if it knows the code. Raises ``PairingError`` if not."""
+        return self.hear(code, Request)
+
+    def hear(self, code: str, kind: type[T]) -> T:
+        """What the visitor says, if it knows the code. Raises ``PairingError`` if not."""
         from spake2 import SPAKE2_B
 
-        exchange = SPAKE2_B(split(code)[1].encode(), idA=_AGENT, idB=_APPLIANCE)
+        spake = SPAKE2_B(split(code)[1].encode(), idA=self._ceremony.guest, idB=self._ceremony.host)
         theirs = _receive(self._link)
-        _send(self._link, exchange.start())
-        self._sealed = Sealed(_finish(exchange, theirs), agent=False)
-        return self._sealed.open(_receive(self._link), Request)
+        _send(self._link, spake.start())
+        self._sealed = Sealed(_finish(spake, theirs), self._ceremony.magic, guest=False)
+        return self._sealed.open(_receive(self._link), kind)
 
-    def answer(self, answer: Answer) -> None:
+    def answer(self, answer: Struct) -> None:
         """End well."""
         _send(self._link, self._sealed.seal(answer))
 

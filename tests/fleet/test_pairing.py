@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from appliance.contracts import Busy, ConfigError
-from appliance.fleet import door
+from appliance.fleet import codes, door, listening
 from appliance.fleet.book import Book
 from edge_agent import network
 from edge_agent.agent import machine_id
@@ -120,7 +120,7 @@ def wrong(code: str) -> str:
 
 def test_a_wrong_code_is_refused_and_after_some_the_code_is_worth_nothing(made: Rig) -> None:
     code = made.fleet.door.pair("greenhouse").code
-    for _ in range(door.GUESSES):
+    for _ in range(codes.GUESSES):
         with pytest.raises(PairingError, match="the code is not right"):
             network.pair(made.data / "thief", wrong(code), [where(made)], "m", search=False)
     with pytest.raises(PairingError, match="no open pairing"):
@@ -138,8 +138,8 @@ def test_a_code_is_good_for_one(made: Rig) -> None:
 
 def test_a_code_ends_by_itself(made: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     code = made.fleet.door.pair("greenhouse", minutes=10).code
-    now = door.time.monotonic()
-    monkeypatch.setattr(door.time, "monotonic", lambda: now + 601)
+    now = codes.time.monotonic()
+    monkeypatch.setattr(codes.time, "monotonic", lambda: now + 601)
     assert made.fleet.door.pairings() == []
     with pytest.raises(PairingError, match="no open pairing"):
         network.pair(made.data / "agent", code, [where(made)], "m", search=False)
@@ -161,7 +161,7 @@ def test_a_name_is_given_once_and_pairings_are_bounded(made: Rig) -> None:
     pair(made)
     with pytest.raises(ConfigError, match="already"):
         made.fleet.door.pair("greenhouse")
-    for number in range(door.OPEN):
+    for number in range(codes.OPEN):
         made.fleet.door.pair(f"a{number}")
     with pytest.raises(Busy):
         made.fleet.door.pair("onemore")
@@ -177,7 +177,7 @@ def test_who_sits_in_between_learns_nothing_and_gets_nothing(made: Rig) -> None:
             link, _ = trap.accept()
             with link:
                 link.settimeout(PATIENCE)
-                assert link.recv(len(pairing.MAGIC), socket.MSG_WAITALL) == pairing.MAGIC
+                assert link.recv(len(pairing.AGENTS.magic), socket.MSG_WAITALL) == pairing.AGENTS.magic
                 guest = pairing.Guest(link)
                 guest.number()
                 try:
@@ -256,7 +256,7 @@ def test_garbage_on_the_port_harms_nobody(made: Rig, data: bytes) -> None:
 
 def test_more_visitors_than_there_are_seats_are_turned_away(made: Rig) -> None:
     start(made, pair(made))
-    idle = [socket.create_connection(("127.0.0.1", made.options["port"]), 5.0) for _ in range(door.VISITORS)]
+    idle = [socket.create_connection(("127.0.0.1", made.options["port"]), 5.0) for _ in range(listening.VISITORS)]
     late = socket.create_connection(("127.0.0.1", made.options["port"]), 5.0)
     assert late.recv(1) == b""
     assert made.command({"entity": "lamp", "value": True}, FAST, agent="greenhouse")["value"] is True
@@ -264,12 +264,14 @@ def test_more_visitors_than_there_are_seats_are_turned_away(made: Rig) -> None:
         link.close()
 
 
-@pytest.mark.parametrize("start", [pairing.MAGIC + b"\0\0\xff\xff", b"\x16\x03\x01\x40\x00"], ids=["pairing", "tls"])
+@pytest.mark.parametrize(
+    "start", [pairing.AGENTS.magic + b"\0\0\xff\xff", b"\x16\x03\x01\x40\x00"], ids=["pairing", "tls"]
+)
 def test_a_visitor_that_speaks_ever_so_slowly_has_no_more_time_than_others(
     made: Rig, monkeypatch: pytest.MonkeyPatch, start: bytes
 ) -> None:
     """A byte now and then, each well within the patience for one: a seat is not to be held so."""
-    monkeypatch.setattr(door, "PATIENCE", 0.5)
+    monkeypatch.setattr(listening, "PATIENCE", 0.5)
     made.fleet.door.pair("greenhouse")
     with socket.create_connection(("127.0.0.1", made.options["port"]), PATIENCE) as link:
         link.sendall(start)
@@ -283,4 +285,4 @@ def test_a_visitor_that_speaks_ever_so_slowly_has_no_more_time_than_others(
                 link.sendall(b"\0")
                 sent += 1
         assert sent < 200
-    made.until(lambda: not made.fleet.door._hearing, "the end of the visit")
+    made.until(lambda: not made.fleet.door._listening._hearing, "the end of the visit")
