@@ -55,10 +55,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"appliance.security", "appliance.store", "appliance.box", "appliance.paths", "appliance.integrity"},
     "appliance.fleet": BASE | {"appliance.security", "edge_agent.protocol", "drivers"},
     "appliance.workshop": BASE | {"appliance.engine", "appliance.store"},
+    "appliance.sharing": BASE | {"appliance.security", "appliance.store"},
     "appliance.kernel": BASE
     | SERVICES
     | {"appliance.claims", "appliance.fleet", "appliance.integrity", "appliance.workshop", "appliance.world"}
     | {"appliance.ai.gateway", "appliance.ai.memory"}
+    | {"appliance.sharing"}
     | MODEL_FILES,
     "appliance.world": BASE | {"appliance.sandbox", "appliance.fleet", "appliance.ai.gateway"},
     "appliance.webpaths": BASE | {"appliance.engine"},
@@ -78,7 +80,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.doctor": BASE | SERVICES - {"appliance.queue"} | {"appliance.kernel"} | FLOWS | HEALTH,
     "appliance.gateway": BASE
     | SERVICES - {"appliance.queue", "appliance.sandbox"}
-    | {"appliance.kernel", "appliance.ai.gateway"}
+    | {"appliance.kernel", "appliance.ai.gateway", "appliance.sharing"}
     | FLOWS
     | HEALTH
     | {"appliance.workshop", "appliance.update"}
