@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from appliance.contracts import FlowError
 from appliance.engine.validate import validate
-from appliance.findings import Finding, of_clock, of_disk, of_plugins, of_safe_mode, of_status, of_strain
+from appliance.findings import Finding, of_clock, of_disk, of_https, of_plugins, of_safe_mode, of_status, of_strain
 from appliance.kernel.clock import Clock
 from appliance.kernel.maintenance import check_shards
 from appliance.listener import ANY, ListenError, bind
@@ -22,6 +23,7 @@ from appliance.registry import Registry
 from appliance.running import answers, holder, listening
 from appliance.safemode import SafeMode
 from appliance.security.audit import AuditLog
+from appliance.security.https.certificates import state_of
 from appliance.security.keycheck import check_keys
 from appliance.security.vault import Secrets
 from appliance.store.metadata import Store, open_store
@@ -56,7 +58,7 @@ def examine(
         ("the data folder", lambda: _folder(data)),
         ("the disk", lambda: of_disk(data)),
         ("the machine", lambda: of_strain(look(data))),
-        ("the keys", lambda: _keys(data)),
+        ("the keys", lambda: [*_keys(data), *_https(data)]),
         ("the database", lambda: _database(data)),
         ("the history", lambda: _history(data)),
         ("flows, secrets and the audit log", lambda: _contents(data, status is not None)),
@@ -111,6 +113,11 @@ def _keys(data: Path) -> Iterator[Finding]:
     for problem in check_keys(data):
         text, _, mend = problem.partition("; ")
         yield Finding("keys", "critical", text, mend or "see docs/security.md")
+
+
+def _https(data: Path) -> Iterator[Finding]:
+    if (state := state_of(data)) is not None:
+        yield from of_https(state.root_until, time.time(), "")
 
 
 def _database(data: Path) -> Iterator[Finding]:

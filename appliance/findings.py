@@ -23,6 +23,8 @@ _LAG = 600.0
 _STALLED, _FROZEN, _MEMORY = 0.2, 0.1, 0.04
 #: °C: most boards slow down from 80 on; tenths of a card's life.
 _WARM, _HOT, _WORN = 78.0, 88.0, 9
+#: Days before the end of an authority at which it is time to give devices a new one.
+_ROOT_DAYS = 365
 
 
 class Finding(Struct, frozen=True):
@@ -100,6 +102,17 @@ def _load(status: Mapping[str, Any]) -> Iterator[Finding]:
         text = f"a run waits for its turn since {lag / 60:.0f} minutes"
         mend = "its flow's mode lets only so many run at once: look at its runs under way, or raise max_runs"
         yield Finding("queue-lag", "warning", text, mend)
+
+
+def of_https(root_until: float, now: float, problem: str) -> Iterator[Finding]:
+    """The certificate authority that ends at ``root_until``, and why a certificate could not be made (Unix seconds)."""
+    if problem:
+        text = f"the certificate for HTTPS could not be made anew: {problem}"
+        yield Finding("https", "warning", text, "mend that; it is tried again at the next connection")
+    if (left := (root_until - now) / 86_400) < _ROOT_DAYS:
+        text = f"the certificate authority that your devices trust ends in {max(0.0, left):.0f} days"
+        mend = "make a new one and install it on each device: `flowork https renew --authority`"
+        yield Finding("https-authority", "warning", text, mend)
 
 
 def of_safe_mode(rest: Rest) -> Finding:

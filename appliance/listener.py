@@ -16,6 +16,10 @@ from appliance.contracts import FlowError
 _BACKLOG = 2048
 #: Hosts that mean every address of the machine. The first is the default: an owner exists before it is used.
 ANY = ("0.0.0.0", "::")  # noqa: S104
+#: Endings that routers give a host's name in a home; none of them can be registered by a stranger.
+ENDINGS = (".local", ".lan", ".home", ".home.arpa", ".internal", ".localdomain")
+#: Addresses kept for documentation (RFC 5737, RFC 3849): on the way to them lies the default gateway.
+_OUTSIDE = ("192.0.2.1", "2001:db8::1")
 
 
 class ListenError(FlowError):
@@ -57,11 +61,18 @@ def listen(sock: socket.socket) -> None:
         raise ListenError(_refusal(host, port, exc)) from None
 
 
-def addresses(sock: socket.socket) -> list[str]:
+def addresses(sock: socket.socket, scheme: str = "http") -> list[str]:
     """The URLs that reach the socket: from this machine first, then from the network."""
     host, port = sock.getsockname()[:2]
-    hosts = ["localhost", *_network_address()] if host in ANY else [host]
-    return [f"http://{f'[{name}]' if ':' in name else name}:{port}" for name in hosts]
+    hosts = ["localhost", *network_addresses()[:1]] if host in ANY else [host]
+    return [f"{scheme}://{f'[{name}]' if ':' in name else name}:{port}" for name in hosts]
+
+
+def host_names() -> tuple[str, ...]:
+    """What a home's network may call this machine: its name with each ending, mDNS's first, then without one."""
+    name = socket.gethostname().lower().rstrip(".")
+    first = name.partition(".")[0]
+    return tuple(dict.fromkeys((*(first + ending for ending in ENDINGS), first, name)))
 
 
 def is_loopback(sock: socket.socket) -> bool:
@@ -75,14 +86,17 @@ def reached_at(sock: socket.socket) -> tuple[str, int]:
     return dict(zip(ANY, ("127.0.0.1", "::1"), strict=True)).get(host, host), port
 
 
-def _network_address() -> list[str]:
-    """This machine's address on the way to the default gateway, if there is one. Sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+def network_addresses() -> list[str]:
+    """This machine's addresses on the way to the default gateway, IPv4 first. Sends nothing."""
+    found = []
+    for family, outside in zip((socket.AF_INET, socket.AF_INET6), _OUTSIDE, strict=True):
         try:
-            probe.connect(("192.0.2.1", 9))  # an address kept for documentation (RFC 5737)
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((outside, 9))
+                found.append(str(probe.getsockname()[0]))
         except OSError:
-            return []
-        return [probe.getsockname()[0]]
+            continue  # no way out there, or no such protocol here
+    return found
 
 
 def _refusal(host: str, port: int, exc: OSError) -> str:

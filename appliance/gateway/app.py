@@ -12,8 +12,9 @@ from typing import Any
 
 from flask import Blueprint, Flask, Response, request
 
-from appliance.gateway import nouns, panel, problems
+from appliance.gateway import certificate_page, nouns, panel, problems
 from appliance.gateway.cors import Cors
+from appliance.gateway.doorway import Doorway
 from appliance.gateway.guard import view_of
 from appliance.gateway.hooks import Hooks
 from appliance.gateway.live import LiveSocket
@@ -60,11 +61,13 @@ def create_app(
     gateway.on_close(live.close)
     live.init_app(app)
     OpenAIApi(gateway).init_app(app)
+    certificate_page.init_app(app, gateway)
     panel.init_app(app, gateway)
     _add_errors(app, gateway)
     _add_headers(app, gateway)
     hooks = Hooks(gateway, app.wsgi_app)
-    app.wsgi_app = hooks  # type: ignore[method-assign]  # Flask documents this as the way to add a WSGI layer
+    # Flask documents this as the way to add a WSGI layer.
+    app.wsgi_app = Doorway(gateway, hooks)  # type: ignore[method-assign]
     return app
 
 

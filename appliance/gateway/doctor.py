@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from appliance.findings import Finding, of_disk, of_safe_mode, of_status, of_strain, overall
+from appliance.findings import Finding, of_disk, of_https, of_safe_mode, of_status, of_strain, overall
 from appliance.gateway.services import Gateway
 from appliance.safemode import SafeMode
+from appliance.security.https.certificates import state_of
 
 __all__ = ["Finding", "findings_of", "overall"]
 
 
 def findings_of(gateway: Gateway, status: Mapping[str, Any] | None) -> list[Finding]:
     """Everything that is not well; ``status`` is the kernel's own word, None if it is away."""
-    found = [*_store(gateway), *of_disk(gateway.data), *of_strain(gateway.strain())]
+    found = [*_store(gateway), *_doors(gateway), *of_disk(gateway.data), *of_strain(gateway.strain())]
     if status is None:
         rest = SafeMode(gateway.data).on()
         if rest is not None:
@@ -22,6 +23,15 @@ def findings_of(gateway: Gateway, status: Mapping[str, Any] | None) -> list[Find
         text = "the kernel does not answer: webhooks are accepted and kept, nothing runs"
         return [*found, Finding("kernel-away", "critical", text, "it is started again by itself; if not, see its log")]
     return [*found, *of_status(status)]
+
+
+def _doors(gateway: Gateway) -> Iterator[Finding]:
+    """How the gateway is reached, beside its plain port."""
+    if gateway.settings.https != "off" and (state := state_of(gateway.data)) is not None:
+        yield from of_https(state.root_until, gateway.now(), gateway.certificates.problem)
+    if gateway.tunnel_failure:
+        text = f"no tunnel can connect: {gateway.tunnel_failure}"
+        yield Finding("tunnel", "warning", text, "choose another port (setting tunnel_port), then restart the gateway")
 
 
 def _store(gateway: Gateway) -> Iterator[Finding]:

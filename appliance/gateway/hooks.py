@@ -17,11 +17,13 @@ import msgspec
 
 from appliance.contracts import Event, FlowError, WebRefusal, WebRequest
 from appliance.gateway import answers, bodies
+from appliance.gateway.guard import allowed_somewhere
 from appliance.gateway.hook_table import Hook, HookTable
-from appliance.gateway.identity import remote_of
+from appliance.gateway.identity import by_tunnel, headers_of, remote_of
 from appliance.gateway.problems import MEDIA, BadRequest, describe, encode, retry_after
 from appliance.gateway.services import Gateway
 from appliance.kernel.client import KernelAway
+from appliance.security.roles import Forbidden
 from appliance.store.errors import NotFound
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,8 @@ class Hooks:
         gateway = self._gateway
         remote = remote_of(environ)
         gateway.callers.take_hook(remote)
+        if by_tunnel(environ):
+            self._let_in(environ)
         hook = self._table.find(path)
         if hook is None:
             raise NotFound("there is no webhook at this address, or its flow is not live")
@@ -73,6 +77,16 @@ class Hooks:
         except KernelAway as exc:
             return self._accept(hook, event, exc)
         return _answer(answer)
+
+    def _let_in(self, environ: Mapping[str, Any]) -> None:
+        """Whether webhooks from the internet are taken, and from whom, is a setting. Raises ``FlowError``."""
+        gateway = self._gateway
+        if gateway.settings.tunnel_hooks == "off":
+            raise NotFound("webhooks are not taken here")
+        if gateway.settings.tunnel_hooks == "token":
+            identity = gateway.callers.identify(environ, headers_of(environ), bytes, websocket=False, public=False)
+            if not allowed_somewhere(identity, "events:write"):
+                raise Forbidden("a webhook through a tunnel needs an engine token with the scope events:write")
 
     def _accept(self, hook: Hook, event: Event, exc: KernelAway) -> tuple[int, list[tuple[str, str]], bytes]:
         """No kernel: put the run down for it. A request that it may have got is only safe to repeat with a key."""

@@ -8,24 +8,26 @@ pointed at this box (DNS rebinding). So where a cookie or a signature made in a 
 from __future__ import annotations
 
 import functools
-import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from appliance.contracts import Busy
+from appliance.listener import host_names
 from appliance.security.access import Access, Call
 from appliance.security.origins import host_allowed
 from appliance.security.ratelimit import HOOK, Rate, RateLimiter, caller_key
 from appliance.security.roles import ANONYMOUS, Forbidden, Identity, Unauthorized
 from appliance.store.settings import Settings
 
-#: Names that routers give a host in a home; none of them can be registered by a stranger.
-_HOME = ("", ".lan", ".home", ".home.arpa", ".internal", ".localdomain")
 #: In the WebSocket handshake, where a browser can set no header, a token comes as a subprotocol.
 SUBPROTOCOL = "flowork"
 _BEARER = "flowork.bearer."
 _LOOPBACK = ("127.", "::1", "::ffff:127.")
+#: The server's name (``SERVER_NAME``) of what came by the tunnel's own port: no client can set that one.
+TUNNEL = "tunnel"
+#: Where one signs in: all that a stranger may call through a tunnel.
+_SIGN_IN = "/api/v1/session"
 
 
 def headers_of(environ: Mapping[str, Any]) -> dict[str, str]:
@@ -36,11 +38,23 @@ def headers_of(environ: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def by_tunnel(environ: Mapping[str, Any]) -> bool:
+    """Whether a request came in by the tunnel's port, so from anywhere in the world."""
+    return bool(environ.get("SERVER_NAME") == TUNNEL)
+
+
 def remote_of(environ: Mapping[str, Any]) -> str:
-    """The caller's address. A proxy on this machine is believed when it names the one behind it."""
+    """The caller's address. A proxy on this machine is believed when it names the one behind it.
+
+    What comes by the tunnel is never this machine itself, whatever the tunnel says or leaves out.
+    """
     remote: str = environ.get("REMOTE_ADDR", "")
-    if remote.startswith(_LOOPBACK) and (behind := environ.get("HTTP_X_FORWARDED_FOR")):
-        return str(behind).rpartition(",")[2].strip()[:64] or remote
+    tunnel = by_tunnel(environ)
+    if tunnel or remote.startswith(_LOOPBACK):
+        behind = str(environ.get("HTTP_X_FORWARDED_FOR", "")).rpartition(",")[2].strip()[:64]
+        if tunnel:
+            return TUNNEL if not behind or behind.startswith(_LOOPBACK) else behind
+        return behind or remote
     return remote
 
 
@@ -57,14 +71,20 @@ def _net(remote: str) -> str:
 class Callers:
     """Tells who calls, and holds them to their rate. Made anew when the settings change."""
 
-    def __init__(self, access: Access, cookie: str, settings: Settings) -> None:
+    def __init__(
+        self,
+        access: Access,
+        cookie: str,
+        settings: Settings,
+        limiter: Callable[[str, Rate], RateLimiter] = lambda name, rate: RateLimiter(rate),
+    ) -> None:
         self._access = access
         self._cookie = cookie
         self._hosts = list(_hosts(settings))
-        self._calls = RateLimiter(Rate(settings.rate_limit, settings.rate_burst))
+        self._calls = limiter("call", Rate(settings.rate_limit, settings.rate_burst))
         per_minute = settings.sign_ins_per_minute
-        self._sign_ins = RateLimiter(Rate(per_minute / 60, per_minute))
-        self._hooks = RateLimiter(HOOK)
+        self._sign_ins = limiter("sign-in", Rate(per_minute / 60, per_minute))
+        self._hooks = limiter("hook", HOOK)
 
     def identify(
         self, environ: Mapping[str, Any], headers: Mapping[str, str], body: Any, *, websocket: bool, public: bool
@@ -73,7 +93,7 @@ class Callers:
 
         Where everybody may call (``public``), a session that has ended is as good as none.
         """
-        cookie = _cookie(headers.get("cookie", ""), self._cookie)
+        cookie = _cookie(headers.get("cookie", ""), cookie_for(self._cookie, environ))
         if cookie and "authorization" not in headers:
             self.require_host(headers)
         target = environ.get("RAW_URI") or environ.get("REQUEST_URI") or _target(environ)
@@ -85,10 +105,14 @@ class Callers:
             body=body,
             websocket=websocket,
         )
+        sheltered = not by_tunnel(environ) or environ.get("PATH_INFO", "").startswith(_SIGN_IN)
         try:
-            return self._access.identify(call)
+            identity = self._access.identify(call)
+            if identity.kind == "anonymous" and not sheltered:
+                raise Unauthorized("this comes through a tunnel, where everything needs a sign-in or an engine token")
+            return identity
         except Unauthorized:
-            if public and "authorization" not in headers:
+            if public and sheltered and "authorization" not in headers:
                 return ANONYMOUS
             # Who guesses is counted by where they come from.
             self.take(ANONYMOUS, remote_of(environ))
@@ -125,11 +149,18 @@ def _hold(limiter: RateLimiter, key: str, why: str) -> None:
 
 
 def _hosts(settings: Settings) -> Iterator[str]:
-    name = socket.gethostname().lower()
-    for ending in _HOME:
-        yield name + ending
+    yield from host_names()
     for origin in settings.allowed_origins:
         yield urlsplit(origin).hostname or ""
+
+
+def cookie_for(name: str, environ: Mapping[str, Any]) -> str:
+    """The name of the session's cookie on this connection.
+
+    Over https it is one of its own, which browsers take from nobody else and send nowhere else (RFC 6265bis, 4.1.3.2);
+    a page over http could neither read nor replace it, and so would keep whoever goes back to http from signing in.
+    """
+    return f"__Host-{name}" if environ.get("wsgi.url_scheme") == "https" else name
 
 
 def _cookie(header: str, name: str) -> str:

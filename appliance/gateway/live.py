@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from appliance.gateway.identity import SUBPROTOCOL, headers_of, remote_of
 from appliance.gateway.naming import NOWHERE
 from appliance.gateway.problems import BadRequest, Unavailable
 from appliance.gateway.routing import PREFIX
+from appliance.gateway.secure import SharedTls
 from appliance.gateway.services import Gateway
 from appliance.kernel.client import Stream
 from appliance.security.roles import EVERYWHERE, Forbidden, Identity, Unauthorized, allowed
@@ -92,7 +94,8 @@ class LiveSocket:
                 # The WebSocket closes what it is given, and gunicorn counts a connection that it finds closed
                 # twice: so it gets a descriptor of its own.
                 if sock := request.environ.get("gunicorn.socket"):
-                    request.environ["gunicorn.socket"] = sock.dup()
+                    shared = SharedTls(sock) if isinstance(sock, ssl.SSLSocket) else sock.dup()
+                    request.environ["gunicorn.socket"] = shared
             return None
 
         @app.teardown_request
@@ -120,8 +123,7 @@ class LiveSocket:
 
     def _life(self) -> tuple[int, float]:
         """Which kernel answers: its process, and when that began (monotonic seconds)."""
-        status = self._gateway.kernel.call("status", 5.0)
-        return status["pid"], time.monotonic() - status["uptime"]
+        return self._gateway.kernel.life()
 
     def _shape(self, event: dict[str, Any]) -> dict[str, Any]:
         """An event with the API's units (seconds) and the version's number."""

@@ -42,6 +42,8 @@ dt { font-weight: 600; margin-top: 0.9rem; scroll-margin-top: 1rem; }
 dt:target code { background: var(--leaf); color: var(--paper); padding: 0.1rem 0.4rem; border-radius: 0.3rem; }
 dd { margin: 0; color: var(--soft); }
 a { color: var(--leaf); }
+.button { display: inline-block; background: var(--leaf); color: var(--paper); padding: 0.6rem 1.1rem;
+  border-radius: 0.5rem; text-decoration: none; font-weight: 600; }
 footer { color: var(--soft); font-size: 0.9rem; margin-top: 2rem; }
 """
 #: What the content security policy allows, and nothing else.
@@ -80,6 +82,11 @@ curl -H "Authorization: Bearer flw_…" {base}/api/v1/openapi.json</code></pre><
 <footer>Flowork {escape(VERSION)}. Nothing leaves this box unless a flow sends it. The panel is not part of this
 installation yet.</footer>""",
     )
+
+
+def framed(title: str, body: str) -> str:
+    """A page of our own with a heading; ``body`` is HTML."""
+    return _page(title, f"<header>{_LOGO}<div><h1>{escape(title)}</h1></div></header>{body}")
 
 
 @cache

@@ -24,6 +24,7 @@ from appliance.gateway.naming import Names
 from appliance.gateway.problems import BadRequest
 from appliance.gateway.restores import Restores
 from appliance.gateway.run_teller import RunTeller
+from appliance.gateway.secure import certificates_of
 from appliance.gateway.told import Places
 from appliance.gateway.traffic import Traffic
 from appliance.kernel.blobs import BlobStore
@@ -32,6 +33,7 @@ from appliance.registry import Registry
 from appliance.restoring import begin_anew
 from appliance.security.access import Access
 from appliance.security.audit import AuditLog
+from appliance.security.https.certificates import Certificates
 from appliance.security.keys import derived_secret, read_engine
 from appliance.security.owner import OwnerAddress
 from appliance.security.roles import Identity
@@ -94,6 +96,8 @@ class Gateway:
         self.audit = AuditLog(self.store.audit, data, scrubber=self.scrubber, now=now)
         #: Why an entry of the audit log could not be written, for the health page.
         self.audit_failure = ""
+        #: Why the port for a tunnel could not be opened, for the health page.
+        self.tunnel_failure = ""
         self._environ = os.environ if environ is None else environ
         self._opened: dict[str, dict[str, str]] = {}
         self._lock = threading.Lock()
@@ -170,6 +174,11 @@ class Gateway:
     def sign_in(self) -> SignIn:
         """Issues and checks challenges."""
         return SignIn(derived_secret(self.data, "sign-in"), self.store.people.nonces, now=self.now)
+
+    @cached_property
+    def certificates(self) -> Certificates:
+        """The engine's own authority, and the certificate for HTTPS."""
+        return certificates_of(self.data, self.engine.id, now=self.now, monotonic=self.monotonic)
 
     # --- what flows are checked with ----------------------------------------------------------------
 

@@ -34,8 +34,10 @@ sys.exit(process.main(Path(sys.argv[1]), "127.0.0.1", int(sys.argv[2]), int(sys.
 class Served:
     """A running gateway process."""
 
-    def __init__(self, data: Path, threads: int = 64, environ: Mapping[str, str] | None = None) -> None:
-        self._sock = listener.bind("127.0.0.1", 0)
+    def __init__(
+        self, data: Path, threads: int = 64, environ: Mapping[str, str] | None = None, host: str = "127.0.0.1"
+    ) -> None:
+        self._sock = listener.bind(host, 0)
         listener.listen(self._sock)
         self.port: int = self._sock.getsockname()[1]
         self.log = data / "gateway.log"

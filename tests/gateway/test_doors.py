@@ -22,6 +22,10 @@ OPEN = {
     ("DELETE", "/api/v1/session"): 204,
     ("GET", "/"): 200,
     ("GET", "/docs/errors"): 200,
+    # Not before HTTPS is on; then what every phone is to have.
+    ("GET", "/certificate"): 404,
+    ("GET", "/certificate/flowork.crt"): 404,
+    ("GET", "/certificate/flowork.pem"): 404,
     ("GET", "/<path:path>"): 404,
 }
 

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from werkzeug.http import dump_cookie
 
 from appliance.gateway.common import Body, Query
-from appliance.gateway.identity import remote_of
+from appliance.gateway.identity import cookie_for, remote_of
 from appliance.gateway.routing import Call, Nothing, Noun
 from appliance.gateway.services import HOUR
 from appliance.gateway.version import VERSION
@@ -99,7 +99,7 @@ def sign_in(call: Call[Nothing, Signed]) -> SessionView:
     token, expires = gateway.sessions.start(address)
     gateway.write_audit(identity, "session.start", address, "", {"from": remote_of(request.environ)})
     life = gateway.settings.session_hours * HOUR
-    call.headers["Set-Cookie"] = _cookie(gateway.cookie, token.reveal(), life)
+    call.headers["Set-Cookie"] = _cookie(cookie_for(gateway.cookie, request.environ), token.reveal(), life)
     return _view(call, identity, expires)
 
 
@@ -112,10 +112,11 @@ def show(call: Call[Nothing, Nothing]) -> SessionView:
 @noun.delete("/session", public="it ends the caller's own session", unaudited="ends nothing but the caller's session")
 def sign_out(call: Call[Nothing, Nothing]) -> None:
     """Sign out. Without a session nothing happens."""
-    value = request.cookies.get(call.gateway.cookie, "")
+    name = cookie_for(call.gateway.cookie, request.environ)
+    value = request.cookies.get(name, "")
     if value and call.identity.kind == "user":
         call.gateway.sessions.end(value)
-    call.headers["Set-Cookie"] = _cookie(call.gateway.cookie, "", 0)
+    call.headers["Set-Cookie"] = _cookie(name, "", 0)
 
 
 def _cookie(name: str, value: str, life: float) -> str:
