@@ -7,10 +7,14 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import leaks, offline
+from tests.support.databases import bare_url, database_url, postgres
+
+__all__ = ["bare_url", "database_url", "postgres"]
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Before any test module is imported."""
+    config.addinivalue_line("markers", "files_only: about files of the store, of which a database server has none")
     offline.install()
     leaks.adopt_orphans()
 

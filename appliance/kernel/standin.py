@@ -16,14 +16,17 @@ from typing import Any
 from appliance.contracts import Busy, Event
 from appliance.engine import trace
 from appliance.engine.states import RunState
+from appliance.kernel.client import KernelClient
 from appliance.kernel.keeper import packable
 from appliance.kernel.runs import event_view, key_of
 from appliance.queue.app import make_huey
 from appliance.queue.tasks import TaskQueue
 from appliance.security.scrub import Scrubber
 from appliance.security.vault import Secrets
-from appliance.store.journal import Batch, Journal, RunRow
+from appliance.store.errors import EventTaken, LeaseLost
+from appliance.store.journal import Batch, Journal, Lease, RunRow
 from appliance.store.metadata import open_store
+from appliance.store.places import make_journal
 from appliance.store.runids import to_text
 
 logger = logging.getLogger(__name__)
@@ -55,8 +58,13 @@ class StandIn:
         sync: bool = True,
         queue_url: str | None = None,
         secrets: Callable[[], Iterable[str]] | None = None,
+        kernel: KernelClient | None = None,
     ) -> None:
-        """``secrets`` gives the values that must not get into the journal; without it they are read from the store."""
+        """``secrets`` gives the values that must not get into the journal; without it they are read from the store.
+
+        ``kernel`` is for a gateway of a cluster: under its number runs are made, and by it the kernels are told.
+        """
+        self._kernel = kernel
         self._data = data
         self._secrets = secrets or (lambda: secrets_of(data))
         self._scrubber = Scrubber()
@@ -72,25 +80,34 @@ class StandIn:
     def accept(self, flow: int, version: int, trigger: str, kind: str, event: Event) -> str:
         """The id of the run that this event has become. Raises ``StoreFailure``, or ``Busy`` after 10,000 of them."""
         with self._lock:
-            journal = self._open()
-            key = key_of(flow, trigger, event.id)
-            known = journal.run_of_key(key) if event.unique and event.id else None
-            if known is not None:
-                return to_text(known)
-            if self._accepted >= MAX_WAITING:
-                raise Busy("the kernel is away and too much waits for it", retry_after=10.0)
-            row = self._row(journal, flow, version, trigger, kind, event)
-            batch = Batch()
-            batch.runs.append(row)
-            if event.unique and event.id:
-                batch.keys.append((key, row.id))
-            journal.commit(batch)
-            self._accepted += 1
+            try:
+                run = self._accept(flow, version, trigger, kind, event)
+            except EventTaken as exc:  # a kernel of the cluster was quicker
+                return to_text(next(iter(exc.taken.values())))
+            except LeaseLost as exc:  # this gateway was taken for dead, and has another number from now on
+                raise Busy(exc.message, retry_after=2.0) from None
         try:
             self._note()
         except Exception as exc:
             # The kernel looks for such runs by itself, only later.
-            logger.warning("the kernel could not be told of run %s: %s", to_text(row.id), exc)
+            logger.warning("the kernel could not be told of run %s: %s", run, exc)
+        return run
+
+    def _accept(self, flow: int, version: int, trigger: str, kind: str, event: Event) -> str:
+        journal = self._open()
+        key = key_of(flow, trigger, event.id)
+        known = journal.run_of_key(key) if event.unique and event.id else None
+        if known is not None:
+            return to_text(known)
+        if self._accepted >= MAX_WAITING:
+            raise Busy("the kernel is away and too much waits for it", retry_after=10.0)
+        row = self._row(journal, flow, version, trigger, kind, event)
+        batch = Batch()
+        batch.runs.append(row)
+        if event.unique and event.id:
+            batch.keys.append((key, row.id))
+        journal.commit(batch)
+        self._accepted += 1
         return to_text(row.id)
 
     def _row(self, journal: Journal, flow: int, version: int, trigger: str, kind: str, event: Event) -> RunRow:
@@ -113,12 +130,26 @@ class StandIn:
         if time.monotonic() >= self._scrub_until:
             self._scrubber.update(self._secrets())
             self._scrub_until = time.monotonic() + SECRETS_KNOWN
+        if self._kernel is not None and self._kernel.cluster is not None:
+            return self._open_shared(self._kernel, self._kernel.cluster().lease)
         if self._journal is None:
-            journal = Journal(self._data, writer=WRITER, sync=self._sync)
+            journal = make_journal(self._data, writer=WRITER, sync=self._sync)
             journal.open()
             self._journal = journal
             self._queue = make_huey(self._queue_url or os.environ.get("FLOWORK_QUEUE_URL"), self._data)
             self._note = adopt_task(self._queue, lambda: None)
+        return self._journal
+
+    def _open_shared(self, kernel: KernelClient, lease: Lease) -> Journal:
+        if self._journal is not None and self._journal.fence != lease:
+            self._journal.close()
+            self._journal = None
+        if self._journal is None:
+            journal = make_journal(self._data, writer=lease.writer, sync=self._sync, shared=True)
+            journal.fence = lease
+            journal.open()
+            self._journal = journal
+            self._note = kernel.adopt
         return self._journal
 
     def kernel_is_back(self) -> None:

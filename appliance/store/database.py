@@ -1,9 +1,7 @@
-"""One open ``flowork.db``: reads on one connection, short write transactions on another.
+"""One open database of flows, people and settings: what the repositories use, and ``flowork.db`` as one of its kinds.
 
-WAL lets reads go on while a write waits for the disk, also the writes of other processes. Two connections a
-process, each behind a lock, are enough for a small database and cost far less memory than one for each of the
-gateway's threads. Everything that is special about SQLite is in this file, ``sqlite_file.py`` and
-``migrations.py``; the repositories build portable queries.
+Everything that is special about SQLite is in this file, ``sqlite_file.py`` and ``migrations.py``, what is special about
+Postgres in ``postgres/``; the repositories build portable queries.
 """
 
 from __future__ import annotations
@@ -11,8 +9,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +34,68 @@ _PRAGMAS = (
 )
 
 
-class Database:
+class Database(ABC):
     """Typed access for the repositories. Every error leaves as a ``StoreError``. Safe from any thread.
 
-    After a fork (gunicorn ``--preload``) the child opens connections of its own: SQLite forbids using, and
-    even closing, those it inherited.
+    After a fork (gunicorn ``--preload``) the child opens connections of its own.
+    """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close all connections; twice is fine, and a later use opens them again."""
+
+    # --- reading ---
+
+    @abstractmethod
+    def all(self, query: Query) -> list[Row]:
+        """Every row of a query."""
+
+    def one(self, query: Query) -> Row | None:
+        """The first row, if there is one."""
+        rows = self.all(query.limit(1))
+        return rows[0] if rows else None
+
+    def value(self, query: Query, default: Any = None) -> Any:
+        """The first column of the first row; ``default`` if there is no row or it is NULL."""
+        row = self.one(query)
+        found = next(iter(row.values())) if row else None
+        return default if found is None else found
+
+    # --- writing ---
+
+    @abstractmethod
+    def write(self) -> AbstractContextManager[None]:
+        """A write transaction: all of the block or nothing. Inside another one: a savepoint of it.
+
+        Reads of the same thread inside the block see what it has written. Nobody else, in whatever process, is in
+        such a block at the same time: what was read in it still holds when it writes.
+        """
+
+    @abstractmethod
+    def run(self, query: Query) -> int:
+        """Execute inside :meth:`write`; the rows changed (for an insert: the new row's id)."""
+
+    # --- noticing changes ---
+
+    def bump(self, counter: str) -> None:
+        """Tell other processes, with this transaction, that what ``counter`` names has changed."""
+        self.run(
+            COUNTER.insert({"name": counter, "value": 1}).on_conflict(
+                conflict_target=["name"], update={COUNTER.value: COUNTER.value + 1}
+            )
+        )
+
+    def counters(self) -> dict[str, int]:
+        """How often each kind of thing has changed; cheap enough to ask several times a second."""
+        return {row["name"]: row["value"] for row in self.all(COUNTER.select())}
+
+
+class FileDatabase(Database):
+    """``flowork.db``: reads on one connection, short write transactions on another.
+
+    WAL lets reads go on while a write waits for the disk, also the writes of other processes. Two connections a
+    process, each behind a lock, are enough for a small database and cost far less memory than one for each of the
+    gateway's threads. SQLite forbids using, and even closing, connections that a fork has inherited.
     """
 
     def __init__(self, path: Path, busy: float = BUSY_TIMEOUT) -> None:
@@ -73,7 +129,6 @@ class Database:
             self._renew()
 
     def close(self) -> None:
-        """Close both connections; twice is fine, and a later use opens them again."""
         self._after_fork()
         with self._write_lock:
             self._writer.close()
@@ -83,7 +138,6 @@ class Database:
     # --- reading ---
 
     def all(self, query: Query) -> list[Row]:
-        """Every row of a query."""
         self._after_fork()
         if self._owner == threading.get_ident():
             return self._fetch(self._writer, query)
@@ -94,25 +148,10 @@ class Database:
         with self._explained():
             return list(query.execute(connection))
 
-    def one(self, query: Query) -> Row | None:
-        """The first row, if there is one."""
-        rows = self.all(query.limit(1))
-        return rows[0] if rows else None
-
-    def value(self, query: Query, default: Any = None) -> Any:
-        """The first column of the first row; ``default`` if there is no row or it is NULL."""
-        row = self.one(query)
-        found = next(iter(row.values())) if row else None
-        return default if found is None else found
-
     # --- writing ---
 
     @contextmanager
     def write(self) -> Iterator[None]:
-        """A write transaction: all of the block or nothing. Inside another one: a savepoint of it.
-
-        Reads of the same thread inside the block see what it has written.
-        """
         self._after_fork()
         if self._owner == threading.get_ident():
             with self._writer.savepoint():
@@ -135,7 +174,6 @@ class Database:
                 self._owner = 0
 
     def run(self, query: Query) -> int:
-        """Execute inside :meth:`write`; the rows changed (for an insert: the new row's id)."""
         if self._owner != threading.get_ident():
             raise RuntimeError("a change of the database needs `with database.write():` around it")
         with self._explained():
@@ -151,17 +189,3 @@ class Database:
             raise explain(exc, self.path) from exc
         except (OverflowError, UnicodeEncodeError) as exc:
             raise StoreError(f"a value cannot be stored: {exc}", retryable=False) from exc
-
-    # --- noticing changes ---
-
-    def bump(self, counter: str) -> None:
-        """Tell other processes, with this transaction, that what ``counter`` names has changed."""
-        self.run(
-            COUNTER.insert({"name": counter, "value": 1}).on_conflict(
-                conflict_target=["name"], update={COUNTER.value: COUNTER.value + 1}
-            )
-        )
-
-    def counters(self) -> dict[str, int]:
-        """How often each kind of thing has changed; cheap enough to ask several times a second."""
-        return {row["name"]: row["value"] for row in self.all(COUNTER.select())}

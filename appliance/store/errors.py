@@ -53,6 +53,33 @@ class StoreTooNew(StoreError):
     retryable = False
 
 
+class StoreAway(StoreError):
+    """The database server cannot be reached."""
+
+    id = "store-away"
+
+
+class LeaseLost(FlowError):
+    """Another kernel has taken over from this one, which may not write any more."""
+
+    id = "lease-lost"
+    retryable = False
+
+
+class EventTaken(FlowError):
+    """Another kernel was first to make a run of a unique event: ours must not be made.
+
+    ``taken`` names, for each run of the batch that is one too many, the run that there is.
+    """
+
+    id = "event-taken"
+    retryable = False
+
+    def __init__(self, taken: dict[int, int]) -> None:
+        super().__init__(f"{len(taken)} events have their runs already, made by another kernel")
+        self.taken = taken
+
+
 class NotFound(FlowError):
     """What was named does not exist (any more)."""
 

@@ -24,8 +24,9 @@ from appliance.engine.states import Letter, RunState
 from appliance.engine.steps_view import Story, story_of
 from appliance.engine.trace import Record, records_of
 from appliance.store import shards
-from appliance.store.journal import RUN_COLUMNS, RunRow, chunks_of
+from appliance.store.journal import RUN_COLUMNS, RunRow
 from appliance.store.runids import MAX_ID, SPAN_BITS, day_of, first_of, span_of
+from appliance.store.shard_journal import chunks_of
 from appliance.store.shards import total_bytes
 
 logger = logging.getLogger(__name__)

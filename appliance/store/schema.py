@@ -1,7 +1,8 @@
 """The schema of ``flowork.db``, as numbered steps. Never edit a step that was released: add the next one.
 
-A step is a list of SQL statements that run in one transaction. Dialect apart (AUTOINCREMENT, RAISE), the SQL
-is what Postgres understands as well. Times are Unix seconds (UTC).
+A step is a list of SQL statements that run in one transaction, in SQLite's words. ``postgres/dialect.py`` puts the
+forms that are used here into Postgres' (AUTOINCREMENT, types, triggers that refuse); a step that needs more than these
+brings its statements for Postgres along. Times are Unix seconds (UTC).
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ from msgspec import Struct
 
 
 class Migration(Struct, frozen=True):
-    """One step of the schema; afterwards ``PRAGMA user_version`` is ``number``."""
+    """One step of the schema; afterwards ``PRAGMA user_version`` is ``number``.
+
+    ``postgres`` are its statements there, if they cannot be translated from SQLite's.
+    """
 
     number: int
     title: str
     statements: tuple[str, ...]
+    postgres: tuple[str, ...] = ()
 
 
 _FLOWS = (

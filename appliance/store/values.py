@@ -33,9 +33,13 @@ class Variable(Struct, frozen=True):
 class Values:
     """``store.values``. Raises ``ConfigError`` for a bad name, ``NotFound`` for what is not there."""
 
-    def __init__(self, db: Database, now: Callable[[], float], copied: Callable[[], int]) -> None:
+    def __init__(
+        self, db: Database, now: Callable[[], float], copied: Callable[[], int], *, settled: bool = False
+    ) -> None:
+        """``settled``: the journal writes the flows' state here by itself, in the transaction of the run."""
         self._db = db
         self._now = now
+        self._settled = settled
         self.secrets = SealedSecrets(db, now)
         self._copied = copied  # the state version that the last good copy has
 
@@ -93,6 +97,8 @@ class Values:
 
         Only the kernel calls this. What was applied before is left out, so repeating a batch does no harm.
         """
+        if self._settled:
+            return
         with self._db.write():
             done = self.state_version()
             if upto <= done:

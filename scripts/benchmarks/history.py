@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 from appliance.engine import trace
 from appliance.engine.states import RunState
 from appliance.store.history import History, RunFilter
-from appliance.store.journal import Batch, Journal, RunRow
+from appliance.store.journal import Batch, RunRow
+from appliance.store.places import make_journal
 from scripts.benchmarks.common import Row, percentile
 
 RUNS, FLOWS, PER_DAY = 1_000_000, 50, 50_000
@@ -51,7 +52,7 @@ def _repeat(work: Callable[[], float], times: int) -> list[float]:
 
 
 def _fill(data: Path, total: int) -> None:
-    journal = Journal(data, writer=0, sync=False)
+    journal = make_journal(data, writer=0, sync=False)
     journal.open()
     event = trace.pack(["", {"type": "mqtt", "topic": "a/b"}, {"t": 31.5, "n": 1}, None])
     records = [trace.Record(trace.DONE, i, 1, 10 * i, 8, "out", {"n": i, "who": f"step {i}"}) for i in range(5)]

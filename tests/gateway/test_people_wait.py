@@ -108,14 +108,15 @@ def test_a_step_that_a_crash_cut_off_is_decided(make_home: Any) -> None:
     from appliance.engine import trace
     from appliance.engine.states import RunState
     from appliance.engine.trace import Record
-    from appliance.store.journal import Batch, Journal, RunRow
+    from appliance.store.journal import Batch, RunRow
+    from appliance.store.places import make_journal
     from appliance.store.runids import to_text
 
     home = make_home()
     name = home.save(named("Cut off", node("b", "command", {"args": ["true"]}), compute("c", "'after'")))
     version = home.store.flows.numbered(name)
     # What a kernel leaves behind that is killed in the middle of a `once` step.
-    journal = Journal(home.data, writer=0)
+    journal = make_journal(home.data, writer=0)
     journal.open()
     number = journal.ids.next(home.gateway.now())
     event = trace.pack(["", {"id": "", "time": 1.0, "type": "manual", "trigger": "manual"}, 5, None])

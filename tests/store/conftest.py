@@ -6,7 +6,31 @@ from pathlib import Path
 import pytest
 
 from appliance.store.metadata import Store, open_store
-from tests.store.stores import DAY, Clock, body, write_shard
+from appliance.store.places import URL
+from tests.store.stores import DAY, Clock, body, here, write_shard
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is about files (``files_only``) is not asked of Postgres."""
+
+    def unfit(item: pytest.Item) -> bool:
+        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        return params.get("place") == "postgres" and item.get_closest_marker("files_only") is not None
+
+    left_out = [item for item in items if unfit(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+@pytest.fixture(params=["files", "postgres"])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where the test's store is; child processes of the test use the same."""
+    if request.param == "postgres":
+        monkeypatch.setenv(URL, request.getfixturevalue("database_url"))
+    else:
+        monkeypatch.delenv(URL, raising=False)
+    return str(request.param)
 
 
 @pytest.fixture
@@ -20,8 +44,8 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(data: Path, clock: Clock) -> Iterator[Store]:
-    opened = open_store(data, environ={}, now=clock)
+def store(place: str, data: Path, clock: Clock) -> Iterator[Store]:
+    opened = open_store(data, environ=here(), now=clock)
     yield opened
     opened.close()
 

@@ -10,6 +10,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from appliance.store.database import BUSY_TIMEOUT, Database, FileDatabase
+from appliance.store.opening import DATABASE
+from appliance.store.places import URL, database_url
+
 ROOT = Path(__file__).parent.parent.parent
 DAY = "2027-01-15.db"
 
@@ -22,6 +26,22 @@ class Clock:
 
     def __call__(self) -> float:
         return self.time
+
+
+def here() -> dict[str, str]:
+    """The environment of a store beside the test's own: where it is, and no settings of this machine."""
+    url = database_url()
+    return {URL: url} if url else {}
+
+
+def open_database(data: Path, busy: float = BUSY_TIMEOUT) -> Database:
+    """The test's database without the repositories. ``busy``: seconds that a write waits for the lock of another."""
+    url = database_url()
+    if not url:
+        return FileDatabase(data / DATABASE, busy)
+    from appliance.store.postgres.database import PostgresDatabase
+
+    return PostgresDatabase(url, busy)
 
 
 def body(name: str = "Greenhouse guard", **extra: Any) -> dict[str, Any]:

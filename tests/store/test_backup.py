@@ -20,6 +20,8 @@ from appliance.store.opening import RESTORING
 from appliance.store.sqlite_file import backup_database, check_database
 from tests.store.stores import DAY, Clock, body, child, write_shard
 
+pytestmark = pytest.mark.files_only
+
 
 def content(folder: Path) -> dict[str, bytes]:
     return {

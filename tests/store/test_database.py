@@ -19,14 +19,14 @@ from appliance.store.metadata import Store, open_store
 from appliance.store.opening import DATABASE, LOCK
 from appliance.store.sqlite_file import check_database
 from appliance.store.tables import NOTE
-from tests.store.stores import body, child
+from tests.store.stores import body, child, here, open_database
 
 ROW = {"name": "n", "value": "1"}
 
 
 @pytest.fixture
 def db(store: Store, data: Path) -> Iterator[Database]:
-    opened = Database(data / DATABASE, busy=0.05)
+    opened = open_database(data, busy=0.05)
     yield opened
     opened.close()
 
@@ -73,7 +73,7 @@ def test_a_write_outside_a_transaction_is_a_mistake(db: Database) -> None:
 
 
 def test_a_broken_constraint_rolls_back(db: Database) -> None:
-    with pytest.raises(StoreError, match="UNIQUE"), db.write():
+    with pytest.raises(StoreError, match="(?i)unique"), db.write():
         db.run(NOTE.insert({"name": "m", "value": "2"}))
         db.run(NOTE.insert(ROW))
         db.run(NOTE.insert(ROW))
@@ -83,12 +83,10 @@ def test_a_broken_constraint_rolls_back(db: Database) -> None:
 
 
 def test_the_lock_of_another_process_is_waited_for_then_told(db: Database, data: Path) -> None:
-    with closing(sqlite3.connect(data / DATABASE, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StoreBusy, match="another process"), db.write():
+    with closing(open_database(data)) as other, other.write():
+        with pytest.raises(StoreBusy, match="another"), db.write():
             pass
         assert notes(db) == {}  # reading goes on
-        other.execute("ROLLBACK")
     with db.write():
         db.run(NOTE.insert(ROW))
 
@@ -114,6 +112,7 @@ def test_closing_twice_is_fine_and_use_opens_again(db: Database) -> None:
     assert notes(db) == {}
 
 
+@pytest.mark.files_only
 def test_a_file_that_is_gone_is_an_error_and_not_a_new_one(db: Database, data: Path) -> None:
     for file in data.glob(DATABASE + "*"):
         file.unlink()
@@ -122,13 +121,13 @@ def test_a_file_that_is_gone_is_an_error_and_not_a_new_one(db: Database, data: P
     assert not (data / DATABASE).exists()
 
 
-def test_values_that_no_database_can_hold(db: Database) -> None:
-    for value in (2**70, "\ud800"):
+def test_values_that_no_database_can_hold(place: str, db: Database) -> None:
+    for value in ("\ud800", 2**70 if place == "files" else "nul\x00"):
         with pytest.raises(StoreError, match="cannot be stored"), db.write():
             db.run(NOTE.insert({"name": "n", "value": value}))
     with db.write():
-        db.run(NOTE.insert({"name": "nul\x00", "value": "a\x00b"}))
-    assert notes(db) == {"nul\x00": "a\x00b"}
+        db.run(NOTE.insert(ROW))
+    assert notes(db) == {"n": "1"}
 
 
 def test_a_forked_child_uses_connections_of_its_own(store: Store) -> None:
@@ -146,6 +145,7 @@ def test_a_forked_child_uses_connections_of_its_own(store: Store) -> None:
     assert store.flows.get("f").live is None
 
 
+@pytest.mark.files_only
 def test_a_disk_that_is_full_is_told_and_reading_goes_on(store: Store, data: Path) -> None:
     store.flows.save("f", "default", body(), "a")
     with closing(sqlite3.connect(data / DATABASE)) as other:
@@ -165,7 +165,7 @@ from pathlib import Path
 from appliance.store.errors import StoreError
 from appliance.store.metadata import open_store
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-store = open_store(Path(sys.argv[1]), environ={})
+store = open_store(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
 try:
     store.flows.save("f", "default", {"name": "x", "notes": "x" * 1_000_000}, "a", base=1)
@@ -177,6 +177,7 @@ store.close()
 """
 
 
+@pytest.mark.files_only
 def test_a_write_that_the_system_refuses_loses_nothing(store: Store, data: Path) -> None:
     store.flows.save("f", "default", body(), "a")
     process = child(_LIMITED, data)
@@ -189,7 +190,7 @@ _WRITER = """
 import sys
 from pathlib import Path
 from appliance.store.metadata import open_store
-store = open_store(Path(sys.argv[1]), environ={})
+store = open_store(Path(sys.argv[1]))
 number = store.flows.get("f").newest
 print(number, flush=True)
 while True:
@@ -211,7 +212,7 @@ def test_kill_9_in_the_middle_of_writing_loses_nothing_that_was_told(store: Stor
             told = int(process.stdout.readline())
         process.send_signal(signal.SIGKILL)
         told = max([told, *map(int, process.communicate(timeout=30)[0].split())])
-        with closing(open_store(data, environ={})) as survivor:
+        with closing(open_store(data, environ=here())) as survivor:
             flow = survivor.flows.get("f")
             assert flow.newest >= told
             assert flow.live_number == (None if flow.newest == 1 else flow.newest)  # both halves or neither
@@ -228,7 +229,7 @@ if os.geteuid() == 0:  # permissions do not hold root back
     os.setgid(65534)
     os.setuid(65534)
 try:
-    open_store(Path(sys.argv[1]), environ={})
+    open_store(Path(sys.argv[1]), environ=os.environ)
 except StoreReadOnly as exc:
     print(exc)
 """
@@ -242,11 +243,12 @@ def reachable() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.files_only
 @pytest.mark.parametrize("what", ["folder", "file", "parent"])
 def test_a_read_only_folder_is_told_in_one_clear_line(reachable: Path, what: str) -> None:
     data = reachable / "data"
     if what != "parent":
-        open_store(data, environ={}).close()
+        open_store(data, environ=here()).close()
         for path in data.rglob("*"):
             path.chmod(0o555 if path.is_dir() else 0o444)
     if what == "folder":

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from appliance.store.errors import Conflict, NotFound
 from appliance.store.metadata import open_store
-from tests.store.stores import Clock, body
+from tests.store.stores import Clock, body, here
 
 IDS = st.sampled_from(["a", "b", "c"])
 BODIES = st.integers(0, 3)
@@ -42,7 +42,7 @@ class FlowMachine(RuleBasedStateMachine):
         self.open()
 
     def open(self) -> None:
-        self.store = open_store(self.folder / "data", environ={}, now=Clock())
+        self.store = open_store(self.folder / "data", environ=here(), now=Clock())
 
     def teardown(self) -> None:
         self.store.close()

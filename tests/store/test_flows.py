@@ -9,19 +9,17 @@ from pathlib import Path
 import pytest
 
 from appliance.contracts import ConfigError
-from appliance.store.database import Database
 from appliance.store.errors import Conflict, NotFound, StoreError
 from appliance.store.metadata import Store, open_store
-from appliance.store.opening import DATABASE
 from appliance.store.tables import VERSION
-from tests.store.stores import Clock, body
+from tests.store.stores import Clock, body, here, open_database
 
 
 def test_a_saved_flow_is_there_after_a_restart(data: Path, clock: Clock) -> None:
-    first = open_store(data, environ={}, now=clock)
+    first = open_store(data, environ=here(), now=clock)
     saved = first.flows.save(None, "default", body(tags=["b", "a", "b"]), "user:0x1", "first")
     first.close()
-    second = open_store(data, environ={}, now=clock)
+    second = open_store(data, environ=here(), now=clock)
     flow = second.flows.get("greenhouse-guard")
     assert (flow.name, flow.workspace, flow.tags, flow.newest) == (
         "Greenhouse guard",
@@ -127,7 +125,7 @@ def test_a_flow_of_another_workspace_is_not_there(store: Store) -> None:
 
 def test_a_version_cannot_be_changed_or_deleted_even_by_sql(store: Store, data: Path) -> None:
     saved = store.flows.save("f", "default", body(), "a")
-    db = Database(data / DATABASE)
+    db = open_database(data)
     with pytest.raises(StoreError, match="never changed"), db.write():
         db.run(VERSION.update(body="{}").where(VERSION.id == saved.id))
     with pytest.raises(StoreError, match="as long as its flow"), db.write():
@@ -240,7 +238,7 @@ def test_several_calls_are_one(store: Store) -> None:
 
 def test_of_many_savers_at_once_one_wins_each_round(store: Store, data: Path) -> None:
     store.flows.save("f", "default", body(), "a")
-    others = [open_store(data, environ={}) for _ in range(3)]
+    others = [open_store(data, environ=here()) for _ in range(3)]
     outcomes: list[str] = []
 
     def save(mine: Store, who: int) -> None:

@@ -12,6 +12,7 @@ from appliance.engine.states import Letter, RunState
 from appliance.store import shards
 from appliance.store.history import History, RunFilter
 from appliance.store.journal import Batch, Journal
+from appliance.store.places import make_journal
 from appliance.store.runids import day_of
 from appliance.store.shards import StoreFailure
 from tests.support.shard_files import DAY, NOON, garbage_header, put, row, truncate, wreck_table
@@ -21,7 +22,7 @@ ALL = RunFilter()
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
-    opened = Journal(tmp_path, writer=0, sync=False)
+    opened = make_journal(tmp_path, writer=0, sync=False)
     opened.open()
     yield opened
     opened.close()
@@ -144,7 +145,7 @@ def test_a_shard_that_is_replaced_or_deleted_meanwhile(journal: Journal, history
     assert ids(history) == [run]
     path = shards.shard_path(tmp_path, day_of(run))
     journal.close()
-    other = Journal(tmp_path / "other", writer=0, sync=False)
+    other = make_journal(tmp_path / "other", writer=0, sync=False)
     (new,) = put(other, NOON + 5)
     other.close()
     for side in shards.files_of(path)[1:]:

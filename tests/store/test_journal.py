@@ -11,6 +11,7 @@ import pytest
 from appliance.engine.states import RunState
 from appliance.store import shards
 from appliance.store.journal import Batch, Journal, RunUpdate, StateOp
+from appliance.store.places import make_journal
 from appliance.store.runids import day_of, moment
 from appliance.store.shards import StoreFailure
 from tests.support.shard_files import DAY, NOON, garbage_header, put, row, truncate, wreck_table
@@ -18,7 +19,7 @@ from tests.support.shard_files import DAY, NOON, garbage_header, put, row, trunc
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
-    opened = Journal(tmp_path, writer=0, sync=False)
+    opened = make_journal(tmp_path, writer=0, sync=False)
     opened.open()
     yield opened
     opened.close()

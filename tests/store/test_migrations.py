@@ -12,6 +12,8 @@ from appliance.store.errors import StoreError, StoreTooNew
 from appliance.store.migrations import APPLICATION_ID, migrate, rehearse, step_back, version_of
 from appliance.store.schema import MIGRATIONS, Migration
 
+pytestmark = pytest.mark.files_only
+
 ONE = Migration(1, "one", ("CREATE TABLE a (id INTEGER PRIMARY KEY, x TEXT)", "INSERT INTO a VALUES (1, 'x')"))
 TWO = Migration(2, "two", ("CREATE TABLE b (a INTEGER REFERENCES a (id))", "INSERT INTO b VALUES (1)"))
 

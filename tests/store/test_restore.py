@@ -21,6 +21,8 @@ from appliance.store.errors import StoreError, StoreTooNew
 from appliance.store.opening import DATABASE, RESTORING
 from appliance.store.sqlite_file import check_database
 
+pytestmark = pytest.mark.files_only
+
 
 def test_a_restore_needs_an_empty_folder(engine: Path, tmp_path: Path) -> None:
     make_backup(engine, tmp_path / "b.tar.gz")

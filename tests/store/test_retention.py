@@ -10,7 +10,8 @@ import pytest
 from appliance.engine.states import RunState
 from appliance.store import shards
 from appliance.store.history import History, RunFilter
-from appliance.store.journal import Batch, Journal, StateOp
+from appliance.store.journal import Batch, StateOp
+from appliance.store.places import make_journal
 from appliance.store.retention import Policy, Retention, Rule, Swept, blobs_in_use
 from appliance.store.runids import day_of
 from tests.support.shard_files import DAY, NOON, garbage_header, put, wreck_table
@@ -23,7 +24,7 @@ class House:
 
     def __init__(self, data: Path) -> None:
         self.data = data
-        self.journal = Journal(data, writer=0, sync=False)
+        self.journal = make_journal(data, writer=0, sync=False)
         self.journal.open()
         self.history = History(data)
         self.between: Callable[[], None] = lambda: None

@@ -14,6 +14,8 @@ from appliance.store.errors import StoreError
 from appliance.store.metadata import Store
 from appliance.store.seal import Keys, Lock, WrongKey, is_sealed, new_key
 
+pytestmark = pytest.mark.files_only
+
 pyrage = pytest.importorskip("pyrage")
 PASSPHRASE = "correct horse battery"
 

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from appliance.contracts import ConfigError
-from appliance.store.database import Database
 from appliance.store.errors import NotFound
 from appliance.store.metadata import Store, open_store
-from appliance.store.opening import DATABASE
 from appliance.store.settings import NAMES, Settings, schema
 from appliance.store.tables import SETTING
+from tests.store.stores import here, open_database
 
 
 def test_defaults_hold_until_something_is_set(store: Store) -> None:
@@ -25,7 +24,7 @@ def test_defaults_hold_until_something_is_set(store: Store) -> None:
 def test_what_is_set_is_kept_and_can_be_reset(store: Store, data: Path) -> None:
     before = store.settings.change_counter()
     store.settings.set({"keep_days": 7, "session_hours": 12, "allowed_origins": ["https://a.example"]})
-    other = open_store(data, environ={})
+    other = open_store(data, environ=here())
     found = other.settings.load()
     assert (found.keep_days, found.session_hours, found.allowed_origins) == (7, 12, ("https://a.example",))
     assert other.settings.reset("keep_days").keep_days == 30
@@ -96,7 +95,7 @@ def test_a_stored_value_that_does_not_hold_any_more_stops_no_start(
     store: Store, data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.settings.set({"keep_days": 7})
-    db = Database(data / DATABASE)
+    db = open_database(data)
     with db.write():
         for name, value in {"queue_bound": "0", "gone": "1", "durability": "{"}.items():
             db.run(SETTING.insert({"name": name, "value": value}))

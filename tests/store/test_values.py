@@ -12,7 +12,7 @@ from appliance.contracts import ConfigError
 from appliance.store.errors import NotFound
 from appliance.store.journal import StateOp
 from appliance.store.metadata import Store, open_store
-from tests.store.stores import Clock, body
+from tests.store.stores import Clock, body, here
 
 
 def test_variables(store: Store, clock: Clock) -> None:
@@ -49,6 +49,7 @@ def test_a_value_that_is_not_json_is_refused(store: Store) -> None:
     assert store.values.variables("home") == []
 
 
+@pytest.mark.files_only
 def test_state_is_taken_over_once_and_the_last_change_counts(store: Store, data: Path) -> None:
     store.flows.save("f", "default", body(), "a")
     num = store.flows.get("f").num
@@ -66,12 +67,13 @@ def test_state_is_taken_over_once_and_the_last_change_counts(store: Store, data:
     assert sorted(store.values.load_state(), key=lambda op: op.key) == expected
     store.values.apply_state([StateOp(6, num, "b", None)], 6)
     store.values.apply_state(batch, 5)  # the same again, after a crash before the journal forgot it
-    other = open_store(data, environ={})
+    other = open_store(data, environ=here())
     assert other.values.load_state() == [expected[0]]
     assert other.values.state_version() == 6
     other.close()
 
 
+@pytest.mark.files_only
 def test_much_state_at_once(store: Store) -> None:
     store.flows.save("f", "default", body(), "a")
     num = store.flows.get("f").num
@@ -81,6 +83,7 @@ def test_much_state_at_once(store: Store) -> None:
     assert store.values.load_state() == []
 
 
+@pytest.mark.files_only
 def test_state_of_flows_that_are_gone_is_no_obstacle(store: Store) -> None:
     store.flows.save("f", "default", body(), "a")
     num = store.flows.get("f").num
@@ -90,6 +93,7 @@ def test_state_of_flows_that_are_gone_is_no_obstacle(store: Store) -> None:
     assert store.values.load_state() == []
 
 
+@pytest.mark.files_only
 def test_the_journal_keeps_what_the_good_copy_lacks(store: Store) -> None:
     store.flows.save("f", "default", body(), "a")
     num = store.flows.get("f").num
@@ -109,7 +113,7 @@ OPS = st.lists(st.tuples(st.sampled_from("abc"), st.none() | st.integers(0, 9)),
 def test_any_batches_give_the_state_that_the_changes_give_one_by_one(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, int | None]], cuts: list[int]
 ) -> None:
-    store = open_store(tmp_path_factory.mktemp("state") / "data", environ={})
+    store = open_store(tmp_path_factory.mktemp("state") / "data", environ=here())
     store.flows.save("f", "default", body(), "a")
     num = store.flows.get("f").num
     ops = [StateOp(i, num, key, None if value is None else b"%d" % value) for i, (key, value) in enumerate(changes, 1)]

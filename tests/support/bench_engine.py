@@ -22,7 +22,8 @@ from appliance.kernel.recovery import Recovery
 from appliance.kernel.runs import FlowSlot, LiveRun
 from appliance.kernel.submission import Submission
 from appliance.registry import Registry
-from appliance.store.journal import Journal, RunRow
+from appliance.store.journal import RunRow
+from appliance.store.places import make_journal
 
 
 class AnyWorld:
@@ -69,7 +70,7 @@ class Bench:
         self.registry._nodes.update(extra_nodes or {})
         self.flows: dict[int, dict[str, Any]] = {}
         self.clock = Clock()
-        self.journal = Journal(data, writer=0, sync=False)
+        self.journal = make_journal(data, writer=0, sync=False)
         self.journal.open()
         self.services = Services()
         self.services.wall = self.clock

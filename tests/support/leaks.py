@@ -13,6 +13,8 @@ import psutil
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PATIENCE = 5.0
+#: Servers that serve the whole session of pytest, by process id; they and their children are nobody's leak.
+kept: set[int] = set()
 
 
 def adopt_orphans() -> None:
@@ -44,7 +46,7 @@ def _processes() -> set[str]:
     found = set()
     for child in psutil.Process().children(recursive=True):
         try:
-            if child.status() != psutil.STATUS_ZOMBIE:
+            if child.status() != psutil.STATUS_ZOMBIE and not kept & {child.pid, child.ppid()}:
                 found.add(f"process {child.pid} ({child.name()})")
         except psutil.NoSuchProcess:
             continue

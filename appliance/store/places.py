@@ -1,0 +1,47 @@
+"""Where an engine keeps its data: in its folder, or in the database that ``FLOWORK_DATABASE_URL`` names.
+
+Nothing of Postgres is imported, and no driver, where there is no such URL.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from appliance.contracts import ConfigError
+from appliance.store.journal import Journal
+from appliance.store.shard_journal import ShardJournal
+
+URL = "FLOWORK_DATABASE_URL"
+_SCHEMES = ("postgresql://", "postgres://")
+
+
+def database_url(environ: Mapping[str, str] | None = None) -> str:
+    """The URL of the database, empty for the data folder. Raises ``ConfigError`` for one that is not Postgres'."""
+    url = (os.environ if environ is None else environ).get(URL, "").strip()
+    if url and not url.startswith(_SCHEMES):
+        raise ConfigError(
+            f"{URL}: write postgresql://user:password@host:5432/database, or unset it to use the data folder"
+        )
+    return url
+
+
+def make_journal(
+    data: Path,
+    *,
+    writer: int,
+    sync: bool = True,
+    shared: bool = False,
+    environ: Mapping[str, str] | None = None,
+) -> Journal:
+    """The journal of an engine, not opened yet. ``writer`` makes the runs' ids and owns the runs that it writes.
+
+    With ``shared`` nobody owns them: a gateway has accepted them, and a kernel takes them up.
+    """
+    url = database_url(environ)
+    if not url:
+        return ShardJournal(data, writer=writer, sync=sync)
+    from appliance.store.postgres.journal import PostgresJournal
+
+    return PostgresJournal(url, writer=writer, sync=sync, shared=shared)
