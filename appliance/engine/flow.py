@@ -40,6 +40,10 @@ class NodeSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Literal["retry", "skip", "fail", "ask"] | None,
         Meta(description="What becomes of a `once` step that was cut off by a crash"),
     ] = None
+    needs: Annotated[
+        str | list[str],
+        Meta(description="What the engine must have on which it runs: `model:…`, `device:…`, `engine:…` or `any`"),
+    ] = ""
     disabled: bool = False
     position: dict[str, float] | None = None
     notes: Annotated[str, Meta(max_length=10_000)] = ""

@@ -15,6 +15,7 @@ from appliance.contracts import Effect, Node, seconds
 from appliance.engine import expressions
 from appliance.engine.configs import ConfigPlan
 from appliance.engine.flow import Body, EdgeSpec, Flow, History, NodeSpec, Retry, Settings, parse
+from appliance.engine.needs import needs_of
 from appliance.engine.validate import ERROR_PORT, Catalog
 
 NO_RETRY = Retry(attempts=1)
@@ -45,6 +46,7 @@ class PlannedNode:
         "index",
         "join_any",
         "kind",
+        "needs",
         "on_crash",
         "out",
         "retry",
@@ -63,6 +65,7 @@ class PlannedNode:
         self.timeout = seconds(spec.timeout) if spec.timeout is not None else None
         self.join_any = spec.join == "any"
         self.on_crash = spec.on_crash or settings.on_crash
+        self.needs = needs_of(spec.needs) if spec.needs else ()
         self.incoming: list[Edge] = []
         self.out: list[Edge] = []
         self.wired_error = False

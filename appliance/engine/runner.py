@@ -34,6 +34,7 @@ class Walk:
         "_live",
         "ends",
         "fired_edges",
+        "last_port",
         "only",
         "outputs",
         "overrides",
@@ -51,6 +52,8 @@ class Walk:
         self.overrides: dict[int, Any] = {}
         self.ends: list[int] = []
         self.fired_edges: list[int] = []
+        #: The port by which the last step left.
+        self.last_port = ""
         #: The one node without incoming edges that runs, if not all of them do.
         self.only: int | None = None
         self.status = bytearray(count)
@@ -112,6 +115,7 @@ class Walk:
             hits = [e for e in node.out if e.port == port and (e.condition is None or judge(e.condition, value))]
         self.fired_edges = [edge.index for edge in hits]
         self.outputs[index] = value
+        self.last_port = port
         self.status[index] = SETTLED
         self.remaining -= 1
         if not hits and port:

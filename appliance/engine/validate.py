@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from appliance.contracts import ConfigError, Node, Problem, Trigger, World, names_in, seconds
-from appliance.engine import configs, expressions
+from appliance.engine import configs, expressions, needs
 from appliance.engine.flow import EdgeSpec, Flow, GroupSpec, NodeSpec, TriggerSpec
 
 MAX_NODES = 20_000
@@ -82,6 +82,7 @@ def _list_shape(raw: Mapping[str, Any], name: str, kind: Any, prefix: str = "") 
         seen[spec.id] = index
         if isinstance(spec, NodeSpec):
             yield from _node_durations(spec, place)
+            yield from needs.faults(spec.needs, f"{place}.needs")
 
 
 def _node_durations(spec: NodeSpec, place: str) -> Iterator[Problem]:
@@ -166,6 +167,8 @@ def _node(entry: dict[str, Any], place: str, catalog: Catalog, world: World, dep
         yield Problem(f"{place}.type", _unknown("node", kind, catalog.nodes))
         return
     config = entry.get("config", {})
+    if found.has_body and entry.get("needs"):
+        yield Problem(f"{place}.needs", "it runs where its flow does; give `needs` to the nodes inside")
     yield from _config(found, config, f"{place}.config", world)
     if found.has_body and isinstance(config, dict) and config.get("body") is not None:
         yield from _graph(config["body"], f"{place}.config.body.", catalog, world, depth + 1)

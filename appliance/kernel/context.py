@@ -59,6 +59,8 @@ class Services:
     def __init__(self) -> None:
         #: Shows a piece of a step's output to whoever watches.
         self.stream: Callable[[StepContext, str], None] = lambda ctx, text: None
+        #: Tells them that what was shown is void.
+        self.anew: Callable[[StepContext], None] = lambda ctx: None
         #: What a flow's steps have used of models and is not kept yet, by key.
         self.model_use: Callable[[int], dict[str, Any]] = lambda flow: {}
         self.variables: dict[str, dict[str, Any]] = {}
@@ -110,6 +112,7 @@ class StepContext:
         "_state",
         "attempt",
         "deadline",
+        "given",
         "index",
         "logs",
         "node",
@@ -135,6 +138,8 @@ class StepContext:
         self.logs: list[list[Any]] = []
         self.signals: list[tuple[str, Any]] = []
         self.shown: Shown | None = None
+        #: The rendered config, where another engine has rendered it.
+        self.given: dict[str, Any] | None = None
 
     @property
     def flow_number(self) -> int:
@@ -260,6 +265,10 @@ class StepContext:
 
     def stream(self, text: str) -> None:
         self._services.stream(self, text)
+
+    def anew(self) -> None:
+        """What was streamed so far is void."""
+        self._services.anew(self)
 
     def signal(self, name: str, value: Any = None) -> None:
         self.signals.append((name, value))

@@ -25,7 +25,9 @@ from appliance.engine.states import Letter, RunState
 from appliance.engine.trace import Record
 from appliance.kernel.context import Services, judge_for
 from appliance.kernel.families import Families
-from appliance.kernel.keeper import Keeper
+from appliance.kernel.keeper import Keeper, Nowhere
+from appliance.kernel.peering.guests import Guests
+from appliance.kernel.peering.placement import Placement
 from appliance.kernel.runs import FlowSlot, LiveRun, event_view, key_of
 from appliance.kernel.steps import DEFAULT_TIMEOUT, Steps
 from appliance.kernel.submission import AlreadyRan, Submission
@@ -70,10 +72,17 @@ class Engine:
         self._ranks = itertools.count()
         self.timers = Timers(time.monotonic, services.wall, ring)
         self.keeper = Keeper(journal, services, max_snapshot)
+        self.keeper.let_go = lambda number: self.let_go(self.runs[number]) if number in self.runs else None
         self.steps = Steps(self)
         self.families = Families(self)
+        self.placement = Placement(self)
+        self.guests = Guests(self)
         self.listeners: list[Callable[[RunEnded], None]] = []
         self.find_flow: Callable[[int], FlowSlot | None] = lambda num: None
+        #: Raises ``Elsewhere`` for a flow that is another kernel's.
+        self.require_home: Callable[[int], None] = lambda num: None
+        #: Does not come back if another kernel may have taken over; called before anything is done to the world.
+        self.still_ours: Callable[[], None] = lambda: None
         self.live: Callable[[dict[str, Any]], None] | None = None
         self.counts: dict[str, int] = {}
         self._load_plan = load_plan
@@ -260,6 +269,7 @@ class Engine:
         self._commit_by = None
         self._lazy_until = 0.0
         touched, callbacks = self.keeper.commit()
+        self.still_ours()
         # One that had no company will hardly get some.
         self._not_before = time.monotonic() + COMPANY if len(touched) > 1 else 0.0
         self._last_company = len(touched)
@@ -317,6 +327,7 @@ class Engine:
         flow = self.slot(sub.flow)
         if flow is None:
             raise FlowError("the flow does not exist any more", retryable=False)
+        self.require_home(sub.flow)
         if not sub.starts_run:
             self.signal(flow, f"trigger:{sub.trigger}", {"payload": sub.event.payload, "meta": sub.event.meta})
             if sub.committed is not None:
@@ -390,7 +401,7 @@ class Engine:
             self.keeper.remember_key(key_of(flow.num, sub.trigger, event.id), run.id)
         if sub.committed is not None:
             committed, text = sub.committed, run.text
-            self.keeper.after_commit(lambda: committed(text))
+            self.keeper.after_commit(lambda: committed(self.keeper.taken.pop(text, text)))
         if sub.ended is not None:
             run.on_end.append(sub.ended)
         self.hold(run)
@@ -547,6 +558,15 @@ class Engine:
         run.flow.active.pop(run.id, None)
         if before is RunState.QUEUED and run in run.flow.queue:
             run.flow.queue.remove(run)
+
+    def let_go(self, run: LiveRun) -> None:
+        """Another kernel has the run, or has made one of the same event: forget it, without a word in the journal."""
+        families, run.families = run.families, {}
+        for family in families.values():
+            self.families.forget_timer(family)
+        before, run.state = run.state, RunState.CANCELLED
+        run.dirty, run.records = True, Nowhere()
+        self._forget(run, before)
 
     def _announce(self, run: LiveRun) -> None:
         output = run.output() if run.state is RunState.SUCCEEDED else None

@@ -62,7 +62,7 @@ class ModelService:
         self._data = data
         self._services = services
         self._http = http
-        self._streams = streams
+        services.anew = streams.anew
         self.accounts = Accounts(self.today)
         self.passages = Passages(self.accounts, Prices(self._look_up))
         self._cache = Cache(0)
@@ -85,7 +85,7 @@ class ModelService:
     def for_step(self, ctx: StepContext) -> BoundModels:
         """The models as one step sees them."""
         who = Who(flow=ctx.flow_number, node=ctx.node, priority=ctx.priority, budget=ctx.model_budget)
-        return BoundModels(self, who, lambda: self._streams.anew(ctx))
+        return BoundModels(self, who, ctx.anew)
 
     def for_work(self, name: str, anew: Callable[[], None] = lambda: None) -> BoundModels:
         """The models for work that is no flow's; what it uses is kept under ``name``.
@@ -127,7 +127,13 @@ class ModelService:
 
         views = await asyncio.wrap_future(self._aside(lambda: all_models(self._data)))
         return [
-            ModelFacts(name=view.name, provider="", task=_TASKS.get(view.kind, view.kind), context=view.context)
+            ModelFacts(
+                name=view.name,
+                provider="",
+                task=_TASKS.get(view.kind, view.kind),
+                context=view.context,
+                images=view.images,
+            )
             for view in views
             if not view.trouble
         ]

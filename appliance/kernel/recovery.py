@@ -18,6 +18,7 @@ from appliance.kernel.context import judge_for
 from appliance.kernel.engine import Engine
 from appliance.kernel.families import result_of, unpack_spawn
 from appliance.kernel.runs import Family, FlowSlot, LiveRun
+from appliance.kernel.steps import ASK_UNVERIFIED
 from appliance.store.journal import Batch, RunRow, RunUpdate, ended
 from appliance.store.runids import to_text
 from appliance.store.shards import StoreFailure
@@ -26,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 #: Shards in which runs may be that another process accepted.
 NEWEST = 2
-ASK_UNVERIFIED = {"title": "Was it done?", "choices": ["retry", "skip", "fail"]}
 
 
 class Recovery:
@@ -42,10 +42,11 @@ class Recovery:
         """Take up every run under way; returns how many. With a reason to ``cancel`` they end instead of going on."""
         return self._take_all(list(self._engine.journal.under_way()), cancel)
 
-    def strays(self) -> int:
+    def strays(self, everywhere: bool = False) -> int:
         """Take up runs that are in the journal and not in memory: accepted by the gateway while no kernel ran.
 
-        They are in the newest shards, so an idle engine need not open the others again and again.
+        They are in the newest shards, so an idle engine need not open the others again and again. ``everywhere`` looks
+        into all: flows with their runs have come from another kernel.
         """
         if self._engine.draining:
             return 0
@@ -54,7 +55,8 @@ class Recovery:
         if self._engine.keeper.degraded:
             return 0
         known = self._engine.runs
-        return self._take_all([entry for entry in self._engine.journal.under_way(NEWEST) if entry[0].id not in known])
+        found = self._engine.journal.under_way(None if everywhere else NEWEST)
+        return self._take_all([entry for entry in found if entry[0].id not in known])
 
     def _take_all(self, rows: list[tuple[RunRow, list[bytes]]], cancel: str = "") -> int:
         taken = [run for row, chunks in rows if (run := self._take(row, chunks))]
@@ -163,11 +165,13 @@ class Recovery:
         if step.kind == trace.RETRY:
             engine.steps.retry_in(run, index, max(0.0, extra.get("again", 0.0) - engine.services.wall()))
         elif step.kind == trace.INTENT:
-            self._unverified(run, index, step.attempt)
+            engine.steps.unverified(run, index, step.attempt)
         elif step.kind == trace.FAILED:
             engine.fail(run, step.record.value)
         elif step.woken is not None:
             self._woken(run, index, step)
+        elif step.kind == trace.PARKED and "away" in extra:
+            engine.placement.recover(run, index, step.attempt, extra)
         elif step.kind == trace.PARKED:
             signals = tuple(extra.get("signals", ()))
             park = Park(extra.get("until"), signals, step.record.value, extra.get("ask"))
@@ -188,15 +192,6 @@ class Recovery:
             memo = self._spawn_of(step.record).memo
         wake = Wake(extra.get("kind", ""), extra.get("signal", ""), step.woken.value, memo)
         self._engine.steps.resume(run, index, step.attempt, wake)
-
-    def _unverified(self, run: LiveRun, index: int, attempt: int) -> None:
-        policy = run.node(index).on_crash
-        if policy != "ask":
-            self._engine.steps.carry_out(run, index, attempt, policy)
-            return
-        keeper = self._engine.keeper
-        keeper.record(run, Record(trace.UNVERIFIED, index, attempt, keeper.since(run), 0, "", None))
-        self._engine.steps.park(run, index, attempt, Park(ask=ASK_UNVERIFIED), unverified=True)
 
     def _family(self, run: LiveRun, index: int, step: Unfinished) -> None:
         """Gather the children that exist; start only those that were never accepted."""
@@ -229,14 +224,18 @@ class Recovery:
             families.stop(family)
 
     def _result(self, row: RunRow, chunks: list[bytes]) -> dict[str, Any]:
-        flow = self._engine.slot(row.flow) or FlowSlot(row.flow, "", "", "home", None)
         try:
-            child = self.restore(flow, row, chunks)
+            return result_of(self.told(row, chunks))
         except Exception as exc:
             return {"ok": False, "error": unrecoverable(exc), "run": to_text(row.id)}
-        self._open.pop(child.id, None)
-        self._began.pop(child.id, None)
-        return result_of(child)
+
+    def told(self, row: RunRow, chunks: list[bytes]) -> LiveRun:
+        """A run that has ended, to be looked at. Raises as :meth:`restore` does."""
+        flow = self._engine.slot(row.flow) or FlowSlot(row.flow, "", "", "home", None)
+        run = self.restore(flow, row, chunks)
+        self._open.pop(run.id, None)
+        self._began.pop(run.id, None)
+        return run
 
 
 def unrecoverable(exc: Exception) -> dict[str, str]:

@@ -17,6 +17,9 @@ from appliance.engine.trace import Record
 from appliance.store.journal import RunRow, RunUpdate
 from appliance.store.runids import to_text
 
+#: The trigger of runs that do a step for a peer; no flow's trigger can be called so.
+GUEST = "@peer"
+
 
 class FlowSlot:
     """One flow: which version is live, and its runs under way."""
@@ -42,7 +45,7 @@ class FlowSlot:
 class Parked:
     """A step that waits: for a moment, a signal, a person, or its children."""
 
-    __slots__ = ("ask", "attempt", "index", "memo", "signals", "token", "until", "unverified")
+    __slots__ = ("ask", "attempt", "away", "index", "memo", "signals", "token", "until", "unverified")
 
     def __init__(self, index: int, attempt: int) -> None:
         self.index = index
@@ -53,6 +56,8 @@ class Parked:
         self.ask: dict[str, Any] | None = None
         self.unverified = False
         self.token = 0
+        #: The step at a peer that this waits for (:mod:`appliance.kernel.peering.placement`).
+        self.away: Any = None
 
 
 class Family:

@@ -34,7 +34,7 @@ from appliance.kernel.context import StepContext, judge_for
 from appliance.kernel.families import pack_spawn
 from appliance.kernel.io import Io
 from appliance.kernel.models import account_of
-from appliance.kernel.runs import LiveRun, Parked
+from appliance.kernel.runs import GUEST, LiveRun, Parked
 
 if TYPE_CHECKING:
     from appliance.kernel.engine import Engine
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT = 3600.0
+ASK_UNVERIFIED = {"title": "Was it done?", "choices": ["retry", "skip", "fail"]}
 MAX_ERROR = 8_000
 
 
@@ -60,6 +61,7 @@ class Flight:
         "run",
         "started",
         "timer",
+        "where",
     )
 
     def __init__(self, run: LiveRun, index: int, attempt: int, at: int) -> None:
@@ -74,6 +76,8 @@ class Flight:
         self.future: Future[Any] | None = None
         self.timer = 0
         self.over = False
+        #: The engine that did it, if it was another one: its name, and the run there.
+        self.where: dict[str, Any] | None = None
 
     def end_work(self) -> None:
         """Really end what the step is doing."""
@@ -105,11 +109,17 @@ class Steps:
         if node.spec.disabled:
             flight = Flight(run, index, 1, self._keeper.since(run))
             flight.payload = run.walk.payload_of(index)
-            self._done(flight, "out", flight.payload)
+            self.done(flight, "out", flight.payload)
             return
         attempt = run.attempts.get(index, 0) + 1
         run.attempts[index] = attempt
-        if node.effect is Effect.PURE:
+        if (node.needs or run.parent is not None) and self._engine.placement.begin(run, index, attempt):
+            return
+        self.here(run, index, attempt)
+
+    def here(self, run: LiveRun, index: int, attempt: int) -> None:
+        """Do it on this engine."""
+        if run.plan.nodes[index].effect is Effect.PURE:
             self._execute(run, index, attempt, None)
             return
         self._fence(run, index, attempt, None)
@@ -117,10 +127,11 @@ class Steps:
     def _fence(self, run: LiveRun, index: int, attempt: int, wake: Wake | None) -> None:
         """Execute a step with an effect as soon as all that led to it is on disk."""
         if run.plan.nodes[index].effect is Effect.ONCE:
-            self._record(run, Record(trace.INTENT, index, attempt, self._keeper.since(run), 0, "", None))
+            self.record(run, Record(trace.INTENT, index, attempt, self._keeper.since(run), 0, "", None))
         if run.dirty:
             self._fenced.append((run, index, attempt, wake))
         else:
+            self._engine.still_ours()
             self._execute(run, index, attempt, wake)
 
     def begin_fenced(self) -> None:
@@ -143,7 +154,7 @@ class Steps:
             error = {"id": "stopped", "message": "the engine was stopped before this began", "node": run.node(index).id}
             extra = {"again": self._engine.services.wall()}
             at = self._keeper.since(run)
-            self._record(run, Record(trace.RETRY, index, attempt - 1, at, 0, "", error, extra))
+            self.record(run, Record(trace.RETRY, index, attempt - 1, at, 0, "", error, extra))
 
     def broke(self, run: LiveRun, index: int, exc: Exception) -> None:
         """Something failed that should not have: the run ends, and says so."""
@@ -156,15 +167,16 @@ class Steps:
         flight = Flight(run, index, attempt, self._keeper.since(run))
         payload = flight.payload = run.walk.payload_of(index)
         limit = node.timeout
-        ctx = flight.ctx = StepContext(
-            self._engine.services, run, index, attempt, payload, DEFAULT_TIMEOUT if limit is None else limit
-        )
+        ctx = self.context(run, index, attempt, payload)
+        if ctx is None:
+            return
+        flight.ctx = ctx
         kind = node.kind
         try:
             plan = node.config
             config = plan.constant
             if config is None:
-                values = plan.rendered(ctx.scope(plan.names))
+                values = ctx.given if ctx.given is not None else plan.rendered(ctx.scope(plan.names))
                 config = plan.decode(values)
                 flight.rendered = {name: values[name] for name in plan.dynamic}
             if kind.inline:
@@ -172,9 +184,17 @@ class Steps:
             else:
                 result = self._launch(flight, kind, config, wake)
         except Exception as exc:
-            self._failed(flight, exc)
+            self.failed(flight, exc)
             return
         self._handle(flight, result, limit)
+
+    def context(self, run: LiveRun, index: int, attempt: int, payload: Any) -> StepContext | None:
+        """What an attempt receives; None if a peer whose step it is has to be asked for something first."""
+        limit = run.plan.nodes[index].timeout
+        deadline = DEFAULT_TIMEOUT if limit is None else limit
+        if run.trigger == GUEST:
+            return self._engine.guests.context(run, index, attempt, payload, deadline)
+        return StepContext(self._engine.services, run, index, attempt, payload, deadline)
 
     def _launch(self, flight: Flight, kind: Any, config: Any, wake: Wake | None) -> Any:
         """Start work that may take a while; an ``async def`` gives its coroutine, a blocking one a future."""
@@ -207,7 +227,7 @@ class Steps:
         """The step is under way; without a timeout of its own the watchdog looks after it."""
         flight.run.running[flight.index] = flight
         if flight.run.state is RunState.WAITING:
-            self._settle_state(flight.run)
+            self.settle_state(flight.run)
         if limit is not None:
             flight.timer = self._engine.timers.after(limit, lambda: self.timed_out(flight, limit))
         self._news(flight.run, flight.index, "started", flight.attempt)
@@ -254,23 +274,23 @@ class Steps:
         finally:
             self._keeper.relaxed = False
         if (run.parked or run.families) and not run.ended:
-            self._settle_state(run)
+            self.settle_state(run)
 
     def _land(self, flight: Flight, value: Any, error: BaseException | None) -> None:
         if error is not None:
-            self._failed(flight, error)
+            self.failed(flight, error)
         elif isinstance(value, Out):
             port: Any = value.port
             if isinstance(port, str):
-                self._done(flight, port, value.value)
+                self.done(flight, port, value.value)
             else:
-                self._failed(flight, NodeError(f"{port!r} is not the name of a port", retryable=False))
+                self.failed(flight, NodeError(f"{port!r} is not the name of a port", retryable=False))
         elif isinstance(value, Park):
             self._park(flight, value)
         elif isinstance(value, Spawn):
             self._spawn(flight, value)
         else:
-            self._done(flight, "out", value)
+            self.done(flight, "out", value)
 
     def _took(self, flight: Flight) -> int:
         return (time.monotonic_ns() - flight.started) // 1000
@@ -278,9 +298,11 @@ class Steps:
     def _extra(self, flight: Flight) -> dict[str, Any] | None:
         """What is kept beside the output: the rendered config, what templates looked up, logs."""
         ctx = flight.ctx
-        if ctx is None or not (flight.rendered or ctx.saw or ctx.logs):
+        if ctx is None or not (flight.rendered or ctx.saw or ctx.logs or flight.where):
             return None
         extra: dict[str, Any] = {}
+        if flight.where:
+            extra["where"] = flight.where
         if flight.rendered:
             extra["config"] = flight.rendered
         if ctx.saw:
@@ -289,7 +311,7 @@ class Steps:
             extra["logs"] = ctx.logs
         return extra
 
-    def _done(self, flight: Flight, port: str, value: Any) -> None:
+    def done(self, flight: Flight, port: str, value: Any) -> None:
         run, index = flight.run, flight.index
         node, walk = run.plan.nodes[index], run.walk
         # What is the very output (a transform's values) is not written twice.
@@ -306,12 +328,12 @@ class Steps:
                 if port == ERROR_PORT:
                     self._fail(flight, describe(error, node.id), extra)
                 else:
-                    self._failed(flight, error)
+                    self.failed(flight, error)
                 return
             extra = {**(extra or {}), "fired": walk.fired_edges}
         kind, kept = (trace.SAME, None) if value is flight.payload else (trace.DONE, value)
         took = self._took(flight)
-        kept = self._record(run, Record(kind, index, flight.attempt, flight.at, took, port, kept, extra))
+        kept = self.record(run, Record(kind, index, flight.attempt, flight.at, took, port, kept, extra))
         output = value if kind == trace.SAME else kept
         if ready is None:
             ready = walk.settle(index, port, output)
@@ -333,28 +355,31 @@ class Steps:
         for name, value in ctx.signals:
             self._engine.signal(flight.run.flow, name, value)
 
-    def _failed(self, flight: Flight, exc: BaseException) -> None:
+    def failed(self, flight: Flight, exc: BaseException) -> None:
         run, index, attempt = flight.run, flight.index, flight.attempt
         node = run.plan.nodes[index]
         flight.over = True
         error = describe(exc, node.id)
         retryable = exc.retryable if isinstance(exc, FlowError) else True
+        if run.trigger == GUEST:
+            # Whether it is tried again is for the engine to decide whose step it is.
+            error["retryable"] = retryable
         extra = self._extra(flight)
         took = self._took(flight)
         if retryable and attempt < node.retry.attempts:
             delay = backoff(node.retry.backoff, node.retry.max_backoff, node.retry.jitter, attempt, error)
             again = self._engine.services.wall() + delay
             extra = {**(extra or {}), "again": again}
-            self._record(run, Record(trace.RETRY, index, attempt, flight.at, took, "", error, extra))
+            self.record(run, Record(trace.RETRY, index, attempt, flight.at, took, "", error, extra))
             self.retry_in(run, index, delay)
         elif node.wired_error:
-            self._done(flight, ERROR_PORT, {"error": self._keeper.clean(error), "payload": flight.payload})
+            self.done(flight, ERROR_PORT, {"error": self._keeper.clean(error), "payload": flight.payload})
         else:
             self._fail(flight, error, extra)
 
     def _fail(self, flight: Flight, error: dict[str, Any], extra: dict[str, Any] | None) -> None:
         run, took = flight.run, self._took(flight)
-        self._record(run, Record(trace.FAILED, flight.index, flight.attempt, flight.at, took, "", error, extra))
+        self.record(run, Record(trace.FAILED, flight.index, flight.attempt, flight.at, took, "", error, extra))
         self._engine.fail(run, error)
 
     def retry_in(self, run: LiveRun, index: int, delay: float) -> None:
@@ -365,11 +390,11 @@ class Steps:
         def again() -> None:
             if run.parked.get(index) is parked and not run.ended:
                 del run.parked[index]
-                self._settle_state(run)
+                self.settle_state(run)
                 self._engine.push(run, index)
 
         parked.token = self._engine.timers.after(delay, again)
-        self._settle_state(run)
+        self.settle_state(run)
 
     # --- waiting -----------------------------------------------------------------------------------
 
@@ -381,7 +406,7 @@ class Steps:
         extra |= {"until": until, "signals": list(park.signals), "ask": ask}
         extra = {key: value for key, value in extra.items() if value or key == "until"}
         took = self._took(flight)
-        memo = self._record(run, Record(trace.PARKED, index, flight.attempt, flight.at, took, "", park.memo, extra))
+        memo = self.record(run, Record(trace.PARKED, index, flight.attempt, flight.at, took, "", park.memo, extra))
         self._after_step(flight)
         if not run.ended:
             self.park(run, index, flight.attempt, Park(until, tuple(park.signals), memo, ask))
@@ -400,9 +425,9 @@ class Steps:
                     self.wake(run, index, "time", "", None)
 
             parked.token = self._engine.timers.at(park.until, due)
-        self._settle_state(run)
+        self.settle_state(run)
 
-    def _settle_state(self, run: LiveRun) -> None:
+    def settle_state(self, run: LiveRun) -> None:
         """``waiting`` while some step waits and none is being worked on."""
         waits = bool(run.parked or run.families) and not run.running
         state = RunState.WAITING if waits else RunState.RUNNING
@@ -421,8 +446,8 @@ class Steps:
             self._engine.timers.cancel(parked.token)
         extra = {"kind": kind, "signal": signal}
         record = Record(trace.WOKEN, index, parked.attempt, self._keeper.since(run), 0, "", value, extra)
-        value = self._record(run, record)
-        self._settle_state(run)
+        value = self.record(run, record)
+        self.settle_state(run)
         self.resume(run, index, parked.attempt, Wake(kind, signal, value, parked.memo))
 
     def resume(self, run: LiveRun, index: int, attempt: int, wake: Wake) -> None:
@@ -438,9 +463,18 @@ class Steps:
         parked = run.parked.pop(index)
         extra = {"kind": "decision", "signal": decision}
         at = self._keeper.since(run)
-        self._record(run, Record(trace.WOKEN, index, parked.attempt, at, 0, "", who, extra))
-        self._settle_state(run)
+        self.record(run, Record(trace.WOKEN, index, parked.attempt, at, 0, "", who, extra))
+        self.settle_state(run)
         self.carry_out(run, index, parked.attempt, decision)
+
+    def unverified(self, run: LiveRun, index: int, attempt: int) -> None:
+        """A ``once`` step was cut off in the middle: do as its policy says."""
+        policy = run.node(index).on_crash
+        if policy != "ask":
+            self.carry_out(run, index, attempt, policy)
+            return
+        self.record(run, Record(trace.UNVERIFIED, index, attempt, self._keeper.since(run), 0, "", None))
+        self.park(run, index, attempt, Park(ask=ASK_UNVERIFIED), unverified=True)
 
     def carry_out(self, run: LiveRun, index: int, attempt: int, decision: str) -> None:
         """What is done with a cut-off ``once`` step."""
@@ -451,11 +485,11 @@ class Steps:
         flight = Flight(run, index, attempt, self._keeper.since(run))
         flight.payload = run.walk.payload_of(index)
         if decision == "skip":
-            self._done(flight, "out", flight.payload)
+            self.done(flight, "out", flight.payload)
             return
         message = "cut off by a crash in the middle; whether it had its effect is not known"
         error = {"id": "unverified", "message": message, "node": run.plan.nodes[index].id}
-        self._record(run, Record(trace.FAILED, index, attempt, flight.at, 0, "", error, None))
+        self.record(run, Record(trace.FAILED, index, attempt, flight.at, 0, "", error, None))
         self._engine.fail(run, error)
 
     def _spawn(self, flight: Flight, spawn: Spawn) -> None:
@@ -465,11 +499,11 @@ class Steps:
         took = self._took(flight)
         items = list(spawn.items)
         spawn = msgspec.structs.replace(spawn, items=items)
-        self._record(run, Record(trace.SPAWNED, index, flight.attempt, flight.at, took, "", items, extra))
+        self.record(run, Record(trace.SPAWNED, index, flight.attempt, flight.at, took, "", items, extra))
         self._after_step(flight)
         if not run.ended:
             self._engine.families.begin(run, index, spawn)
-            self._settle_state(run)
+            self.settle_state(run)
 
     # --- ending ------------------------------------------------------------------------------------
 
@@ -497,9 +531,11 @@ class Steps:
         for parked in run.parked.values():
             if parked.token:
                 self._engine.timers.cancel(parked.token)
+            if parked.away is not None:
+                self._engine.placement.forget(parked.away)
         run.parked.clear()
 
-    def _record(self, run: LiveRun, record: Record) -> Any:
+    def record(self, run: LiveRun, record: Record) -> Any:
         value = self._keeper.record(run, record)
         if self._engine.live is not None:
             self._news(run, record.node, trace.KINDS[record.kind], record.attempt, record)

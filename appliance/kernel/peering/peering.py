@@ -1,0 +1,110 @@
+"""Puts the work across engines together for a kernel that has links to peers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from appliance.contracts import NodeError
+from appliance.contracts.peers import Peers, PeerState
+from appliance.kernel.peering.guest import flow_of
+from appliance.kernel.runs import LiveRun
+from appliance.security.roles import DEFAULT_WORKSPACE
+from appliance.store.errors import NotFound
+from appliance.store.flows import content_hash
+from appliance.store.journal import RunRow
+
+if TYPE_CHECKING:
+    from appliance.kernel.kernel import Kernel
+
+
+class Peering:
+    """Everything that this kernel does with its peers. ``start`` and ``stop`` once each."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._stops: list[Callable[[], Any]] = []
+        self._lock = threading.Lock()
+        #: The number and version of what a peer's step runs as, by flow and content.
+        self._versions: dict[tuple[str, str], tuple[int, int]] = {}
+        self._flows: dict[str, set[int]] = {}
+
+    def start(self, peers: Peers) -> None:
+        """Begin to work with these peers. Call before they are let in."""
+        engine = self._kernel.engine
+        guests, placement = engine.guests, engine.placement
+        guests.versions, guests.flows_of = self._version, self._flows_of
+        guests.kinds = lambda: self._kernel.registry.nodes.keys()
+        guests.restore = self._restore
+        guests.hide = self._kernel.hide
+        placement.peers = peers
+        guests.start(peers)
+        self._stops.append(guests.stop)
+        self._stops.append(peers.on_change(lambda state: engine.post(lambda: self._changed(state))))
+        engine.post(placement.refresh)
+
+    def stop(self) -> None:
+        """Let nobody in, and ask for nothing any more. Twice is fine."""
+        while self._stops:
+            self._stops.pop()()
+
+    def _changed(self, state: PeerState) -> None:
+        self._kernel.engine.placement.changed(state)
+        self._kernel.engine.guests.changed(state)
+
+    def _restore(self, row: RunRow, chunks: list[bytes]) -> LiveRun:
+        return self._kernel.recovery.told(row, chunks)
+
+    # --- what peers' steps run as ----------------------------------------------------------------------
+
+    def _version(self, peer: PeerState, wanted: str, node: dict[str, Any]) -> tuple[int, int]:
+        """Kept as a version of the peer's flow, each once. Blocks on ``flowork.db``. Raises ``FlowError``."""
+        workspace = self._workspace(peer, wanted)
+        flow_id, body = flow_id_of(peer, workspace), flow_of(peer.name, node)
+        key = flow_id, content_hash(body)
+        with self._lock:
+            if key not in self._versions:
+                self._versions[key] = self._saved(flow_id, workspace, body, key[1], peer)
+                self._flows.setdefault(peer.id, set()).add(self._versions[key][0])
+            return self._versions[key]
+
+    def _saved(
+        self, flow_id: str, workspace: str, body: dict[str, Any], digest: str, peer: PeerState
+    ) -> tuple[int, int]:
+        flows = self._kernel.store.flows
+        try:
+            heads = flows.versions(flow_id, limit=500)
+        except NotFound:
+            heads = []
+        for head in heads:
+            if head.hash == digest:
+                return head.flow, head.id
+        base = heads[0].number if heads else None
+        message = f"{body['nodes'][0]['id']}: {body['nodes'][0]['type']}"
+        version = flows.save(flow_id, workspace, body, f"peer:{peer.name}", message, base)
+        return version.flow, version.id
+
+    def _workspace(self, peer: PeerState, wanted: str) -> str:
+        """Where a peer's steps run: in the workspace of the same name if it may, else in one that it may."""
+        roles = peer.roles
+        for workspace in (wanted, DEFAULT_WORKSPACE, *sorted(roles.workspaces - {"*"})):
+            if workspace and roles.may("run", workspace):
+                return workspace
+        raise NodeError("the pairing names no workspace in which this engine may run steps", retryable=False)
+
+    def _flows_of(self, peer: PeerState) -> Iterable[int]:
+        """The flows of a peer's steps, in every workspace."""
+        found = self._flows.get(peer.id)
+        if found is None:
+            found = set()
+            page = self._kernel.store.flows.list(None, flow_id_of(peer, ""), "peer", "", 500)
+            found = {flow.num for flow in page.items if flow.id.startswith(flow_id_of(peer, ""))}
+            self._flows[peer.id] = found
+        return found
+
+
+def flow_id_of(peer: PeerState, workspace: str) -> str:
+    """The id of the flow in which a peer's steps run: of its own id, which stays when it is renamed."""
+    plain = "".join(char for char in peer.id.casefold() if char.isascii() and char.isalnum())[:16]
+    return f"peer-{plain}" if workspace in ("", DEFAULT_WORKSPACE) else f"peer-{plain}-{workspace}"[:63].rstrip("-")

@@ -1,0 +1,101 @@
+"""What engines say to each other about steps: the forms of the methods ``step`` and ``step_wanted``.
+
+A step is asked for with ``step`` and all that it needs; items tell the run that it has there (``{"run"}``, once that is
+on disk) and what it streams (``{"text"}``, ``{"anew"}``), the answer is its outcome. The same method with nothing but
+the id asks again. The id is journaled on both sides: there it is the event's id of the run.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from appliance.contracts import Blobs, NodeError
+from appliance.engine import trace
+
+#: Values of more bytes go beside a message, as blobs.
+ASIDE = 400_000
+VALUE = "application/x-flowork-value"
+
+#: The outcome of a step. ``unknown``: never heard of. ``again``: it was heard of, and all of it is needed once more
+#: (its secrets were kept nowhere). ``gone``: it was done, and how it ended is not kept any more.
+DONE, FAILED, CANCELLED = "done", "failed", "cancelled"
+UNKNOWN, AGAIN, GONE = "unknown", "again", "gone"
+
+#: A blob's reference as msgpack writes it: the key, then a text of 64 characters.
+_BLOB = re.compile(rb"\$blob\xd9\x40([0-9a-f]{64})")
+
+RequestId = Annotated[str, Meta(min_length=1, max_length=400)]
+
+
+class StepAsked(Struct, kw_only=True):
+    """``step``. ``node`` is the node as it is saved there, ``config`` its settings with all templates filled in.
+
+    ``key`` is the step's idempotency key, ``names`` the values of what its expressions read, ``hide`` the secrets in
+    all this, which are never kept. With ``ask`` alone: how does it stand?
+    """
+
+    id: RequestId
+    ask: bool = False
+    key: str = ""
+    node: dict[str, Any] = {}
+    config: dict[str, Any] = {}
+    payload: Any = None
+    sources: list[str] = []
+    event: dict[str, Any] = {}
+    names: dict[str, Any] = {}
+    hide: list[str] = []
+    workspace: str = ""
+    flow: str = ""
+    run: str = ""
+    attempt: int = 1
+
+
+class Outcome(Struct, kw_only=True):
+    """How a step stands or ended; ``run`` is the run there, ``took`` its microseconds."""
+
+    state: str
+    port: str = "out"
+    value: Any = None
+    error: dict[str, Any] = {}
+    logs: list[list[Any]] = []
+    run: str = ""
+    took: int = 0
+
+
+class Wanted(Struct):
+    """``step_wanted``: does the engine that asked for them still want these?"""
+
+    ids: Annotated[list[RequestId], Meta(max_length=10_000)]
+
+
+def light(value: Any, blobs: Blobs) -> Any:
+    """The value, or the reference to it in a blob if it is large."""
+    packed = trace.pack(value)
+    if len(packed) <= ASIDE:
+        return value
+    inside = [{"$blob": digest.decode()} for digest in dict.fromkeys(_BLOB.findall(packed))]
+    # What it refers to is named beside it: those who carry it do not look into it.
+    return {**blobs.put(packed, VALUE), **({"with": inside} if inside else {})}
+
+
+def whole(value: Any, blobs: Blobs) -> Any:
+    """What :func:`light` was given. Raises ``NodeError`` for a blob that is not there."""
+    if isinstance(value, dict) and value.get("type") == VALUE and "$blob" in value:
+        return trace.unpack(blobs.get(value))
+    return value
+
+
+class AtPeer(NodeError):
+    """What went wrong with a step at a peer, as it was said there."""
+
+    def __init__(self, error: dict[str, Any], peer: str) -> None:
+        detail = error.get("detail")
+        super().__init__(
+            f"at {peer}: {error.get('message', 'it failed')}",
+            retryable=bool(error.get("retryable", True)),
+            detail=detail,
+        )
+        self.id = str(error.get("id", "node-failed"))  # type: ignore[misc]  # it says what it was there
