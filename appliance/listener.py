@@ -104,6 +104,9 @@ def _refusal(host: str, port: int, exc: OSError) -> str:
         return f"port {port} is in use by {_holder(port)}; choose another: --port {_free_port(host, port)}"
     if exc.errno == errno.EACCES:
         return f"port {port} is for root only; choose another: --port {_free_port(host, 5000)}"
+    if exc.errno == errno.EPERM:
+        allowed = f"SocketBindAllow=ipv4:tcp:{port}"
+        return f"systemd does not let it have port {port}: `systemctl edit flowork-gateway`, then [Service] {allowed}"
     if exc.errno == errno.EADDRNOTAVAIL:
         return f"{host} is not an address of this machine; leave --host out to listen on all of them"
     return f"cannot listen on {host} port {port}: {(exc.strerror or str(exc)).lower()}"

@@ -16,6 +16,7 @@ from flask import Flask, Response, request
 from appliance.contracts import FlowError
 from appliance.gateway import page
 from appliance.gateway.doorway import PAGE
+from appliance.gateway.identity import by_tunnel
 from appliance.gateway.services import Gateway
 from appliance.security.https.certificates import HttpsState, root_der
 from appliance.store.errors import NotFound
@@ -64,7 +65,7 @@ def init_app(app: Flask, gateway: Gateway) -> None:
 
     @app.get(PAGE, endpoint="certificate_page")
     def show() -> Response:
-        if gateway.settings.https == "off":
+        if not _is_given(gateway):
             return _html(page.framed("HTTPS is off", "<p>This engine answers plain http only.</p>"), 404)
         try:
             state = gateway.certificates.ensure()
@@ -81,8 +82,13 @@ def init_app(app: Flask, gateway: Gateway) -> None:
         return _file(ssl.DER_cert_to_PEM_cert(_root(gateway)).encode(), "flowork.pem")
 
 
+def _is_given(gateway: Gateway) -> bool:
+    """To the network at home, as long as HTTPS is on; not through a tunnel, where nobody can use it."""
+    return gateway.settings.https != "off" and not by_tunnel(request.environ)
+
+
 def _root(gateway: Gateway) -> bytes:
-    found = root_der(gateway.data) if gateway.settings.https != "off" else None
+    found = root_der(gateway.data) if _is_given(gateway) else None
     if found is None:
         raise NotFound("HTTPS is off, so there is no certificate")
     return found

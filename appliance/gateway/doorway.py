@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import quote
 
-from appliance.gateway.identity import is_local, remote_of
+from appliance.gateway.identity import by_tunnel, is_local, remote_of
 from appliance.gateway.problems import MEDIA, describe, encode
 from appliance.gateway.services import Gateway
 from appliance.security.roles import Forbidden
@@ -34,7 +34,7 @@ class Doorway:
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         mode = self._gateway.settings.https
-        if mode == "off" or environ["wsgi.url_scheme"] == "https" or is_local(remote_of(environ)):
+        if mode == "off" or environ["wsgi.url_scheme"] == "https" or _is_inside(environ):
             return self._inner(environ, start_response)
         path: str = environ.get("PATH_INFO", "")
         if path in (_HEALTH, PAGE) or path.startswith(f"{PAGE}/"):
@@ -47,6 +47,11 @@ class Doorway:
         if mode == "only":
             return _refuse(environ, path, start_response)
         return self._inner(environ, start_response)
+
+
+def _is_inside(environ: dict[str, Any]) -> bool:
+    """Whether plain http goes no further than this machine: to itself, or into a tunnel, which has a TLS of its own."""
+    return is_local(remote_of(environ)) or by_tunnel(environ)
 
 
 def _is_page(environ: dict[str, Any], path: str) -> bool:

@@ -14,6 +14,7 @@ dropins=/etc/systemd/system
 command=/usr/local/bin/flowork
 edge_command=/usr/local/bin/flowork-agent
 updater_command=/usr/local/sbin/flowork-updater
+tunnel_conf=/etc/flowork/tunnel.conf
 announcement=/etc/avahi/services/flowork.service
 
 read_options() {

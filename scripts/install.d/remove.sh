@@ -25,12 +25,14 @@ remove_all() {
   for name in "$opt" "$update_state"; do
     [[ ! -d $name ]] || step "remove $name" rm -rf -- "$name"
   done
-  for name in "$data" "$edge_data"; do
-    [[ -d $name ]] || continue
+  # The key of a tunnel is as much yours as the data.
+  for name in "$data" "$edge_data" "$tunnel_conf"; do
+    [[ -e $name ]] || continue
     if ((purge)); then
       step "remove $name with all that is in it" rm -rf -- "$name"
+      ((dry)) || [[ $name != "$tunnel_conf" ]] || rmdir --ignore-fail-on-non-empty -- "$(dirname -- "$name")"
     else
-      say "the data are still in $name; --purge deletes them too"
+      say "$name is still there; --purge deletes it too"
     fi
   done
   ! getent passwd "$account" >/dev/null || step "remove the user $account" userdel "$account"
@@ -47,7 +49,7 @@ sure() {
 
 stop_all() {
   local name
-  for name in flowork.target flowork-update.path flowork-update.service "$agent_unit" flowork-gateway.socket \
+  for name in flowork.target flowork-update.path flowork-update.service flowork-tunnel.service "$agent_unit" flowork-gateway.socket \
     flowork-gateway.service flowork-models.socket \
     flowork-models.service flowork-kernel.service flowork-init.service; do
     systemctl stop "$name" 2>/dev/null || true
@@ -59,6 +61,7 @@ disable_all() {
   systemctl --quiet disable flowork.target 2>/dev/null || true
   systemctl --quiet disable "$agent_unit" 2>/dev/null || true
   systemctl --quiet disable flowork-update.service 2>/dev/null || true
+  systemctl --quiet disable flowork-tunnel.service 2>/dev/null || true
 }
 
 # Only the installer's own files; with --purge what was added by `systemctl edit` too.

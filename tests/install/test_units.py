@@ -65,7 +65,8 @@ def test_every_service_keeps_to_the_house_rules(unit: Path) -> None:
     lines = unit.read_text().splitlines()
     assert lines[0].startswith("# "), "it says what it is for"
     assert {"UMask=0077", "NoNewPrivileges=yes", "ProtectSystem=strict"} <= set(lines)
-    assert "User=flowork" in lines or any(line.startswith("# As root, for") for line in lines), "or says why not"
+    own = {"User=flowork", "DynamicUser=yes"}
+    assert own & set(lines) or any(line.startswith("# As root, for") for line in lines), "or says why not"
     if "Type=notify" in lines:
         assert any(line.startswith("WatchdogSec=") for line in lines)
         assert any(line.startswith("MemoryMax=") for line in lines)
