@@ -305,8 +305,10 @@ def model(name: str, task: str = "language") -> ModelOffer:
 def turn(benches: list[PeerBench], until: Callable[[], bool], limit: float = 10.0) -> None:
     """Turn all engines until something is so."""
     deadline = time.monotonic() + limit
-    while not until():
-        assert time.monotonic() < deadline, "the engines did not get there"
+    while True:
         for bench in benches:
             bench.engine.pump()
+        if until():
+            return
+        assert time.monotonic() < deadline, "the engines did not get there"
         time.sleep(0.0005)
