@@ -16,10 +16,12 @@ from appliance.flowbook import FlowBook
 from appliance.kernel.client import KernelClient
 from appliance.registry import Registry
 from appliance.security.audit import AuditLog
-from appliance.security.keys import InitResult, init_keys
+from appliance.security.files import keys_folder
+from appliance.security.keys import ENGINE_FILE, InitResult, init_keys
 from appliance.security.roles import local_identity
 from appliance.store.metadata import Store, open_store
 from appliance.store.opening import DATABASE, OpenReport
+from appliance.store.places import database_url
 
 #: Who has saved the example.
 _ACTOR = local_identity("flowork")
@@ -34,12 +36,27 @@ class Prepared(Struct, frozen=True):
 
 
 def is_prepared(data: Path) -> bool:
-    """Whether there is a database already; then only the keys need a look."""
+    """Whether there is an engine already; then only the keys need a look."""
+    return has_engine(data)
+
+
+def has_engine(data: Path) -> bool:
+    """Whether the folder is an engine's: it holds the database, or the keys to one on a server."""
+    if database_url():
+        return (keys_folder(data) / ENGINE_FILE).exists()
     return (data / DATABASE).exists()
 
 
 def prepare(data: Path) -> Prepared:
-    """Make what an engine needs in ``data``, which exists. Raises ``KeysError``, ``StoreError``."""
+    """Make what an engine needs in ``data``, which exists. Raises ``KeysError``, ``StoreError``.
+
+    Raises ``ConfigError`` where the database is an engine's whose keys are not in ``data``.
+    """
+    if database_url():
+        from appliance.sharing.cluster import refuse_strangers
+
+        open_store(data).close()
+        refuse_strangers(data)
     keys = init_keys(data)
     with closing(open_store(data)) as store:
         example = _deploy_example(data, store) if _untouched(store) else ""

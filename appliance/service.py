@@ -22,7 +22,6 @@ from appliance.contracts import FlowError
 from appliance.paths import EngineLock, find_folder
 from appliance.running import answers
 from appliance.safemode import Rest, SafeMode
-from appliance.store.opening import DATABASE
 
 if TYPE_CHECKING:
     from appliance.kernel.kernel import Kernel
@@ -225,8 +224,10 @@ def say(text: str) -> None:
 
 
 def _folder(data: Path | None) -> Path:
+    from appliance.firststart import has_engine
+
     folder = find_folder(data)
-    if not (folder / DATABASE).exists() and not restoring.waits(folder):
+    if not has_engine(folder) and not restoring.waits(folder):
         raise NotPrepared(
             f"there is no engine in {folder}; make one with `flowork init`, or choose another with --data"
         )

@@ -21,6 +21,7 @@ from appliance.gateway.idempotency import Remembered
 from appliance.gateway.identity import Callers
 from appliance.gateway.kept import Kept
 from appliance.gateway.naming import Names
+from appliance.gateway.places import find_run
 from appliance.gateway.problems import BadRequest
 from appliance.gateway.restores import Restores
 from appliance.gateway.run_teller import RunTeller
@@ -28,7 +29,8 @@ from appliance.gateway.secure import certificates_of
 from appliance.gateway.told import Places
 from appliance.gateway.traffic import Traffic
 from appliance.kernel.blobs import BlobStore
-from appliance.kernel.client import KernelAway, KernelClient
+from appliance.kernel.client import KernelAway
+from appliance.kernel.reach import reach
 from appliance.registry import Registry
 from appliance.restoring import begin_anew
 from appliance.security.access import Access
@@ -36,6 +38,7 @@ from appliance.security.audit import AuditLog
 from appliance.security.https.certificates import Certificates
 from appliance.security.keys import derived_secret, read_engine
 from appliance.security.owner import OwnerAddress
+from appliance.security.ratelimit import Rate, RateLimiter
 from appliance.security.roles import Identity
 from appliance.security.scrub import Scrubber, environment_secrets
 from appliance.security.sessions import Sessions, cookie_name
@@ -44,8 +47,8 @@ from appliance.security.signin import SignIn
 from appliance.security.tokens import Tokens
 from appliance.security.users import Users
 from appliance.security.vault import Secrets
-from appliance.store.history import History
 from appliance.store.metadata import Store, open_store
+from appliance.store.places import make_history
 from appliance.store.settings import Settings
 from appliance.strain import look as look_for_strain
 
@@ -77,13 +80,13 @@ class Gateway:
         self.began = monotonic()
         self.monotonic = monotonic
         self.store: Store = open_store(data, environ=environ, now=now)
-        self.history = History(data)
-        self.kernel = KernelClient(data)
+        self.history = make_history(data)
+        self.kernel = reach(data, self._flow_of, environ)
         self.engine = read_engine(data)
         self.names = Names(self.store, monotonic)
         self.changes = Changes(self.store, monotonic)
         self.blobs = BlobStore(data)
-        self.remembered = Remembered(monotonic)
+        self.remembered = self._make_remembered()
         self.teller = RunTeller(self)
         self.traffic = Traffic()
         self.places = Places()
@@ -162,7 +165,23 @@ class Gateway:
     def _make_callers(self) -> Callers:
         requests = RequestVerifier(self.engine.id, self.store.people.nonces, now=self.now)
         access = Access(self.users, self.sessions, self.tokens, requests)
-        return Callers(access, self.cookie, self.settings)
+        return Callers(access, self.cookie, self.settings, self._make_limiter)
+
+    def _make_limiter(self, name: str, rate: Rate) -> RateLimiter:
+        """Counts callers; in a cluster together with the other gateways."""
+        if (cluster := self.kernel.cluster) is None:
+            return RateLimiter(rate)
+        from appliance.gateway.shared import SharedLimiter
+
+        return SharedLimiter(name, rate, lambda: cluster().service)
+
+    def _make_remembered(self) -> Remembered:
+        """Answers to requests that may be sent again; in a cluster to any gateway."""
+        if (cluster := self.kernel.cluster) is None:
+            return Remembered(self.monotonic)
+        from appliance.gateway.shared import SharedRemembered
+
+        return SharedRemembered(self.monotonic, lambda: cluster().service, lambda: cluster().cipher)
 
     @property
     def sessions(self) -> Sessions:
@@ -214,6 +233,10 @@ class Gateway:
         self._standing_in = True
         return run
 
+    def _flow_of(self, run: str) -> int:
+        """The number of a run's flow. Raises ``NotFound``."""
+        return find_run(self, run)[0].flow
+
     def _ask_kernel(self) -> dict[str, Any] | None:
         try:
             status: dict[str, Any] = self.call("status", 5.0)
@@ -236,7 +259,7 @@ class Gateway:
 
         with self._lock:
             if self._standin is None:
-                self._standin = StandIn(self.data, sync=self.settings.durability == "power")
+                self._standin = StandIn(self.data, sync=self.settings.durability == "power", kernel=self.kernel)
             return self._standin
 
     def reload(self) -> None:

@@ -106,6 +106,7 @@ class Api:
     def submit(self, params: Params, reply: Reply) -> None:
         """Start a run: answered once it is on disk, or with ``wait`` seconds once it has ended."""
         asked = arguments(params, Start)
+        self._kernel.open_to(asked.flow)
         event = Event(payload=asked.payload, id=asked.id, meta=asked.meta or {}, time=asked.time, unique=asked.unique)
         submission = Submission(asked.flow, asked.trigger, asked.kind, event)
         submission.starts_run = asked.starts_run
@@ -173,6 +174,8 @@ class Api:
     def _run(self, params: Params) -> LiveRun:
         run = self._engine.runs.get(run_number(params))
         if run is None:
+            if kept := self._engine.journal.load(run_number(params)):
+                self._engine.require_home(kept[0].flow)
             raise NotNow("the run is not under way (any more)")
         return run
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import itertools
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from appliance.contracts import Busy, FlowError
 from appliance.kernel import wire
+
+if TYPE_CHECKING:
+    from appliance.sharing.cluster import Cluster
 
 CONNECT_TIMEOUT = 2.0
 
@@ -39,6 +43,9 @@ class Refused(FlowError):
 
 class KernelClient:
     """One connection per thread, opened when needed, opened again after the kernel was away."""
+
+    #: Our place in the cluster, for an engine that belongs to one.
+    cluster: Callable[[], Cluster] | None = None
 
     def __init__(self, data: Path) -> None:
         self.data = data
@@ -101,6 +108,14 @@ class KernelClient:
             link.close()
             raise
         return Stream(link)
+
+    def life(self) -> tuple[int, float]:
+        """Which kernel answers: its process, and when that began (monotonic seconds). Raises ``KernelAway``."""
+        status = self.call("status", 5.0)
+        return status["pid"], time.monotonic() - status["uptime"]
+
+    def adopt(self) -> None:
+        """A run was put down for the kernel; it finds the note in the queue."""
 
     def _link(self) -> tuple[socket.socket, bool]:
         link: socket.socket | None = getattr(self._local, "link", None)

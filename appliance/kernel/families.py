@@ -12,12 +12,14 @@ from appliance.contracts import Event, FlowError, Spawn, Target
 from appliance.engine.plan import body_place
 from appliance.engine.states import RunState
 from appliance.kernel.runs import Family, LiveRun, Parked
-from appliance.kernel.submission import Submission
+from appliance.kernel.submission import Elsewhere, Submission
 
 if TYPE_CHECKING:
     from appliance.kernel.engine import Engine
 
 MAX_DEPTH = 16
+#: Seconds until a flow that is at another kernel is looked for again.
+COMING = 0.5
 MAX_ITEMS = 100_000
 
 
@@ -90,6 +92,11 @@ class Families:
             child.bypass_mode = True
         try:
             made = self._engine.accept(child)
+        except Elsewhere:
+            # Flows that were deployed just now come to one kernel within seconds.
+            family.attempts[position] = number - 1
+            self._engine.timers.after(COMING, lambda: self._again(family, position))
+            return
         except FlowError as exc:
             self.note(family, position, {"ok": False, "error": {"id": exc.id, "message": exc.message}})
             return
@@ -173,7 +180,7 @@ class Families:
 
     def _gathered(self, family: Family) -> None:
         run, index = family.run, family.index
-        self._forget_timer(family)
+        self.forget_timer(family)
         del run.families[index]
         parked = Parked(index, run.attempts.get(index, 1))
         parked.memo = family.spawn.memo
@@ -184,11 +191,12 @@ class Families:
         """The parent is over: so are its children."""
         families, run.families = dict(run.families), {}
         for family in families.values():
-            self._forget_timer(family)
+            self.forget_timer(family)
             for child in list(family.active.values()):
                 self._engine.cancel(child, "the run that started it has ended")
 
-    def _forget_timer(self, family: Family) -> None:
+    def forget_timer(self, family: Family) -> None:
+        """Wait for nothing any more."""
         if family.timer:
             self._engine.timers.cancel(family.timer)
 

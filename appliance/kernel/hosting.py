@@ -202,6 +202,8 @@ class TriggerHost:
         self._wanted: dict[tuple[int, str], tuple[FlowSlot, int, TriggerSpec]] = {}
         self._changed = threading.Condition()
         self._dirty = False
+        #: How often something was wanted, and how often that was done.
+        self._asked = self._done = 0
         self._stopping = False
         self._refresh: set[int] = set()
         self._thread: threading.Thread | None = None
@@ -234,12 +236,18 @@ class TriggerHost:
         }
         with self._changed:
             self._wanted = wanted
+            self._asked += 1
             self._dirty = True
             if refresh:
                 self._refresh = {
                     id(hosted) for hosted in self._hosted.values() if _TEMPLATE.search(str(hosted.spec.config))
                 }
             self._changed.notify()
+
+    def attached_flows(self) -> set[int] | None:
+        """The flows that have triggers attached; None while that is being changed."""
+        with self._changed:
+            return {flow for flow, _ in self._hosted} if self._done == self._asked else None
 
     def views(self) -> list[dict[str, Any]]:
         """Every trigger with its state."""
@@ -259,12 +267,14 @@ class TriggerHost:
                     self._changed.wait(wait)
                 stopping = self._stopping
                 self._dirty = False
-                wanted = {} if stopping else dict(self._wanted)
+                wanted, asked = {} if stopping else dict(self._wanted), self._asked
                 refresh, self._refresh = self._refresh, set()
             self._detach(wanted, refresh)
             if stopping:
                 return
             self._attach(wanted)
+            with self._changed:
+                self._done = asked
             if not self.settled.is_set():
                 self.settled.set()
                 self.on_settled()
@@ -280,11 +290,11 @@ class TriggerHost:
             if entry is not None and fresh and entry[2] == hosted.spec:
                 hosted.slot, hosted.version = entry[0], entry[1]
                 continue
-            del self._hosted[key]
             try:
                 hosted.stop()
             except Exception:
                 logger.exception("detaching trigger %s of %s failed", hosted.spec.id, hosted.slot.id)
+            del self._hosted[key]
 
     def _attach(self, wanted: dict[tuple[int, str], tuple[FlowSlot, int, TriggerSpec]]) -> None:
         for key, (slot, version, spec) in wanted.items():

@@ -19,7 +19,9 @@ from appliance.engine.trace import Record
 from appliance.kernel.context import Services
 from appliance.kernel.runs import LiveRun
 from appliance.kernel.state import GONE
+from appliance.store.errors import EventTaken, LeaseLost
 from appliance.store.journal import Batch, Journal, StateOp
+from appliance.store.runids import to_text
 from appliance.store.shards import StoreFailure
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,13 @@ class Keeper:
         self.scrub: Callable[[Any], Any] = lambda value: value
         self.make_room: Callable[[], None] = lambda: None
         self.committed: Callable[[], None] = lambda: None
+        #: Lets a run go that another kernel has made of the same event; which that is, by the text of ours.
+        self.let_go: Callable[[int], None] = lambda run: None
+        self.taken: dict[str, str] = {}
+        #: Called when another kernel has taken over; does not come back.
+        self.lost: Callable[[], None] = lambda: None
+        #: Where several kernels share the journal, nothing goes on that is not written: seconds between two tries.
+        self.insist: float | None = None
         self.waiting = 0
         self.commits = 0
         self.degraded = ""
@@ -274,14 +283,49 @@ class Keeper:
             return False
         try:
             self._journal.commit(batch)
+        except LeaseLost:
+            self.lost()
+            raise
+        except EventTaken as exc:
+            return self._without(batch, exc.taken)
         except StoreFailure as exc:
-            return self._second_try(batch, exc)
+            return self._second_try(batch, exc) if self.insist is None else self._again(batch, exc, self.insist)
         except Exception:
             logger.exception("a batch cannot be written as it is; its runs are written one by one")
             return self._one_by_one(batch)
         if self.degraded:
             self._recovered()
         return True
+
+    def _without(self, batch: Batch, taken: dict[int, int]) -> bool:
+        """Write all but the runs of events that have their run already: only pure steps of ours were done."""
+        for mine, other in taken.items():
+            self.taken[to_text(mine)] = to_text(other)
+            self._keys = {key: run for key, run in self._keys.items() if run != mine}
+            self.let_go(mine)
+        rest = [part for run, part in batch.split(lambda run: run).items() if run not in taken]
+        # Every part is tried, whatever became of the one before.
+        written = [self._write(part) for part in rest]
+        return all(written)
+
+    def _again(self, batch: Batch, failure: StoreFailure, pause: float) -> bool:
+        """The database is away: nothing may go on until it is back. If that takes too long, the lease ends us."""
+        logger.critical("the journal cannot be written: %s. Nothing goes on until it can", failure)
+        self.degraded = str(failure)
+        while True:
+            time.sleep(pause)
+            try:
+                self._journal.commit(batch)
+            except LeaseLost:
+                self.lost()
+                raise
+            except EventTaken as exc:
+                return self._without(batch, exc.taken)
+            except StoreFailure as exc:
+                self.degraded = str(exc)
+            else:
+                self._recovered()
+                return True
 
     def _recovered(self) -> None:
         logger.warning("the journal can be written again; %d runs left no history", self.lost_history)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from appliance.kernel.server import BadRequest, Caller, Params, Reply
+from appliance.kernel.server import Asker, BadRequest, Params, Reply
 
 KEPT_LIVE = 4096
 #: Seconds for which live events are still made when nobody watches any more.
@@ -20,7 +20,7 @@ class Live:
     def __init__(self, post: Callable[[Callable[[], None]], None], switch: Callable[[bool], None]) -> None:
         self._post = post
         self._switch = switch
-        self._watchers: dict[Caller, Reply] = {}
+        self._watchers: dict[Asker, Reply] = {}
         self._kept: deque[tuple[int, dict[str, Any]]] = deque(maxlen=KEPT_LIVE)
         self._number = 0
         self._alone_since = 0.0
@@ -46,7 +46,7 @@ class Live:
         self._watchers[reply.caller] = reply
         self._switch(True)
 
-    def _end(self, caller: Caller) -> None:
+    def _end(self, caller: Asker) -> None:
         self._watchers.pop(caller, None)
         self._alone_since = time.monotonic()
 

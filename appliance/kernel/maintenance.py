@@ -138,6 +138,10 @@ class Maintenance:
     def _save_state(self) -> None:
         """Move the durable values' marker up, so that the journal may forget their single changes."""
         states = self._engine.services.states
+        if self._journal.fence is not None:
+            # Several kernels share the database: every commit has written the values where they are kept.
+            self._on_engine(lambda: states.saved(states.version))
+            return
         changes, upto = states.take_changed()
         if upto > states.marker:
             self._store.values.apply_state(changes, upto)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from appliance.contracts import Busy, FlowError
 from appliance.kernel import wire
@@ -36,6 +36,19 @@ class Params(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         raise BadRequest(f"the parameter {name!r} is missing")
+
+
+class Asker(Protocol):
+    """Who asked, and gets the answer: somebody on the socket, or on the bus of a cluster."""
+
+    #: Called when the asker has gone.
+    on_close: list[Callable[[], None]]
+
+    def send(self, data: bytes) -> None:
+        """Send a frame, from any thread; to one who has gone: nothing."""
+
+    def answered(self) -> None:
+        """A request was answered: no further frame of it comes."""
 
 
 class Caller:
@@ -80,6 +93,9 @@ class Caller:
                 self.closed = True
             return True
 
+    def answered(self) -> None:
+        """The connection stays open for further requests."""
+
     @property
     def backlog(self) -> int:
         return len(self._backlog)
@@ -90,7 +106,7 @@ class Reply:
 
     __slots__ = ("_done", "_number", "_scrub", "caller")
 
-    def __init__(self, caller: Caller, number: int, scrub: Callable[[Any, bytes], Any]) -> None:
+    def __init__(self, caller: Asker, number: int, scrub: Callable[[Any, bytes], Any]) -> None:
         self.caller = caller
         self._number = number
         self._scrub = scrub
@@ -126,6 +142,7 @@ class Reply:
             error = {"id": "internal", "message": f"the answer cannot be sent: {type(exc).__name__}: {exc}"}
             data = self._frame(wire.ERROR, error)
         self.caller.send(data)
+        self.caller.answered()
 
     def _frame(self, status: int, result: Any) -> bytes:
         data = wire.frame([self._number, status, result])
@@ -151,6 +168,8 @@ class Server:
         self._methods = methods
         self._scrub = scrub
         self._quiet = False
+        #: What a caller hears while the kernel stops.
+        self.refusal: Callable[[], FlowError] = lambda: Busy("the kernel is stopping", retry_after=5.0)
         self._selector = selectors.DefaultSelector()
         self._listener: socket.socket | None = None
         self._thread: threading.Thread | None = None
@@ -281,13 +300,14 @@ class Server:
         caller.inbox += data
         try:
             for message in wire.frames(caller.inbox):
-                self._dispatch(caller, message)
+                self.dispatch(caller, message)
         except wire.WireError as exc:
             logger.warning("a caller on %s was cut off: %s", wire.SOCKET, exc)
             return False
         return True
 
-    def _dispatch(self, caller: Caller, message: Any) -> None:
+    def dispatch(self, caller: Asker, message: Any) -> None:
+        """Have a request ``[id, method, params]`` answered. Raises ``WireError`` for what is none."""
         try:
             number, method, params = message
         except (ValueError, TypeError) as exc:
@@ -304,7 +324,7 @@ class Server:
 
     def _handler(self, method: Any, params: Any) -> Handler:
         if self._quiet:
-            raise Busy("the kernel is stopping", retry_after=5.0)
+            raise self.refusal()
         handler = self._methods.get(method) if isinstance(method, str) else None
         if handler is None:
             raise BadRequest(f"there is no method {method!r:.100}")

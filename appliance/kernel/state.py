@@ -37,6 +37,11 @@ class FlowStates:
             self._changed[op.flow, op.key] = op
             self.version = max(self.version, op.ver)
 
+    def replace(self, flow: int, values: dict[str, Any]) -> None:
+        """Another kernel has changed a flow's values until now, and wrote these down."""
+        self._values[flow] = values
+        self._changed = {place: op for place, op in self._changed.items() if op.flow != flow}
+
     def of(self, flow: int) -> dict[str, Any]:
         """A flow's values; read only."""
         return self._values.setdefault(flow, {})

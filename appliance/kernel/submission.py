@@ -41,6 +41,12 @@ class Submission:
         self.refused: Callable[[FlowError], None] | None = None
 
 
+class Elsewhere(FlowError):
+    """This kernel is not the flow's home: another one of the cluster is, or is about to be."""
+
+    id = "elsewhere"
+
+
 class AlreadyRan(FlowError):
     """The event's run has ended long ago; ``message`` is its id."""
 

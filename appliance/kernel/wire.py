@@ -51,13 +51,18 @@ def frames(buffer: bytearray) -> Iterator[Any]:
                 return
             body = bytes(buffer[start + 4 : start + 4 + length])
             start += 4 + length
-            try:
-                yield _decoder.decode(body)
-            except (msgspec.DecodeError, RecursionError, ValueError, TypeError) as exc:
-                # Nested too deeply, or a map with keys that cannot be keys.
-                raise WireError(str(exc)) from None
+            yield decode(body)
     finally:
         del buffer[:start]
+
+
+def decode(body: bytes) -> Any:
+    """A message without its length. Raises ``WireError``."""
+    try:
+        return _decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError, ValueError, TypeError) as exc:
+        # Nested too deeply, or a map with keys that cannot be keys.
+        raise WireError(str(exc)) from None
 
 
 @contextlib.contextmanager

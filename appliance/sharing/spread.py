@@ -117,10 +117,13 @@ def _collect(value: Any, key: str, found: set[str]) -> None:
             found.add(value)
     elif isinstance(value, Mapping):
         for name, inner in value.items():
-            _collect(inner, str(name), found)
+            if name not in _NO_FLOW:
+                _collect(inner, str(name), found)
     elif isinstance(value, list | tuple):
         for inner in value:
             _collect(inner, key, found)
 
 
 _LONGEST_ID = 63
+#: Keys whose texts name no other flow, whatever they are.
+_NO_FLOW = {"name", "id", "type", "from", "to", "port", "description", "notes", "spec", "tags", "groups", "settings"}

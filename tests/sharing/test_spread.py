@@ -32,6 +32,10 @@ def test_flows_that_meet_in_memory_stay_together() -> None:
     assert numbers(groups_of(flows)) == [[1, 3, 4], [2]]
 
 
+def test_a_flow_that_is_only_called_like_another_is_free() -> None:
+    assert numbers(groups_of([placed(1), placed(2, {"name": "flow-1", "nodes": [{"id": "flow-1"}]})])) == [[1], [2]]
+
+
 def test_workspaces_do_not_meet() -> None:
     flows = [placed(1, calls("flow-2")), placed(2, workspace="office")]
     assert numbers(groups_of(flows)) == [[1], [2]]

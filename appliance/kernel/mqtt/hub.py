@@ -43,8 +43,20 @@ class MqttHub:
     which an unused publish connection is closed. ``keepalive``: seconds between signs of life.
     """
 
-    def __init__(self, name: str, *, patience: float = 10.0, idle: float = 300.0, keepalive: float = 30.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        patience: float = 10.0,
+        idle: float = 300.0,
+        keepalive: float = 30.0,
+        process: str = "",
+    ) -> None:
+        """``process`` tells apart the kernels of a cluster, which have one name: what one of them subscribed to,
+        another goes on with, but each publishes on a connection of its own.
+        """
         self._name = name
+        self._process = process
         self._patience = patience
         self._idle = idle
         self._keepalive = keepalive
@@ -160,7 +172,8 @@ class MqttHub:
             loop = self._running()
             if url not in self._publishers:
                 # Two addresses of one broker must not throw each other out.
-                own = hashlib.blake2b(f"{broker} {broker.user}".encode(), digest_size=4).hexdigest()
+                who = f"{broker} {broker.user} {self._process}".rstrip()
+                own = hashlib.blake2b(who.encode(), digest_size=4).hexdigest()
                 self._publishers[url] = Publisher(
                     broker,
                     f"{self._name}-publish-{own}",

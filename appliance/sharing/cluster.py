@@ -1,0 +1,193 @@
+"""One process's membership in the cluster: its number, its lease, who else lives, and the bus.
+
+A thread renews the lease and looks around once a second. How long the lease holds is counted from *before* the
+renewal was asked for, on a clock of this machine that goes on while it sleeps, so that this process thinks itself
+dead before anybody else does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from appliance.contracts import ConfigError, FlowError
+from appliance.security.files import keys_folder
+from appliance.security.keys import ENGINE_FILE, derived_secret, read_engine
+from appliance.security.sealing import Cipher
+from appliance.sharing.members import LEASE, RENEW, Member, Members
+from appliance.sharing.post import Handler, Post
+from appliance.sharing.service import Service, open_service
+from appliance.store.errors import LeaseLost
+from appliance.store.journal import Lease
+from appliance.store.places import URL, database_url
+
+logger = logging.getLogger(__name__)
+
+QUEUE_URL, MACHINE = "FLOWORK_QUEUE_URL", "FLOWORK_MACHINE"
+#: Seconds between two looks at who lives; before the lease's end at which its holder stops.
+LOOK, MARGIN = 1.0, 2.0
+_PURPOSE = "cluster"
+
+
+def clock() -> float:
+    """Seconds since the boot, those asleep too: a lease ends while a lid is closed."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def machine_name(environ: Mapping[str, str]) -> str:
+    """What people call this machine: ``FLOWORK_MACHINE``, or its host name."""
+    return environ.get(MACHINE, "").strip() or socket.gethostname()
+
+
+def place_of(data: Path) -> str:
+    """Tells this installation from all others, without saying anything about it."""
+    try:
+        machine = Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        machine = ""
+    text = "\0".join((machine, socket.gethostname(), str(data.resolve())))
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def _proof(key: bytes) -> str:
+    return hmac.digest(key, b"proof", "sha256").hex()
+
+
+def stranger() -> ConfigError:
+    """What a machine is told that lacks the cluster's keys."""
+    return ConfigError(
+        f"this machine does not have the keys of the engine in {URL}: copy the folder keys/ from a machine that "
+        "belongs to it into this data folder (docs/scale.md), or use another database"
+    )
+
+
+def refuse_strangers(data: Path, environ: Mapping[str, str] | None = None) -> None:
+    """Raises ``ConfigError`` if the database belongs to an engine whose keys are not in the data folder."""
+    members = Members(database_url(environ))
+    try:
+        known = members.known_proof()
+    finally:
+        members.close()
+    has_keys = (keys_folder(data) / ENGINE_FILE).exists()
+    if known and not (has_keys and _proof(derived_secret(data, _PURPOSE)) == known):
+        raise stranger()
+
+
+class Cluster:
+    """See above. ``join`` and ``leave`` once each."""
+
+    def __init__(self, data: Path, role: str, environ: Mapping[str, str] | None = None) -> None:
+        environ = os.environ if environ is None else environ
+        self.url = database_url(environ)
+        self.role = role
+        self.machine = machine_name(environ)
+        self.place = place_of(data)
+        self.key = derived_secret(data, _PURPOSE)
+        self.cipher = Cipher(self.key)
+        self.members = Members(self.url)
+        self.service: Service = open_service(environ.get(QUEUE_URL) or self.url, read_engine(data).id)
+        self.lease = Lease(0, 0)
+        self.holds_until = 0.0
+        self._around: tuple[float, list[Member]] = (-1e9, [])
+        self._post: Post | None = None
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        #: Called once a second with who lives, on the cluster's thread.
+        self.on_look: Callable[[list[Member]], None] = lambda members: None
+        #: Called when the lease was lost, on the cluster's thread, which ends then.
+        self.on_lost: Callable[[], None] = lambda: None
+
+    @property
+    def box(self) -> str:
+        """Where messages for this process go."""
+        return f"{self.role}.{self.lease.writer}.{self.lease.epoch}"
+
+    def join(self) -> None:
+        """Take a number. Raises ``StoreError``, ``Crowded``, ``ConfigError`` for keys that are not the cluster's."""
+        proof = _proof(self.key)
+        if self.members.proof(proof) != proof:
+            raise stranger()
+        began = clock()
+        self.lease = self.members.join(self.role, self.machine, self.place)
+        self.holds_until = began + LEASE - MARGIN
+
+    def open(self, handler: Handler) -> Callable[[], None]:
+        """Renew the lease from now on, look around, and take messages; returns what ends it and leaves."""
+        self._post = Post(self.service, self.cipher, self.box, handler)
+        self._post.start()
+        self._thread = threading.Thread(target=self._stay, name="cluster", daemon=True)
+        self._thread.start()
+        return self.leave
+
+    def send(self, box: str, part: object, failed: Callable[[FlowError], None] | None = None) -> None:
+        """Have a part of a message sent soon (see :class:`appliance.sharing.post.Post`)."""
+        assert self._post is not None
+        self._post.send(box, part, failed)
+
+    @property
+    def bus_away(self) -> str:
+        """Why the bus cannot be used right now; empty if it can."""
+        return self._post.away if self._post is not None else ""
+
+    def holds(self) -> bool:
+        """Whether nobody can have taken over yet."""
+        return clock() < self.holds_until
+
+    def around(self, age: float = LOOK * 2) -> list[Member]:
+        """Everybody, at most so many seconds old. Raises ``StoreError``."""
+        looked, members = self._around
+        if clock() - looked > age:
+            members = self.members.all()
+            self._around = (clock(), members)
+        return members
+
+    def leave(self) -> None:
+        """End the lease, so that others take over at once. Twice is fine."""
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(10.0)
+        if self._post is not None:
+            self._post.stop()
+        if self.lease.epoch and self.holds():
+            try:
+                self.members.leave(self.lease)
+            except FlowError as exc:
+                logger.warning("the lease runs out by itself: %s", exc.message)
+        self.members.close()
+        self.service.close()
+
+    def _stay(self) -> None:
+        renewed, failing = clock(), ""
+        while not self._stopping.wait(LOOK):
+            try:
+                began = clock()
+                if began - renewed >= RENEW or failing:
+                    self.members.renew(self.lease)
+                    self.holds_until = began + LEASE - MARGIN
+                    renewed = began
+                members = self.members.all()
+                self._around = (clock(), members)
+                if failing:
+                    logger.warning("the cluster's database answers again")
+                    failing = ""
+                self.on_look(members)
+            except LeaseLost as exc:
+                logger.critical("%s", exc.message)
+                self.on_lost()
+                return
+            except FlowError as exc:
+                if not failing:
+                    logger.warning("the lease could not be renewed, it holds %.1f s more: %s",
+                                   self.holds_until - clock(), exc.message)  # fmt: skip
+                failing = exc.message
+            except Exception:
+                logger.exception("looking around in the cluster failed")
