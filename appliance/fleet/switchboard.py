@@ -122,19 +122,15 @@ class Switchboard(Generic[L]):
         """Whether a connection stands."""
         return link in self._links
 
-    def connect(self, connection: socket.socket, identity: str, address: str) -> L | None:
-        """A connection was made, of somebody who is local (``identity`` "") or has proved who it is; its link.
-
-        None while this stops.
-        """
+    def connect(self, connection: socket.socket, identity: str, address: str) -> None:
+        """A connection was made, of somebody who is local (``identity`` "") or has proved who it is."""
         link = self._make(connection, identity, address)
         if self._stopping:
             link.channel.close()
-            return None
+            return
         self._links.add(link)
         self._selector.register(link.channel, selectors.EVENT_READ, link)
         self._attend(link, selectors.EVENT_READ)  # TLS may have read ahead
-        return link
 
     def drop(self, link: L | None, why: str) -> None:
         """End a connection. Twice is fine."""

@@ -63,6 +63,7 @@ class Beacon:
         self._wanted: tuple[str, ...] = ()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread: threading.Thread | None = None
+        self._said: dict[str, Any] = {}
         self._closed = False
 
     # --- what is wished ---------------------------------------------------------------------------
@@ -128,7 +129,8 @@ class Beacon:
             if needed and self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="beacon", daemon=True)
                 self._thread.start()
-            elif process is not None:
+            elif process is not None and (again or wish != self._said):
+                self._said = wish
                 _write(process, {**wish, **({"again": True} if again else {})})
                 if not needed:
                     _hush(process)
@@ -143,6 +145,7 @@ class Beacon:
                 if self._closed or not (wish["announce"] or wish["browse"]):
                     self._thread = None
                     return
+                self._said = wish
                 process = self._process = _start()
                 _write(process, wish)
             began = time.monotonic()

@@ -1,0 +1,104 @@
+"""Calling peers: each call is on a thread of its own that lasts seconds, and a few at one time."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from appliance.fleet.peers import gate
+from appliance.fleet.peers.remote import split
+
+logger = logging.getLogger(__name__)
+
+#: Calls at one time, and addresses that are tried in one.
+AT_ONCE, MOST = 4, 12
+
+#: Takes a connection, the fingerprint of who is there, the address that was reached and the one that was tried, on the
+#: thread of the call; says whether it wants it.
+Connected = Callable[[ssl.SSLSocket, str, str, str], bool]
+
+
+class Dialing:
+    """``folder`` has this engine's key, ``port`` is that of addresses that name none."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self._folder = folder
+        self._port = port
+        self._lock = threading.Lock()
+        self._calling: set[threading.Thread] = set()
+        self._closed = False
+
+    @property
+    def free(self) -> bool:
+        """Whether another call may begin."""
+        return len(self._calling) < AT_ONCE and not self._closed
+
+    def call(
+        self,
+        addresses: Sequence[str],
+        trusted: list[bytes],
+        connected: Connected,
+        done: Callable[[str], None],
+    ) -> None:
+        """Try the addresses in turn, until ``connected`` takes a connection. ``done`` is told at the end why there is
+        none, or "".
+        """
+
+        def work() -> None:
+            why = "no address of it is known"
+            try:
+                for each in addresses[:MOST]:
+                    if self._closed:
+                        return
+                    why = self._try(each, trusted, connected)
+                    if not why:
+                        break
+                done(why)
+            except Exception:
+                logger.exception("calling a peer failed")
+                done("calling it failed")
+            finally:
+                with self._lock:
+                    self._calling.discard(threading.current_thread())
+
+        self._begin(work, "peer-call")
+
+    def ask(self, work: Callable[[], None]) -> None:
+        """Do something that waits for the network, on a thread that the end waits for."""
+
+        def guarded() -> None:
+            try:
+                work()
+            except Exception:
+                logger.exception("asking another engine failed")
+            finally:
+                with self._lock:
+                    self._calling.discard(threading.current_thread())
+
+        self._begin(guarded, "peer-ask")
+
+    def close(self) -> None:
+        """Wait for what is under way, which lasts seconds. Twice is fine."""
+        self._closed = True
+        for thread in list(self._calling):
+            thread.join()
+
+    def _begin(self, work: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=work, name=name, daemon=True)
+        with self._lock:
+            if self._closed:
+                return
+            self._calling.add(thread)
+        thread.start()
+
+    def _try(self, address: str, trusted: list[bytes], connected: Connected) -> str:
+        """Why not, or nothing."""
+        try:
+            host, port = split(address, self._port)
+            secure, fingerprint, reached = gate.identified(host, port, self._folder, trusted)
+        except (OSError, ValueError) as exc:
+            return f"{address}: {(getattr(exc, 'strerror', None) or str(exc)).lower()}"
+        return "" if connected(secure, fingerprint, reached, address) else f"{address}: another engine answers there"
