@@ -74,6 +74,20 @@ class BlobStore:
             raise NodeError(message, retryable=False, detail={"blob": digest, "size": len(data)})
         return data
 
+    def keep(self, digest: str, size: int) -> bool:
+        """Whether a blob is there, by its name and size; if so, it counts as used at this moment."""
+        if not _DIGEST.fullmatch(digest):
+            return False
+        path = self._path(digest)
+        with self._lock:
+            try:
+                if path.stat().st_size != size:
+                    return False
+                os.utime(path)
+            except OSError:
+                return False
+        return True
+
     def __iter__(self) -> Iterator[BlobInfo]:
         """Every blob, in no order. What is put or deleted meanwhile may or may not be among them."""
         for path in self._files():

@@ -339,6 +339,44 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             extra_json_schema=_about("Devices", restart=True),
         ),
     ] = "manual"
+    engine_name: Annotated[
+        str,
+        Meta(
+            max_length=60,
+            title="Name of this engine",
+            description="What other engines show it as; empty: the machine's own name",
+            extra_json_schema=_about("Peers", restart=True),
+        ),
+    ] = ""
+    peer_port: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=65535,
+            title="Port for other engines",
+            description="Where paired engines connect, once one is being paired; 0 lets none in (this engine can still "
+            "connect to others)",
+            extra_json_schema=_about("Peers", restart=True),
+        ),
+    ] = 5011
+    peer_discovery: Annotated[
+        Literal["paired", "always", "never"],
+        Meta(
+            title="Be found by other engines",
+            description="`paired`: tell the local network (mDNS) of this engine, and look for others, while a peer is "
+            "paired or being paired. `always`: at any time. `never`: only the addresses below and the last known ones",
+            extra_json_schema=_about("Peers", restart=True),
+        ),
+    ] = "paired"
+    peers: Annotated[
+        tuple[str, ...],
+        Meta(
+            title="Addresses of other engines",
+            description="Tried beside what is found, as 192.168.1.20 or box.lan:5011: for networks that mDNS does not "
+            "get through",
+            extra_json_schema=_about("Peers", restart=True),
+        ),
+    ] = ()
     announce_broker: Annotated[
         str,
         Meta(
