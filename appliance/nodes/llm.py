@@ -2,11 +2,13 @@
 
 `models` are tried in this order until one answers: `NAME` is this machine's, `UPSTREAM/NAME` an upstream's; empty takes
 the engine's default. With `schema` (a JSON Schema) the answer is one JSON value that fits it, in `data`. `images` are
-references to blobs, for models that see. While the model answers, its words are shown in the run's view.
+references to blobs, as steps that take or read pictures give them, for models that see (of this machine those with a
+projector: docs/models.md). While the model answers, its words are shown in the run's view.
 
     {"system": "You look after a greenhouse. Answer in one sentence.", "prompt": "It is {{ payload.t }} °C. What now?"}
     {"prompt": "Read the invoice.\\n{{ payload.text }}", "models": ["qwen", "openai/gpt-5-mini"],
      "schema": {"type": "object", "properties": {"total": {"type": "number"}}, "required": ["total"]}}
+    {"prompt": "Who is at the gate? One word.", "images": ["{{ payload.image }}"], "models": ["smolvlm-500m-q8_0"]}
 """
 
 from __future__ import annotations

@@ -48,16 +48,18 @@ def tiny_model(
     spoil: Callable[[str, np.ndarray], np.ndarray] | None = None,
     path: Path | None = None,
     split: int = 0,
+    plane: bool = False,
 ) -> Path:
     """A Llama with random weights (float32, width 64, ``layers`` of them) that was trained up to ``context`` tokens.
 
     With ``pooling`` it makes vectors of what it read instead of text.
     ``spoil`` may change a tensor before it is written (name and array in, array out), and then ``path`` says where to;
     so it does with ``split``, the number of tensors that a file takes: then there are several, and the first is given.
+    With ``plane`` it is a Qwen2-VL, for which a picture's positions lie in a plane (M-RoPE).
     """
 
     def write(target: Path) -> None:
-        writer = gguf.GGUFWriter(target, "llama", split_max_tensors=split)
+        writer = gguf.GGUFWriter(target, "qwen2vl" if plane else "llama", split_max_tensors=split)
         writer.add_name("tiny")
         width, heads, keys, inner = 64, 4, 2, 128
         tokens, merges = _bpe()
@@ -69,6 +71,8 @@ def tiny_model(
         writer.add_head_count_kv(keys)
         writer.add_layer_norm_rms_eps(1e-5)
         writer.add_rope_dimension_count(width // heads)
+        if plane:
+            writer.add_rope_dimension_sections([2, 3, 3, 0])
         writer.add_vocab_size(len(tokens))
         if pooling is not None:
             writer.add_pooling_type(pooling)
@@ -91,6 +95,9 @@ def tiny_model(
         tensors["token_embd.weight"] *= 8.0  # so that what was read weighs as much as where it stood
         for name in ["output_norm", *(f"blk.{n}.{norm}" for n in range(layers) for norm in ("attn_norm", "ffn_norm"))]:
             tensors[f"{name}.weight"] = np.ones(width, np.float32)
+        for layer in range(layers if plane else 0):
+            for name, rows in (("attn_q", width), ("attn_k", kv), ("attn_v", kv)):
+                tensors[f"blk.{layer}.{name}.bias"] = np.zeros(rows, np.float32)
         for name, tensor in tensors.items():
             writer.add_tensor(name, tensor if spoil is None else spoil(name, tensor))
         _close(writer)
@@ -100,7 +107,7 @@ def tiny_model(
         return min(path.parent.glob(f"{path.stem}-00001-of-*.gguf")) if split else path
     assert spoil is None, "a spoilt model is not kept: say where it goes"
     mark = hashlib.sha256((template or "").encode()).hexdigest()[:8]
-    kind = "llama" if pooling is None else f"llama-{pooling.name.lower()}"
+    kind = "qwen2vl" if plane else "llama" if pooling is None else f"llama-{pooling.name.lower()}"
     return _kept(f"{kind}-{seed}-{context}-{layers}-{mark}.gguf", write)
 
 

@@ -52,7 +52,11 @@ async def pieces(language: Language, ask: Ask) -> AsyncGenerator[tuple[str, Answ
     Raises what the model raises.
     """
     inbox = Inbox()
-    ticket = language.submit(ask, inbox.text, inbox.end)
+    if any(isinstance(message.get("content"), list) for message in ask.messages):
+        # A large picture takes a while to be read, and others wait for the loop.
+        ticket = await asyncio.to_thread(language.submit, ask, inbox.text, inbox.end)
+    else:
+        ticket = language.submit(ask, inbox.text, inbox.end)
     try:
         answer = None
         while answer is None:

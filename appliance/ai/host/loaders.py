@@ -35,14 +35,15 @@ class LanguageLoader:
 
     def _fitting(self, found: Found) -> tuple[int, int]:
         """Tokens of context that fit here, and the bytes that the model takes with them."""
-        from appliance.ai.host.llama import ggufs
+        from appliance.ai.host.llama import ggufs, projector_need
 
         facts = _usable(found, lambda: ggufs.read(found.path))
+        seeing = _usable(found, lambda: projector_need(found.projector))
         context = need = 0
         for most in _CONTEXTS:
             context = min(facts.context or most, most)
             # Twice: what is under way, and what was evaluated and is kept.
-            need = facts.size + 2 * facts.cell * context + _BUFFERS
+            need = facts.size + 2 * facts.cell * context + _BUFFERS + seeing
             if need <= self._bound * _SHARE:
                 break
         return context, need
@@ -50,7 +51,8 @@ class LanguageLoader:
     def load(self, found: Found, progress: Callable[[float], None]) -> Model:
         use_engine(self._data)  # it may have been made since the last time
         engine = self._engine()
-        _usable(found, lambda: _read_through([found.path, *found.rest], progress))
+        beside = [found.projector] if found.projector else []
+        _usable(found, lambda: _read_through([found.path, *found.rest, *beside], progress))
         context, need = self._fitting(found)
         return _usable(found, lambda: engine(found, context, need))
 
@@ -72,7 +74,14 @@ class LanguageLoader:
     def _by_llama(self, found: Found, context: int, need: int) -> Model:
         from appliance.ai.host.llama import Options, load
 
-        options = Options(name=found.name, context=context, memory=need, state=self._state, adapters=found.adapters)
+        options = Options(
+            name=found.name,
+            context=context,
+            memory=need,
+            state=self._state,
+            adapters=found.adapters,
+            projector=found.projector,
+        )
         return load(found.path, options)
 
 

@@ -86,7 +86,7 @@ class Routes:
             raise NotFound(f"there is nothing at {request.path} for {request.method}")
 
     def _card(self, found: Found, adapter: str = "") -> dict[str, Any]:
-        task, context = found.about.get("task", "run"), 0
+        task, context, images = found.about.get("task", "run"), 0, found.projector is not None
         if found.kind == "language":
             task, context = _facts(found.path, found.stamp)
         return {
@@ -98,6 +98,7 @@ class Routes:
                 "kind": found.kind,
                 "task": task,
                 "context": context,
+                "images": images,
                 "size": found.size,
                 "loaded": found.name in self._shelf.loaded,
                 "licence": found.about.get("licence", ""),

@@ -9,10 +9,11 @@ from msgspec import Struct
 
 
 class Ask(Struct, frozen=True, kw_only=True):
-    """One generation. ``messages`` as in OpenAI's chat format (text only), or else ``prompt`` as it is.
+    """One generation. ``messages`` as in OpenAI's chat format (pictures as ``data:`` URLs), or ``prompt`` as it is.
 
-        ``schema`` (JSON Schema) or ``grammar`` (GBNF) binds the answer. The first ``shared`` messages are the same at
-    X"""
+    ``schema`` (JSON Schema) or ``grammar`` (GBNF) binds the answer. The first ``shared`` messages are the same at every
+    call of their kind.
+    """
 
     messages: Sequence[dict[str, Any]] = ()
     prompt: str | None = None

@@ -53,6 +53,8 @@ class Xllama:
     ) -> Job:
         if ask.adapter:
             raise ConfigError("adapter: the ready-made engine has none; `flowork models setup` where a compiler is")
+        if any(isinstance(message.get("content"), list) and _pictured(message["content"]) for message in ask.messages):
+            raise ConfigError("the ready-made engine sees no pictures; `flowork models setup` where a compiler is")
         job = Job(ask, on_text, on_end)
         with self._lock:
             if len(self._jobs) >= _SLOTS + _MOST_WAITING:
@@ -112,6 +114,10 @@ class Xllama:
             raise NodeError(f"{self._name!r} does not answer: {exc}") from None
         finally:
             link.close()
+
+
+def _pictured(content: list[Any]) -> bool:
+    return any(isinstance(part, dict) and part.get("type") == "image_url" for part in content)
 
 
 class Job:

@@ -58,7 +58,7 @@ class Local(Provider[LocalConfig]):
         self, reach: Reach, config: LocalConfig, model: str, request: ChatRequest, on_text: Callable[[str], None]
     ) -> ChatReply:
         if has_images(request):
-            raise ConfigError(f"the model {model!r} of this machine does not see pictures")
+            _must_see(model, await reach.installed())
         body = chat_body(request, reach.blobs)
         body |= {"flowork_shared": request.shared, "flowork_priority": reach.priority}
         return await _api(reach).chat(model, request, body, on_text)
@@ -84,6 +84,16 @@ class Local(Provider[LocalConfig]):
 
     async def models(self, reach: Reach, config: LocalConfig) -> list[ModelFacts]:
         return list(await reach.installed())
+
+
+def _must_see(model: str, installed: Sequence[ModelFacts]) -> None:
+    """Raises ``ConfigError`` for a model without eyes, and says which have some."""
+    facts = next((one for one in installed if one.name == model.partition("+")[0]), None)
+    if facts is None or facts.images:
+        return  # of one that is not there the host says more
+    seeing = ", ".join(one.name for one in installed if one.images)
+    hint = f"{seeing} can" if seeing else "`flowork models pull smolvlm-500m` gets one that can"
+    raise ConfigError(f"the model {model!r} of this machine sees no pictures: {hint}, or name one of an upstream")
 
 
 def _api(reach: Reach) -> Api:

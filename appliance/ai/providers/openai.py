@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
-from appliance.ai.providers._openai_api import Api, Unwanted, chat_body
+from appliance.ai.providers._openai_api import Api, Unwanted, chat_body, has_images
 from appliance.contracts import (
     ChatReply,
     ChatRequest,
@@ -85,6 +85,8 @@ class OpenAI(Provider[OpenAIConfig]):
     async def chat(
         self, reach: Reach, config: OpenAIConfig, model: str, request: ChatRequest, on_text: Callable[[str], None]
     ) -> ChatReply:
+        if not config.images and has_images(request):
+            raise ConfigError(f"{model!r}: the models of this upstream see no pictures (its setting `images`)")
         api, body = self._api(reach, config), chat_body(request, reach.blobs)
         place = (config.url, model)
         while True:

@@ -73,6 +73,7 @@ class What(Body, frozen=True):
     model: Annotated[str, Meta(min_length=1, max_length=2000, description="What to fetch")]
     name: Annotated[str, Meta(max_length=100, description="What it is called here")] = ""
     sha256: Annotated[str, Meta(max_length=64, description="The checksum that it must have")] = ""
+    projector: Annotated[str, Meta(max_length=2000, description="Address of what makes it see pictures")] = ""
 
 
 class Begin(Body, frozen=True):
@@ -156,11 +157,11 @@ def cancel_setup(call: Call[Query, Nothing]) -> None:
     unaudited="it only asks a source for the size of a file",
 )
 def look(call: Call[Query, What]) -> Order:
-    """What would be fetched: size, licence and checksum, to be agreed to. Its source is asked for it."""
+    """What would be fetched: size, licence, checksum, room on the disk, to be agreed to. Its source is asked."""
     from appliance.ai.library.pull import order_of
 
     asked = call.body
-    return order_of(call.gateway.data, asked.model, name=asked.name, sha256=asked.sha256)
+    return order_of(call.gateway.data, asked.model, name=asked.name, sha256=asked.sha256, projector=asked.projector)
 
 
 @noun.get("/models/pulls", permission="models:read", anywhere=True, errors=(503,))
@@ -175,7 +176,9 @@ def begin_pull(call: Call[Query, What]) -> Job:
     from appliance.ai.library.pull import order_of
 
     asked = call.body
-    order = order_of(call.gateway.data, asked.model, name=asked.name, sha256=asked.sha256, ask=False)
+    order = order_of(
+        call.gateway.data, asked.model, name=asked.name, sha256=asked.sha256, projector=asked.projector, ask=False
+    )
     call.note(order.name, source=order.source)
     return msgspec.convert(call.gateway.call("model_pull", order=msgspec.to_builtins(order)), Job)
 

@@ -12,6 +12,7 @@ import pytest
 from tests.ai.host.conftest import SLOW
 from tests.support.kernels import LocalKernel, wait_for
 from tests.support.modelhost import Link, ModelHost
+from tests.support.tinyeyes import TOKENS, picture, tiny_projector
 from tests.support.tinymodel import tiny_embedder, tiny_model
 
 
@@ -19,7 +20,8 @@ from tests.support.tinymodel import tiny_embedder, tiny_model
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKernel]:
     made = LocalKernel(tmp_path_factory.mktemp("house") / "data")
     models = {"tiny": tiny_model(), "slow": tiny_model(layers=SLOW), "a-vectors": tiny_embedder()}
-    with ModelHost(made.data, models=models):
+    with ModelHost(made.data, models={**models, "with-eyes": tiny_model()}):
+        tiny_projector(made.data / "models" / "with-eyes.mmproj.gguf")
         made.start()
         yield made
         made.close()
@@ -65,6 +67,33 @@ def test_an_answer_fits_its_schema_whatever_the_weights_are(house: LocalKernel) 
     found = output(run(house, "extract", config))["data"]
     assert found.keys() == {"on", "room"}
     assert found["room"] in {"hall", "bath"}
+
+
+def test_a_step_shows_a_picture_to_a_model_of_this_machine(house: LocalKernel) -> None:
+    (house.data / "files").mkdir(exist_ok=True)
+    (house.data / "files" / "gate.png").write_bytes(picture((200, 20, 20)))
+    look = {"prompt": "Who is at the gate?", "images": ["{{ payload }}"], "max_tokens": 8, "cache": False}
+
+    def run_with(*models: str) -> Any:
+        flow = house.deploy(
+            {
+                "nodes": [
+                    {"id": "read", "type": "file_read", "config": {"path": "gate.png", "format": "bytes"}},
+                    {"id": "look", "type": "llm", "config": {**look, "models": list(models)}},
+                ],
+                "edges": [{"from": "read", "to": "look"}],
+            }
+        )
+        house.client.call("reload")
+        return house.submit(flow, None, wait=50.0)
+
+    seen = output(run_with("with-eyes"))
+    blind = output(run(house, "llm", {**look, "images": [], "models": ["with-eyes"]}))
+    assert (seen["model"], seen["tokens_in"]) == ("with-eyes", blind["tokens_in"] + TOKENS)
+    assert output(run_with("tiny", "with-eyes"))["text"] == seen["text"], "one that sees nothing is passed over"
+    failed = run_with("tiny")
+    assert failed["state"] == "failed"
+    assert "sees no pictures: with-eyes can" in failed["error"]["message"]
 
 
 def test_a_label_is_one_of_the_labels(house: LocalKernel) -> None:

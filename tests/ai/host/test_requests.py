@@ -16,7 +16,8 @@ from appliance.ai.host.routes import Routes
 from appliance.ai.host.shelf import Shelf
 from tests.support.modelhost import Link, ModelHost, chat
 from tests.support.pages import ROOT, tables
-from tests.support.tinymodel import tiny_adapter
+from tests.support.tinyeyes import TOKENS, picture, tiny_projector
+from tests.support.tinymodel import tiny_adapter, tiny_model
 
 SCHEMA = {
     "type": "object",
@@ -50,6 +51,29 @@ def test_a_stream_says_the_same_as_the_whole_answer(host: ModelHost) -> None:
     assert last["choices"][0]["finish_reason"] == "length"
     assert usage["choices"] == []
     assert usage["usage"]["completion_tokens"] == 30
+
+
+def test_a_picture_is_seen_over_http(data: Path) -> None:
+    with ModelHost(data, models={"eyes": tiny_model(), "tiny": tiny_model()}) as host:
+        tiny_projector(host.folder / "eyes.mmproj.gguf")
+        listed = {one["id"]: one["flowork"]["images"] for one in host.ask("/v1/models")[1]["data"]}
+        assert listed == {"eyes": True, "tiny": False}
+        url = f"data:image/png;base64,{base64.b64encode(picture((200, 20, 20))).decode()}"
+        shown = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": url}}]
+        seen, blind = (
+            host.ask("/v1/chat/completions", _about("eyes", content))[1]["usage"]["prompt_tokens"]
+            for content in (shown, "What is it?")
+        )
+        assert seen == blind + TOKENS
+        status, code, message = host.error("/v1/chat/completions", _about("tiny", shown))
+        assert (status, code) == (400, "bad-config")
+        assert "sees no pictures" in message
+        address = [{"type": "image_url", "image_url": {"url": "https://camera.local/now.jpg"}}]
+        assert "nothing is fetched" in host.error("/v1/chat/completions", _about("eyes", address))[2]
+
+
+def _about(model: str, content: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": content}], "max_tokens": 4}
 
 
 def test_a_stream_comes_piece_by_piece(host: ModelHost) -> None:

@@ -16,6 +16,7 @@ from appliance.ai.library import cards, catalogue, fetch, pull
 from appliance.ai.library.errors import BadModel, CannotFetch, ModelIsThere, NoRoom, NoSuchModel
 from appliance.contracts import ConfigError
 from tests.ai.library.source import Source
+from tests.support.tinyeyes import tiny_projector
 from tests.support.tinymodel import tiny_embedder, tiny_model
 
 
@@ -185,6 +186,57 @@ def test_a_split_model_is_imported_from_a_stick(tmp_path: Path) -> None:
         pull.look_at(parts[0])
     (tmp_path / "models" / "tiny-00002-of-00003.gguf").unlink()
     assert "there is no model file" in cards.all_models(tmp_path)[0].trouble
+
+
+# --- with eyes ---
+
+
+def test_a_projector_comes_along_with_its_model(source: Source, tmp_path: Path) -> None:
+    eyes = tiny_projector(tmp_path / "mmproj-tiny-f32.gguf").read_bytes()
+    source.files["mmproj-tiny-f32.gguf"] = eyes
+    model, projector = source.url("Tiny-1M-Q8_0.gguf"), source.url("mmproj-tiny-f32.gguf")
+    order = pull.order_of(tmp_path, model, projector=projector)
+    assert order.bytes == len(source.files["Tiny-1M-Q8_0.gguf"]) + len(eyes)
+    card = pull.pull(tmp_path, order, wait=nothing)
+    assert card.others == {"tiny-1m-q8_0.mmproj.gguf": sha(eyes)}
+    (found,) = cards.all_models(tmp_path)
+    assert (found.images, found.bytes, found.trouble) == (True, order.bytes, "")
+    cards.remove(tmp_path, "tiny-1m-q8_0")
+    assert not list((tmp_path / "models").glob("*.gguf"))
+    variant = {"quantization": "Q8_0", "bytes": 5, "url": model, "projector": projector, "projector_sha256": sha(eyes)}
+    own_catalogue(tmp_path, entry(variants=[variant]))
+    pull.pull(tmp_path, pull.order_of(tmp_path, "tiny"), wait=nothing)
+    assert cards.all_models(tmp_path)[0].images
+
+
+def test_what_is_no_projector_is_refused_and_a_projector_alone_too(source: Source, tmp_path: Path) -> None:
+    source.files["eyes.gguf"] = tiny_projector(tmp_path / "eyes.gguf").read_bytes()
+    model, eyes = source.url("Tiny-1M-Q8_0.gguf"), source.url("eyes.gguf")
+    with pytest.raises(BadModel, match="is no projector"):
+        pull.pull(tmp_path, pull.order_of(tmp_path, model, projector=model), wait=nothing)
+    with pytest.raises(BadModel, match="this is a projector, which makes a model see"):
+        pull.pull(tmp_path, pull.order_of(tmp_path, eyes), wait=nothing)
+    with pytest.raises(ConfigError, match="brings its projector along"):
+        pull.order_of(tmp_path, "qwen2.5-0.5b", projector=eyes)
+    assert cards.all_models(tmp_path) == []
+
+
+def test_a_projector_beside_a_model_on_a_stick_is_taken(tmp_path: Path) -> None:
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    (stick / "tiny.gguf").write_bytes(tiny_model().read_bytes())
+    tiny_projector(stick / "mmproj-model-f16.gguf")
+    (local,) = pull.look_at(stick)
+    assert local.projector == stick / "mmproj-model-f16.gguf"
+    pull.bring(tmp_path, local)
+    assert cards.all_models(tmp_path)[0].images
+    assert cards.verify(tmp_path, "tiny")[0]
+    (stick / "other.gguf").write_bytes(tiny_model().read_bytes())
+    assert [each.projector for each in pull.look_at(stick)] == [None, None], "whose it is nobody knows"
+    (given,) = pull.look_at(stick / "other.gguf", stick / "mmproj-model-f16.gguf")
+    assert given.projector is not None
+    (stick / "mmproj-model-f16.gguf").rename(stick / "other.mmproj.gguf")
+    assert {each.name: bool(each.projector) for each in pull.look_at(stick)} == {"other": True, "tiny": False}
 
 
 # --- from the catalogue ---

@@ -14,7 +14,11 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from appliance.ai.host.llama import ggufs
 from appliance.ai.host.work import Language
+
+#: Beside a projector's file: what it computes with, and what was seen and is kept.
+_PROJECTOR_BUFFERS = 208 << 20
 
 
 def _cores() -> int:
@@ -29,7 +33,7 @@ class Options(Struct, frozen=True, kw_only=True):
     ``prompt_threads`` on prompts. ``parallel`` generations run at once, in one batch from ``batch_from`` on; ``queue``
     more may wait. What was evaluated stays in memory up to ``kept_bytes``; shared beginnings outlive the process in the
     folder ``state``, ``state_bytes`` of them and ``state_age`` seconds behind their last use. ``adapters`` are LoRA
-    files by the name asks use.
+    files by the name asks use. With a ``projector`` it sees pictures.
     """
 
     name: str = ""
@@ -46,6 +50,7 @@ class Options(Struct, frozen=True, kw_only=True):
     state_bytes: int = 512 << 20
     state_age: float = 30 * 86400.0
     adapters: dict[str, Path] = {}
+    projector: Path | None = None
 
     def answer_threads(self) -> int:
         """Threads for answers. A second one wins a tenth on two free cores and loses half when one is busy."""
@@ -54,6 +59,11 @@ class Options(Struct, frozen=True, kw_only=True):
     def reading_threads(self) -> int:
         """Threads for prompts and batches: all cores, never more."""
         return self.prompt_threads or _cores()
+
+
+def projector_need(path: Path | None) -> int:
+    """Bytes of memory that a projector takes, if there is one. ``ConfigError`` for a file that is no good."""
+    return 0 if path is None else ggufs.read(path).size + _PROJECTOR_BUFFERS
 
 
 def load(path: Path, options: Options = Options()) -> Language:  # noqa: B008  it is frozen

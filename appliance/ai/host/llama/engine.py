@@ -17,6 +17,7 @@ from typing import Any
 
 from appliance.ai.host.llama.job import Job
 from appliance.ai.host.llama.native import Context
+from appliance.ai.host.llama.pictures import Sight
 from appliance.ai.host.llama.shelf import Kept, Shelf
 from appliance.ai.host.llama.slots import Slot, Slots
 from appliance.ai.host.llama.states import States
@@ -67,6 +68,7 @@ class Engine:
         batch_from: int,
         states: States | None,
         adapters: dict[str, Any],
+        sight: Sight | None = None,
         name: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -80,6 +82,7 @@ class Engine:
         self._batch_from = batch_from
         self._states = states
         self._adapters = adapters
+        self._sight = sight
         self._clock = clock
         self._changed = threading.Condition()
         self._active: deque[Job] = deque()
@@ -211,7 +214,7 @@ class Engine:
                 self._put_away(slot)
         if going_on is None:
             return self._place_anew(job)
-        if not self._room(job.limit - length):
+        if not self._room(job.cells(length)):
             return False
         self._take(job, going_on)
         return True
@@ -224,13 +227,13 @@ class Engine:
         if target is None:
             return False
         if source is not None and length >= known:
-            if not self._room(job.limit - length):
+            if not self._room(job.cells(length)):
                 return False
             self._context.copy(source.number, target.number, length)
             self._slots.share(source, target, length)
-        elif kept is not None and self._room(max(job.limit, len(kept.tokens))):
+        elif kept is not None and self._room(max(job.cells(0), len(kept.tokens))):
             self._bring_back(kept, target, known)
-        elif not self._room(job.limit):
+        elif not self._room(job.cells(0)):
             return False
         self._take(job, target)
         return True
@@ -263,6 +266,9 @@ class Engine:
     def _step(self) -> None:
         adapter = self._active[0].adapter
         jobs = [job for job in self._active if job.adapter == adapter]
+        if looking := next((job for job in jobs if job.places and not job.text_ahead()), None):
+            self._look(looking)
+            return
         reading = [job for job in jobs if job.pending > 1]
         ready = [job for job in jobs if job.pending == 1]
         if reading:
@@ -291,6 +297,32 @@ class Engine:
         else:
             self._undo(parts, result)
 
+    def _look(self, job: Job) -> None:
+        """Have a picture read that comes next in a job's prompt. The others wait; this cannot be taken apart."""
+        assert job.slot is not None and self._sight is not None
+        at = len(job.slot.tokens)
+        look = job.looks[job.tokens[at]]
+        self._active.remove(job)
+        self._active.append(job)
+        self._context.adapt(self._adapters[job.adapter] if job.adapter else None)
+        with self._changed:
+            if self._closing or job.cancelled:
+                return
+            self._stopping = frozenset({job})
+            self._context.proceed()
+        try:
+            result = self._sight.look(self._context, look, at, job.slot.number)
+        except NodeError as error:
+            self._end(job, "", error)
+            return
+        finally:
+            with self._changed:
+                self._stopping = frozenset()
+        if result == 0:
+            self._slots.extend(job.slot, job.tokens[at : at + look.length], look.cells - look.length)
+        else:
+            self._undo([(job, look.length)], result)
+
     def _parts(self, reading: list[Job], room: int, others: bool) -> list[tuple[Job, int]]:
         """How much of which prompt is read in this step: equal shares, and what one leaves is the next one's."""
         speed = self.prompt_speed.value
@@ -303,6 +335,8 @@ class Engine:
         for job in sorted(reading, key=lambda job: job.pending):
             assert job.slot is not None
             take = min(job.pending, max(1, room // left))
+            if job.places:
+                take = min(take, job.text_ahead())
             to_pin = job.shared - len(job.slot.tokens)
             if job.pins and 0 < to_pin < take:
                 take = to_pin  # what is kept must end where the beginning does
@@ -402,7 +436,15 @@ class Engine:
         job.pins = False
 
     def _put_away(self, slot: Slot) -> None:
-        """From llama.cpp's memory to the shelf, unless that has it anyway."""
+        """From llama.cpp's memory to the shelf, unless that has it anyway: up to the first picture, which is looked at
+        again from what was seen.
+        """
+        picture = next((place for place, token in enumerate(slot.tokens) if token < 0), None)
+        if picture is not None:
+            if not self._context.cut(slot.number, picture):
+                self._forget(slot)
+                return
+            self._slots.cut(slot, picture)
         known = self._shelf.match([*slot.tokens, -1], slot.adapter)[1]
         if max(known, _SHORTEST_KEPT) < len(slot.tokens):
             self._keep(Kept(list(slot.tokens), slot.adapter, self._context.save(slot.number), pinned=False))

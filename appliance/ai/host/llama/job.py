@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from appliance.ai.host.llama.constraint import Constraint
+from appliance.ai.host.llama.pictures import Picture
 from appliance.ai.host.llama.sampling import Choice
 from appliance.ai.host.llama.slots import Slot
 from appliance.ai.host.llama.text import TextOut
@@ -17,7 +18,8 @@ logger = logging.getLogger(__name__)
 class Job:
     """``tokens`` are the prompt's and then the answer's; those that its slot has are evaluated, the rest is not.
 
-    ``limit`` is how many there may be in the end. Times are in seconds of the engine's clock.
+    ``limit`` is how many there may be in the end. ``pictures`` are those among them. Times are in seconds of the
+    engine's clock.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class Job:
         limit: int,
         stops: tuple[str, ...],
         constraint: Constraint | None,
+        pictures: Sequence[Picture] = (),
         submitted: float,
         on_text: Callable[[str], None],
         on_end: Callable[[Answer | None, Exception | None], None],
@@ -38,6 +41,10 @@ class Job:
         self.shared = shared
         self.limit = limit
         self.constraint = constraint
+        #: What is to be looked at, by the first of the tokens that stand for it, and where these are.
+        self.looks = {mark: look for picture in pictures for mark, look in picture.looks.items()}
+        self.places = [place for place, token in enumerate(tokens) if token in self.looks] if pictures else []
+        self._pictures = pictures  # they hold what the looks point to
         self.adapter = ask.adapter
         self.priority = ask.priority
         self.submitted = submitted
@@ -69,7 +76,18 @@ class Job:
     @property
     def rest(self) -> int:
         """Cells that it may still need."""
-        return self.limit - (len(self.slot.tokens) if self.slot is not None else 0)
+        return self.cells(len(self.slot.tokens) if self.slot is not None else 0)
+
+    def cells(self, known: int) -> int:
+        """Cells that it may need where so many of its first tokens are evaluated."""
+        looks = (self.looks[self.tokens[place]] for place in self.places if place >= known)
+        return self.limit - known + sum(look.cells - look.length for look in looks)
+
+    def text_ahead(self) -> int:
+        """Tokens that can be evaluated before the next picture has to be looked at."""
+        assert self.slot is not None
+        done = len(self.slot.tokens)
+        return next((place for place in self.places if place >= done), len(self.tokens)) - done
 
     def say(self, text: str) -> None:
         """Hand on a piece of the answer."""
@@ -94,7 +112,7 @@ class Job:
             answer = Answer(
                 text=self.out.text,
                 finish=finish,
-                tokens_in=self.prompt,
+                tokens_in=self.prompt + sum(look.cells - look.length for look in self.looks.values()),
                 tokens_cached=self.cached,
                 tokens_out=len(self.tokens) - self.prompt,
                 began=self.began - self.submitted,

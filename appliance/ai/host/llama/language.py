@@ -7,15 +7,16 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from appliance.ai.host.llama import Options, ggufs
+from appliance.ai.host.llama import Options, ggufs, projector_need
 from appliance.ai.host.llama.chat import Chat
 from appliance.ai.host.llama.constraint import Alphabet, Constraint
 from appliance.ai.host.llama.embedder import Embedder
 from appliance.ai.host.llama.engine import Engine
 from appliance.ai.host.llama.job import Job
 from appliance.ai.host.llama.native import Context, Grammar, Model, version
+from appliance.ai.host.llama.pictures import Picture
 from appliance.ai.host.llama.schema import grammar_of
 from appliance.ai.host.llama.shelf import Shelf
 from appliance.ai.host.llama.slots import Slots
@@ -24,6 +25,9 @@ from appliance.ai.host.llama.waiting import Waiting
 from appliance.ai.host.memory import available
 from appliance.ai.host.work import Answer, Ask, Language, Ticket
 from appliance.contracts import ConfigError, NodeError
+
+if TYPE_CHECKING:
+    from appliance.ai.host.llama.sight import Sight
 
 #: Tokens evaluated in one call of llama.cpp at most.
 _BATCH = 512
@@ -41,7 +45,7 @@ def open_language(path: Path, options: Options) -> Language:
     context = min(options.context or _DEFAULT_CONTEXT, facts.context or _DEFAULT_CONTEXT)
     cells = max(context, options.cells)
     kept = options.kept_bytes or max(facts.cell, 1) * context
-    need = facts.size + facts.cell * cells + kept + _BUFFERS
+    need = facts.size + facts.cell * cells + kept + _BUFFERS + projector_need(options.projector)
     bound = options.memory or available()
     if need > bound:
         raise ConfigError(
@@ -93,7 +97,8 @@ class Generator(_Loaded):
         """Make its context and begin to work."""
         model, options = self._model, self._options
         survey = model.survey()
-        self._chat = Chat(model, survey)
+        self._sight = self._open_sight()
+        self._chat = Chat(model, survey, self._sight.prepare if self._sight is not None else None)
         self._alphabet = Alphabet(survey)
         adapters = {name: model.adapter(path) for name, path in options.adapters.items()}
         # Some memories are of a fixed size for each sequence, needed or not.
@@ -117,10 +122,19 @@ class Generator(_Loaded):
             batch_from=options.batch_from,
             states=self._states(),
             adapters=adapters,
+            sight=self._sight,
             name=f"model {options.name or self._facts.name}",
         )
         self._stop = self._engine.start()
         return self
+
+    def _open_sight(self) -> Sight | None:
+        if self._options.projector is None:
+            return None
+        from appliance.ai.host.llama.sight import Sight  # it needs a library that not every engine has
+
+        threads = self._options.reading_threads()
+        return Sight(self._model, self._options.projector, threads=threads, batch=_BATCH)
 
     def _states(self) -> States | None:
         options = self._options
@@ -142,12 +156,16 @@ class Generator(_Loaded):
     def _submit(
         self, ask: Ask, on_text: Callable[[str], None], on_end: Callable[[Answer | None, Exception | None], None]
     ) -> Ticket:
-        tokens, shared = self._prompt(ask)
+        tokens, shared, pictures = self._prompt(ask)
         if not tokens:
             raise ConfigError("the prompt is empty")
-        if len(tokens) >= self._length:
+        if tokens[-1] < 0:
+            raise ConfigError("the prompt ends with a picture: the model's chat template leaves no room for an answer")
+        # A picture may take more room than positions.
+        more = sum(look.cells - look.length for picture in pictures for look in picture.looks.values())
+        if len(tokens) + more >= self._length:
             raise ConfigError(
-                f"the prompt has {len(tokens)} tokens, and this model reads {self._length - 1} at most "
+                f"the prompt has {len(tokens) + more} tokens, and this model reads {self._length - 1} at most "
                 "(the answer needs some, too). Shorten it, or load the model with a longer context"
             )
         _check(ask)
@@ -157,9 +175,10 @@ class Generator(_Loaded):
             ask,
             tokens,
             shared=shared,
-            limit=min(self._length, len(tokens) + ask.max_tokens),
+            limit=min(self._length - more, len(tokens) + ask.max_tokens),
             stops=(*ask.stop, *(self._chat.stops if ask.prompt is None else ())),
             constraint=self._constraint(ask),
+            pictures=pictures,
             submitted=self._engine.now(),
             on_text=on_text,
             on_end=on_end,
@@ -171,12 +190,12 @@ class Generator(_Loaded):
             raise
         return _Ticket(self._engine, job)
 
-    def _prompt(self, ask: Ask) -> tuple[list[int], int]:
+    def _prompt(self, ask: Ask) -> tuple[list[int], int, list[Picture]]:
         if ask.prompt is None:
-            return self._chat.tokens(ask.messages, ask.shared) if ask.messages else ([], 0)
+            return self._chat.tokens(ask.messages, ask.shared) if ask.messages else ([], 0, [])
         if ask.messages:
             raise ConfigError("give messages or a prompt, not both")
-        return self._model.tokenize(ask.prompt, begin=True, special=True) if ask.prompt else [], 0
+        return self._model.tokenize(ask.prompt, begin=True, special=True) if ask.prompt else [], 0, []
 
     def _constraint(self, ask: Ask) -> Constraint | None:
         if ask.schema is not None and ask.grammar is not None:
@@ -204,7 +223,11 @@ class Generator(_Loaded):
         return {
             **_facts(self._model, self._facts, self._options),
             "context": self._length,
-            "bytes": self._facts.size + self._facts.cell * self._cells + self._kept,
+            "images": self._sight is not None,
+            "bytes": self._facts.size
+            + self._facts.cell * self._cells
+            + self._kept
+            + projector_need(self._options.projector),
             **self._engine.facts(),
         }
 
@@ -214,6 +237,8 @@ class Generator(_Loaded):
         with self._lock:
             self._closed = True
             self._context.close()
+            if self._sight is not None:
+                self._sight.close()
             self._model.close()
 
 

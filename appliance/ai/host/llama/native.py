@@ -1,4 +1,5 @@
-"""llama.cpp's C API as Python objects: model, context, batch, grammar. The only module that imports llama_cpp.
+"""llama.cpp's C API as Python objects: model, context, batch, grammar. The only module that imports llama_cpp, but
+for its part that sees pictures (``sight.py``).
 
 Nothing here decides anything. One thread may use a context and its grammars at a time; a model's vocabulary can be
 read from any. What llama.cpp says goes to this module's logger at debug level; its last complaint is kept for the
@@ -29,7 +30,8 @@ Logits = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int32]
 
 _PIECE = 256
-_complaints: list[str] = []
+#: What llama.cpp complained of since this was cleared.
+complaints: list[str] = []
 _unfinished: list[str] = []
 
 
@@ -44,17 +46,17 @@ def _on_log(level: int, text: bytes, _: Any) -> None:
     if line:
         logger.debug("%s", line)
         if level == 4:
-            _complaints.append(line)
-            del _complaints[8:]
+            complaints.append(line)
+            del complaints[8:]
 
 
-def _reason(otherwise: str) -> str:
+def reason(otherwise: str) -> str:
     """The first complaint since they were cleared, without the name of the function that made it."""
-    return _complaints[0].partition(": ")[2] or _complaints[0] if _complaints else otherwise
+    return complaints[0].partition(": ")[2] or complaints[0] if complaints else otherwise
 
 
-_log_callback = lib.llama_log_callback(_on_log)
-lib.llama_log_set(_log_callback, ctypes.c_void_p(0))
+log_callback = lib.llama_log_callback(_on_log)
+lib.llama_log_set(log_callback, ctypes.c_void_p(0))
 lib.llama_backend_init()
 
 # llama.cpp asks 500 times a token whether it is to stop. A callback into Python costs 2 % of the speed, and far more
@@ -89,10 +91,10 @@ class Model:
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 0
         params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if map_file else lib.LLAMA_LOAD_MODE_NONE
-        _complaints.clear()
+        complaints.clear()
         self._model = lib.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
-            why = _reason("llama.cpp gives no reason")
+            why = reason("llama.cpp gives no reason")
             raise ConfigError(f"model file {path.name} cannot be loaded: {why}")
         self._vocab: Any = lib.llama_model_get_vocab(self._model)
         self._pieces: dict[int, bytes] = {}
@@ -110,6 +112,11 @@ class Model:
         self.kind = room.value.decode("utf-8", "replace")
         #: Whether what was read can only be kept whole: such a memory cannot be cut back to a shorter prefix.
         self.whole = bool(lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model))
+
+    @property
+    def handle(self) -> Any:
+        """llama.cpp's own pointer."""
+        return self._model
 
     def close(self) -> None:
         """Free it; contexts must be closed before. Twice is fine."""
@@ -204,10 +211,10 @@ class Model:
 
     def adapter(self, path: Path) -> Any:
         """Load a LoRA adapter; it lives as long as the model."""
-        _complaints.clear()
+        complaints.clear()
         found = lib.llama_adapter_lora_init(self._model, str(path).encode())
         if not found:
-            why = _reason("llama.cpp gives no reason")
+            why = reason("llama.cpp gives no reason")
             raise ConfigError(f"adapter {path.name} does not fit this model or cannot be read: {why}")
         return found
 
@@ -253,10 +260,10 @@ class Context:
         else:
             params.embeddings = True
             params.pooling_type = pooling
-        _complaints.clear()
-        self._context = lib.llama_init_from_model(model._model, params)
+        complaints.clear()
+        self._context = lib.llama_init_from_model(model.handle, params)
         if not self._context:
-            why = _reason("llama.cpp gives no reason")
+            why = reason("llama.cpp gives no reason")
             raise NodeError(f"no room for a context of {cells} tokens: {why}", retryable=True)
         self._model = model
         self._memory: Any = lib.llama_get_memory(self._context)
@@ -292,6 +299,11 @@ class Context:
         if self._context:
             lib.llama_free(self._context)
             self._context = None
+
+    @property
+    def handle(self) -> Any:
+        """llama.cpp's own pointer."""
+        return self._context
 
     def decode(self, count: int) -> int:
         """Evaluate the first ``count`` entries of the arrays. 0: done, 1: no room, 2: aborted, below: broken."""
@@ -376,10 +388,10 @@ class Grammar:
     """Where an answer stands in a GBNF grammar. ``ConfigError`` for one that llama.cpp cannot read."""
 
     def __init__(self, model: Model, text: str) -> None:
-        _complaints.clear()
+        complaints.clear()
         self._sampler = lib.llama_sampler_init_grammar(model._vocab, text.encode(), b"root")
         if not self._sampler:
-            why = _reason("its beginning must be a rule named root")
+            why = reason("its beginning must be a rule named root")
             raise ConfigError(f"the grammar cannot be read: {why}")
         self._array = lib.llama_token_data_array()
         self._kind = {name: kind for name, kind, *_ in self._array._fields_}["data"]

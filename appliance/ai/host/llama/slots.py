@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from appliance.ai.host.llama.pictures import goes_on
+
 
 class Slot:
     """One sequence: the tokens that are evaluated in it, by which adapter, and whether a job works in it."""
@@ -32,12 +34,14 @@ class Slots:
         self.capacity = cells
         self._whole = whole
         self._holders: Counter[int] = Counter()
+        #: Cells that stand for several: those of a picture that takes more cells than positions.
+        self._more: dict[int, int] = {}
         self._next_cell = 0
 
     @property
     def filled(self) -> int:
         """Cells that some slot holds."""
-        return len(self._holders)
+        return len(self._holders) + sum(self._more.values())
 
     def idle(self) -> Iterator[Slot]:
         """Slots that hold something for nobody."""
@@ -55,13 +59,15 @@ class Slots:
                 best, most = slot, length
         return best, most
 
-    def extend(self, slot: Slot, tokens: Sequence[int]) -> None:
-        """Tokens were evaluated behind those it has."""
+    def extend(self, slot: Slot, tokens: Sequence[int], more: int = 0) -> None:
+        """Tokens were evaluated behind those it has; they took ``more`` cells than they are."""
         fresh = range(self._next_cell, self._next_cell + len(tokens))
         self._next_cell += len(tokens)
         slot.tokens.extend(tokens)
         slot.cells.extend(fresh)
         self._holders.update(fresh)
+        if more:
+            self._more[fresh[0]] = more
 
     def share(self, source: Slot, target: Slot, length: int) -> None:
         """An empty slot got the first ``length`` tokens of another."""
@@ -76,18 +82,21 @@ class Slots:
             self._holders[cell] -= 1
             if not self._holders[cell]:
                 del self._holders[cell]
+                self._more.pop(cell, None)
         del slot.tokens[length:], slot.cells[length:]
 
 
 def fitting(known: Sequence[int], wanted: Sequence[int], *, whole: bool) -> int:
     """How many of the ``known`` tokens serve one who wants to read ``wanted``.
 
-    Never all of ``wanted``: one token at least must be evaluated to know what comes next. With ``whole`` all that is
-    known or nothing.
+    Never all of ``wanted``: one token at least must be evaluated to know what comes next; nor a part of a picture. With
+    ``whole`` all that is known or nothing.
     """
     if not known or not wanted or known[0] != wanted[0]:
         return 0
     length = min(common_prefix(known, wanted), len(wanted) - 1)
+    while goes_on(wanted[length]):
+        length -= 1
     return 0 if whole and length < len(known) else length
 
 
