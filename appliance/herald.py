@@ -19,7 +19,8 @@ from appliance.engine.states import RunState
 from appliance.firststart import Prepared, example_lines, key_lines
 from appliance.kernel import wire
 from appliance.safemode import SafeMode
-from appliance.store.history import History, RunFilter, RunHead
+from appliance.store.history import RunFilter, RunHead
+from appliance.store.places import make_history
 
 Say = Callable[[str], None]
 
@@ -89,7 +90,7 @@ def _tell_example(folder: Path, example: str, say: Say) -> None:
 
 def _first_run(folder: Path) -> RunHead | None:
     deadline = time.monotonic() + _PATIENCE
-    with closing(History(folder)) as history:
+    with closing(make_history(folder)) as history:
         while time.monotonic() < deadline:
             newest = history.page(RunFilter(), limit=1).items
             if newest and not RunState(newest[0].state).under_way:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from appliance.engine.states import RunState
-from appliance.store.history import History, RunFilter
+from appliance.store.history import RunFilter
+from appliance.store.places import make_history
 from appliance.store.runids import from_text, to_text
 from tests.support.appliance import Appliance
 from tests.support.broker import Mosquitto, Peer, eventually
@@ -69,7 +70,7 @@ def test_from_a_message_to_the_last_step_over_kills(appliance: Appliance, broker
             peer.publish("greenhouse/a/temp", json.dumps({"n": number, "t": 20 if number % 10 == 9 else 31.5}))
             if number in {15, 40}:
                 appliance.kill("kernel")
-        history = History(appliance.data)
+        history = make_history(appliance.data)
         wanted = RunFilter(states=[RunState.SUCCEEDED], trigger="in")
         eventually(lambda: len(history.page(wanted, limit=200).items) >= count, "all runs")
         rows = history.page(RunFilter(trigger="in"), limit=200).items
@@ -101,7 +102,7 @@ def test_a_webhook_is_accepted_while_the_kernel_is_dead(appliance: Appliance) ->
             assert status == 202, body
             accepted.append(body["run"])
     assert len(set(accepted)) == 40, "the same event twice is one run"
-    history = History(appliance.data)
+    history = make_history(appliance.data)
 
     def done() -> bool:
         heads = [history.head(from_text(run)) for run in set(accepted)]
@@ -114,7 +115,7 @@ def test_a_webhook_is_accepted_while_the_kernel_is_dead(appliance: Appliance) ->
 def test_the_first_start_shows_the_main_job_and_the_second_keeps_it(tmp_path: Path) -> None:
     appliance = Appliance(tmp_path / "FloworkData")
     with appliance:
-        history = History(appliance.data)
+        history = make_history(appliance.data)
         good = RunFilter(states=[RunState.SUCCEEDED])
         eventually(lambda: history.page(good).items, "the example's first run has succeeded")
         assert appliance.owner_key()

@@ -110,9 +110,9 @@ class Session:
 
     @cached_property
     def history(self) -> History:
-        from appliance.store.history import History
+        from appliance.store.places import make_history
 
-        history = History(self.need_engine())
+        history = make_history(self.need_engine())
         self._stack.callback(history.close)
         return history
 

@@ -103,8 +103,8 @@ def _run_file(
     from appliance.commands._runs import Reader
     from appliance.flowbook import readable
     from appliance.kernel.client import KernelClient
-    from appliance.store.history import History
     from appliance.store.metadata import open_store
+    from appliance.store.places import make_history
 
     body, notes = readable(given.read_json_file(file))
     for note in notes:
@@ -117,7 +117,7 @@ def _run_file(
         with (
             engine.running(folder, home, debug=session.debug),
             closing(KernelClient(folder)) as client,
-            closing(History(folder)) as history,
+            closing(make_history(folder)) as history,
         ):
 
             def begin() -> str:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.contracts import ConfigError
 from appliance.engine.states import RunState
-from appliance.store.history import History, RunFilter, RunHead
+from appliance.store.history import RunFilter, RunHead
+from appliance.store.places import make_history
 from appliance.store.runids import to_text
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class KernelOverview:
 
     def _told_flows(self) -> list[dict[str, Any]]:
         live = self._flows()
-        history = History(self._kernel.data)
+        history = make_history(self._kernel.data)
         try:
             last = history.newest_of([flow.num for flow, _ in live])
         finally:
@@ -93,7 +94,7 @@ class KernelOverview:
         )
         if not wanted.flows:
             return []
-        history = History(self._kernel.data)
+        history = make_history(self._kernel.data)
         try:
             return [_told(head, known[head.flow]) for head in history.page(wanted, limit=limit).items]
         finally:

@@ -17,7 +17,7 @@ from appliance.kernel.answering import answer
 from appliance.kernel.params import arguments
 from appliance.kernel.server import Params, Reply
 from appliance.kernel.wire import LONGEST_DRAFT
-from appliance.store.history import History
+from appliance.store.places import make_history
 from appliance.workshop.analyst import RUNS, analyse, worded
 from appliance.workshop.architect import Architect
 from appliance.workshop.palette import Palette
@@ -126,7 +126,7 @@ class Bench:
         if flow.workspace != self._workspace or flow.live_number is None:
             raise ConfigError(f"there is no live flow {name!r} in the workspace {self._workspace!r}")
         version = flows.numbered(name, flow.live_number)
-        history = History(self._kernel.data)
+        history = make_history(self._kernel.data)
         try:
             return analyse(history, flow, version, plan_flow(version.body, self._kernel.registry), runs)
         finally:

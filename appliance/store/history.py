@@ -1,19 +1,15 @@
 """Reading what runs did: lists a page at a time, single runs with every record, counts. Never writes.
 
-Any process may read while the kernel writes. A list walks the day shards from the newest; its cursor is the last run
-id, so the next page starts exactly where this one ended however many runs came in between. A shard that cannot be
-read is left out and named (``damaged``): the other days are shown.
+Any process may read while the kernel writes. A list's cursor is the last run id, so the next page starts exactly where
+this one ended however many runs came in between. Here is what every history offers; ``shard_history.py`` reads SQLite
+files, ``postgres/history.py`` a database. ``places.py`` chooses.
 """
 
 from __future__ import annotations
 
-import logging
-import sqlite3
-import threading
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -23,18 +19,10 @@ from appliance.engine.plan import Plan
 from appliance.engine.states import Letter, RunState
 from appliance.engine.steps_view import Story, story_of
 from appliance.engine.trace import Record, records_of
-from appliance.store import shards
-from appliance.store.journal import RUN_COLUMNS, RunRow
-from appliance.store.runids import MAX_ID, SPAN_BITS, day_of, first_of, span_of
-from appliance.store.shard_journal import chunks_of
-from appliance.store.shards import total_bytes
+from appliance.store.journal import RunRow
+from appliance.store.runids import MAX_ID, first_of
 
-logger = logging.getLogger(__name__)
-T = TypeVar("T")
-
-_HEAD_COLUMNS = "id, flow, version, place, state, accepted, finished, trigger, error, parent, origin, letter"
-#: Rows looked at for one page of a text search before the page is given back, perhaps short.
-SCAN = 20_000
+HEAD_COLUMNS = "id, flow, version, place, state, accepted, finished, trigger, error, parent, origin, letter"
 
 
 class RunHead(Struct, frozen=True):
@@ -103,239 +91,104 @@ class RunDetail(Struct, frozen=True):
         )
 
 
-#: Runs found in one shard, rows that may still be looked at, the id of the last one that was.
-_Found = tuple[list[RunHead], int, int | None]
+class History(ABC):
+    """The runs, open for reading. Safe from any thread. Raises ``StoreError`` where a server cannot be reached."""
 
+    #: Rows looked at for one page of a text search before the page is given back, perhaps short.
+    scan = 20_000
+    #: Days that could not be read when they were last asked for, with the reason.
+    damaged: dict[str, str]
 
-class History:
-    """The shards, open for reading. Safe from any thread; each has its own connections."""
-
-    def __init__(self, data: Path) -> None:
-        self._data = data
-        self._local = threading.local()
-        self._all: list[sqlite3.Connection] = []
-        self._lock = threading.Lock()
-        #: Days that could not be read when they were last asked for, with the reason.
-        self.damaged: dict[str, str] = {}
-
+    @abstractmethod
     def close(self) -> None:
-        """Close every thread's connections. Twice is fine."""
-        with self._lock:
-            while self._all:
-                self._all.pop().close()
+        """Close every connection. Twice is fine."""
 
-    def _reader(self, day: str) -> sqlite3.Connection | None:
-        """This thread's connection to a day; a file that was rewritten since is opened anew."""
-        path = shards.shard_path(self._data, day)
-        kept: dict[str, tuple[sqlite3.Connection, int]] | None = getattr(self._local, "open", None)
-        if kept is None:
-            kept = self._local.open = {}
-        try:
-            inode = path.stat().st_ino
-        except FileNotFoundError:
-            inode = 0
-        found = kept.get(day)
-        if found is not None and found[1] == inode:
-            return found[0]
-        if found is not None:
-            self._drop(kept.pop(day)[0])
-        if not inode:
-            return None
-        while len(kept) >= 4:
-            self._drop(kept.pop(min(kept))[0])
-        connection = shards.open_reader(path)
-        kept[day] = (connection, inode)
-        with self._lock:
-            self._all.append(connection)
-        return connection
-
-    def _on(self, day: str, read: Callable[[sqlite3.Connection], T], nothing: T) -> T:
-        """What ``read`` finds in a day; ``nothing`` if there is no such shard or it cannot be read."""
-        try:
-            connection = self._reader(day)
-            found = nothing if connection is None else read(connection)
-        except sqlite3.Error as exc:
-            if self.damaged.get(day) != str(exc):
-                logger.error("runs/%s.db cannot be read: %s", day, exc)
-            self.damaged[day] = str(exc)
-            found_open = getattr(self._local, "open", {}).pop(day, None)
-            if found_open is not None:
-                self._drop(found_open[0])
-            return nothing
-        self.damaged.pop(day, None)
-        return found
-
-    def _drop(self, connection: sqlite3.Connection) -> None:
-        with self._lock:
-            if connection in self._all:
-                self._all.remove(connection)
-        connection.close()
-
+    @abstractmethod
     def page(self, wanted: RunFilter, before: int | None = None, limit: int = 100) -> RunPage:
         """The newest runs older than the id ``before``."""
-        upper = MAX_ID if before is None else before
-        if wanted.until is not None:
-            upper = min(upper, first_of(wanted.until))
-        lower = first_of(wanted.since) if wanted.since is not None else 0
-        items: list[RunHead] = []
-        scanned = SCAN
-        newest, oldest = day_of(upper), day_of(lower)
-        days = [day for day in shards.days(self._data) if oldest <= day <= newest]
-        cursor: int | None = None
-        for day in days:
-            left, scan = limit - len(items), scanned
-            read = partial(self._page_of, wanted=wanted, lower=lower, upper=upper, limit=left, scan=scan)
-            nothing: _Found = ([], scan, None)
-            rows, scanned, cursor = self._on(day, read, nothing)
-            items += rows
-            if len(items) >= limit:
-                cursor = items[-1].id
-                break
-            if scanned <= 0:
-                break
-            cursor = None
-        return RunPage(items, cursor, tuple(day for day in days if day in self.damaged))
 
-    def _page_of(
-        self, connection: sqlite3.Connection, wanted: RunFilter, lower: int, upper: int, limit: int, scan: int
-    ) -> _Found:
-        if wanted.flows and not wanted.text:
-            return self._page_of_flows(connection, wanted, lower, upper, limit), scan, None
-        where, values = _conditions(wanted, lower, upper)
-        if not wanted.text:
-            sql = f"SELECT {_HEAD_COLUMNS} FROM run WHERE {where} ORDER BY id DESC LIMIT ?"
-            return [_head(row) for row in connection.execute(sql, [*values, limit])], scan, None
-        needle = wanted.text.encode()
-        columns = f"{_HEAD_COLUMNS}, instr(event, ?) + instr(steps, ?) + instr(coalesce(error, ''), ?)"
-        sql = f"SELECT {columns} FROM run WHERE {where} ORDER BY id DESC LIMIT ?"
-        found: list[RunHead] = []
-        last: int | None = None
-        for row in connection.execute(sql, [needle, needle, needle, *values, scan]):
-            scan -= 1
-            last = row[0]
-            if row[-1] or self._in_chunks(connection, row[0], needle):
-                found.append(_head(row[:-1]))
-                if len(found) >= limit:
-                    break
-        return found, scan, last
-
-    def _page_of_flows(
-        self, connection: sqlite3.Connection, wanted: RunFilter, lower: int, upper: int, limit: int
-    ) -> list[RunHead]:
-        """The runs of some flows, looked for where these ran (see ``flow_span`` in the shards)."""
-        marks = ", ".join("?" * len(wanted.flows))
-        sql = f"SELECT DISTINCT span FROM flow_span WHERE flow IN ({marks}) AND span BETWEEN ? AND ? ORDER BY span DESC"
-        spans = connection.execute(sql, [*wanted.flows, span_of(lower), span_of(upper)]).fetchall()
-        found: list[RunHead] = []
-        for (span,) in spans:
-            first, behind = max(lower, span << SPAN_BITS), min(upper, (span + 1) << SPAN_BITS)
-            where, values = _conditions(wanted, first, behind)
-            sql = f"SELECT {_HEAD_COLUMNS} FROM run WHERE {where} ORDER BY id DESC LIMIT ?"
-            found += [_head(row) for row in connection.execute(sql, [*values, limit - len(found)])]
-            if len(found) >= limit:
-                break
-        return found
-
-    def _in_chunks(self, connection: sqlite3.Connection, run: int, needle: bytes) -> bool:
-        sql = "SELECT 1 FROM chunk WHERE run = ? AND instr(data, ?) LIMIT 1"
-        return connection.execute(sql, (run, needle)).fetchone() is not None
-
+    @abstractmethod
     def head(self, run: int) -> RunHead | None:
         """One run without its data."""
-        sql = f"SELECT {_HEAD_COLUMNS} FROM run WHERE id = ?"
-        row = self._on(day_of(run), lambda one: one.execute(sql, (run,)).fetchone(), None)
-        return _head(row) if row else None
 
+    @abstractmethod
     def detail(self, run: int) -> RunDetail | None:
         """One run with everything. Raises ``StoreFailure`` for a damaged shard or damaged records."""
-        day = day_of(run)
-        try:
-            connection = self._reader(day)
-            return None if connection is None else _detail(connection, run)
-        except (sqlite3.Error, msgspec.DecodeError) as exc:
-            raise shards.StoreFailure(f"the run cannot be read: runs/{day}.db is damaged ({exc})") from exc
 
+    @abstractmethod
     def event(self, run: int) -> dict[str, Any] | None:
         """What a run was started by, without its payload; None if that is lost."""
-        sql = "SELECT event, trigger, accepted FROM run WHERE id = ?"
-        row = self._on(day_of(run), lambda one: one.execute(sql, (run,)).fetchone(), None)
-        try:
-            return None if row is None else dict(trace.unpack_event(*row)[1])
-        except msgspec.DecodeError:
-            return None
 
+    @abstractmethod
     def newest_of(self, flows: Iterable[int], days: int = 31) -> dict[int, RunHead]:
-        """The newest run of each of these flows, as far as it is in the newest ``days`` shards."""
-        found: dict[int, RunHead] = {}
-        missing = set(flows)
+        """The newest run of each of these flows, as far as it is in the newest ``days`` days."""
 
-        def read(connection: sqlite3.Connection) -> list[RunHead]:
-            one = [RunFilter(flows=[flow], children=True) for flow in missing]
-            return [head for wanted in one for head in self._page_of_flows(connection, wanted, 0, MAX_ID, 1)]
-
-        for day in shards.days(self._data)[:days]:
-            if not missing:
-                break
-            nothing: list[RunHead] = []
-            found |= {head.flow: head for head in self._on(day, read, nothing)}
-            missing -= found.keys()
-        return found
-
+    @abstractmethod
     def counts(self, since: float) -> dict[str, int]:
         """How many runs were accepted since a moment (Unix seconds), by the name of their state."""
-        lower = first_of(since)
-        totals: dict[str, int] = {}
-        sql = "SELECT state, count(*) FROM run WHERE id >= ? AND parent IS NULL GROUP BY state"
-        for day in shards.days(self._data):
-            if day < day_of(lower):
-                break
-            rows: list[tuple[int, int]] = self._on(day, lambda one: one.execute(sql, (lower,)).fetchall(), [])
-            for state, count in rows:
-                label = RunState(state).label
-                totals[label] = totals.get(label, 0) + count
-        return totals
 
+    @abstractmethod
     def open_letters(self) -> int:
         """How many runs are on the dead-letter list."""
-        sql = "SELECT count(*) FROM run WHERE letter = 1"
-        days = shards.days(self._data)
-        return sum(self._on(day, lambda one: int(one.execute(sql).fetchone()[0]), 0) for day in days)
 
+    @abstractmethod
     def size(self) -> int:
-        """Bytes that all shards take on disk."""
-        return total_bytes(self._data)
+        """Bytes that all runs take on disk."""
 
 
-def _detail(connection: sqlite3.Connection, run: int) -> RunDetail | None:
-    row = connection.execute(f"SELECT {RUN_COLUMNS} FROM run WHERE id = ?", (run,)).fetchone()
-    if row is None:
+def head_of(row: Sequence[Any]) -> RunHead:
+    """A run from its :data:`HEAD_COLUMNS`."""
+    try:
+        error = trace.unpack(row[8]) if row[8] else None
+    except msgspec.DecodeError:
+        error = {"id": "store-failed", "message": "the error of this run cannot be read; its record is damaged"}
+    values: tuple[Any, ...] = (*row[:8], error, *row[9:])
+    return RunHead(*values)
+
+
+def detail_of(row: RunRow, chunks: Iterable[bytes], note: tuple[int, str, str] | None) -> RunDetail:
+    """A run with its records. Raises ``msgspec.DecodeError``."""
+    records = list(records_of([row.steps, *chunks]))
+    head = head_of((*row[:8], row[9], *row[10:13]))
+    return RunDetail(head, trace.unpack_event(row.event, row.trigger, row.accepted), records, note)
+
+
+def event_view(row: tuple[bytes, str, int] | None) -> dict[str, Any] | None:
+    """What is seen of an event, from a run's event, trigger and time of acceptance."""
+    try:
+        return None if row is None else dict(trace.unpack_event(*row)[1])
+    except msgspec.DecodeError:
         return None
-    full = RunRow(*row)
-    records = list(records_of([full.steps, *chunks_of(connection, run)]))
-    note = connection.execute("SELECT at, who, reason FROM letter_note WHERE run = ?", (run,)).fetchone()
-    head = _head((*row[:8], row[9], *row[10:13]))
-    return RunDetail(head, trace.unpack_event(full.event, full.trigger, full.accepted), records, note)
 
 
-def _conditions(wanted: RunFilter, lower: int, upper: int) -> tuple[str, list[Any]]:
-    parts, values = ["id >= ?", "id < ?"], [lower, upper]
+def span_of_filter(wanted: RunFilter, before: int | None) -> tuple[int, int]:
+    """The ids that a filter's times and a cursor leave: from, and up to but without."""
+    upper = MAX_ID if before is None else before
+    if wanted.until is not None:
+        upper = min(upper, first_of(wanted.until))
+    return first_of(wanted.since) if wanted.since is not None else 0, upper
+
+
+def conditions(wanted: RunFilter, lower: int, upper: int, mark: str = "?") -> tuple[str, list[Any]]:
+    """The SQL condition of a filter and its values; ``mark`` is the driver's sign for a value."""
+    parts, values = [f"id >= {mark}", f"id < {mark}"], [lower, upper]
     many: list[Any] = values
     if wanted.flows:
-        parts.append(f"flow IN ({', '.join('?' * len(wanted.flows))})")
+        parts.append(f"flow IN ({', '.join([mark] * len(wanted.flows))})")
         many += wanted.flows
     if wanted.states:
         parts.append(_states(wanted.states))
     if wanted.trigger:
-        parts.append("trigger = ?")
+        parts.append(f"trigger = {mark}")
         many.append(wanted.trigger)
     if wanted.letter is not None:
         # Written out, for the index on open letters is a partial one.
         parts.append(f"letter = {int(wanted.letter)}")
     if wanted.origin is not None:
-        parts.append("origin = ?")
+        parts.append(f"origin = {mark}")
         many.append(wanted.origin)
     if wanted.parent is not None:
-        parts.append("parent = ?")
+        parts.append(f"parent = {mark}")
         many.append(wanted.parent)
     elif not wanted.children:
         parts.append("parent IS NULL")
@@ -350,12 +203,3 @@ def _states(states: Sequence[RunState]) -> str:
     if all(state > RunState.SUCCEEDED for state in states):
         return f"state > 10 AND {listed}"
     return listed
-
-
-def _head(row: tuple[Any, ...]) -> RunHead:
-    try:
-        error = trace.unpack(row[8]) if row[8] else None
-    except msgspec.DecodeError:
-        error = {"id": "store-failed", "message": "the error of this run cannot be read; its record is damaged"}
-    values: tuple[Any, ...] = (*row[:8], error, *row[9:])
-    return RunHead(*values)

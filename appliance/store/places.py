@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from appliance.contracts import ConfigError
+from appliance.store.history import History
 from appliance.store.journal import Journal
+from appliance.store.shard_history import ShardHistory
 from appliance.store.shard_journal import ShardJournal
 
 URL = "FLOWORK_DATABASE_URL"
@@ -45,3 +47,13 @@ def make_journal(
     from appliance.store.postgres.journal import PostgresJournal
 
     return PostgresJournal(url, writer=writer, sync=sync, shared=shared)
+
+
+def make_history(data: Path, environ: Mapping[str, str] | None = None) -> History:
+    """The runs of an engine, for reading."""
+    url = database_url(environ)
+    if not url:
+        return ShardHistory(data)
+    from appliance.store.postgres.history import PostgresHistory
+
+    return PostgresHistory(url)

@@ -140,11 +140,11 @@ def _repeated(ours: Engine, accepted: list[str]) -> int:
     from contextlib import closing
 
     from appliance.engine import trace
-    from appliance.store.history import History
+    from appliance.store.places import make_history
     from appliance.store.runids import from_text
 
     again = 0
-    with closing(History(ours.data)) as history:
+    with closing(make_history(ours.data)) as history:
         for run in set(accepted):
             detail = history.detail(from_text(run))
             records = detail.records if detail else []

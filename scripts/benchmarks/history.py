@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 
 from appliance.engine import trace
 from appliance.engine.states import RunState
-from appliance.store.history import History, RunFilter
+from appliance.store.history import RunFilter
 from appliance.store.journal import Batch, RunRow
-from appliance.store.places import make_journal
+from appliance.store.places import make_history, make_journal
 from scripts.benchmarks.common import Row, percentile
 
 RUNS, FLOWS, PER_DAY = 1_000_000, 50, 50_000
@@ -34,7 +34,7 @@ def _page(data: Path, total: int, name: str, wanted: RunFilter) -> Row:
     """The median of fresh readers, files in the page cache as on a running box."""
 
     def once() -> float:
-        history = History(data)
+        history = make_history(data)
         began = time.perf_counter()
         page = history.page(wanted, limit=100)
         took = time.perf_counter() - began

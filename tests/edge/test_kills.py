@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from appliance.engine import trace
-from appliance.store.history import History, RunFilter
+from appliance.store.history import RunFilter
+from appliance.store.places import make_history
 from tests.support.appliance import Appliance
 from tests.support.broker import eventually
 from tests.support.flows import compute, edges, flow
@@ -74,7 +75,7 @@ def well(appliance: Appliance) -> None:
 
 def values(appliance: Appliance, count: int) -> list[str]:
     """What the runs were given, oldest first, once there are so many."""
-    history = History(appliance.data)
+    history = make_history(appliance.data)
     try:
         wanted = RunFilter(trigger="in")
         eventually(lambda: len(history.page(wanted, limit=1000).items) >= count, f"{count} runs")

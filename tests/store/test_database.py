@@ -73,7 +73,7 @@ def test_a_write_outside_a_transaction_is_a_mistake(db: Database) -> None:
 
 
 def test_a_broken_constraint_rolls_back(db: Database) -> None:
-    with pytest.raises(StoreError, match="(?i)unique"), db.write():
+    with pytest.raises(StoreError, match=r"unique|UNIQUE"), db.write():
         db.run(NOTE.insert({"name": "m", "value": "2"}))
         db.run(NOTE.insert(ROW))
         db.run(NOTE.insert(ROW))
@@ -202,7 +202,7 @@ while True:
 """
 
 
-def test_kill_9_in_the_middle_of_writing_loses_nothing_that_was_told(store: Store, data: Path) -> None:
+def test_kill_9_in_the_middle_of_writing_loses_nothing_that_was_told(place: str, store: Store, data: Path) -> None:
     store.flows.save("f", "default", body(), "a")
     told = 1
     for round_ in range(4):
@@ -217,7 +217,7 @@ def test_kill_9_in_the_middle_of_writing_loses_nothing_that_was_told(store: Stor
             assert flow.newest >= told
             assert flow.live_number == (None if flow.newest == 1 else flow.newest)  # both halves or neither
             assert survivor.flows.numbered("f").number == flow.newest
-        assert check_database(data / DATABASE) is None
+        assert place != "files" or check_database(data / DATABASE) is None
 
 
 _READER = """

@@ -12,7 +12,7 @@ from appliance.engine.states import Letter, RunState
 from appliance.store import shards
 from appliance.store.history import History, RunFilter
 from appliance.store.journal import Batch, Journal
-from appliance.store.places import make_journal
+from appliance.store.places import make_history, make_journal
 from appliance.store.runids import day_of
 from appliance.store.shards import StoreFailure
 from tests.support.shard_files import DAY, NOON, garbage_header, put, row, truncate, wreck_table
@@ -21,7 +21,7 @@ ALL = RunFilter()
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
+def journal(place: str, tmp_path: Path) -> Iterator[Journal]:
     opened = make_journal(tmp_path, writer=0, sync=False)
     opened.open()
     yield opened
@@ -29,8 +29,8 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 @pytest.fixture
-def history(tmp_path: Path) -> Iterator[History]:
-    opened = History(tmp_path)
+def history(place: str, tmp_path: Path) -> Iterator[History]:
+    opened = make_history(tmp_path)
     yield opened
     opened.close()
 
@@ -96,7 +96,7 @@ def test_text_is_found_in_event_steps_errors_and_chunks(journal: Journal, histor
 def test_a_search_gives_up_for_now_and_goes_on(
     journal: Journal, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("appliance.store.history.SCAN", 10)
+    monkeypatch.setattr(History, "scan", 10)
     (old,) = put(journal, NOON, event=trace.pack(["", {}, "needle", None]))
     put(journal, NOON, 35)
     cursor, pages, found = None, 0, []
@@ -111,6 +111,7 @@ def test_a_search_gives_up_for_now_and_goes_on(
     assert pages >= 4
 
 
+@pytest.mark.files_only
 @pytest.mark.parametrize(
     "harm", [garbage_header, lambda path: wreck_table(path, "run"), lambda path: truncate(path, 0.2)]
 )
@@ -140,6 +141,7 @@ def test_damaged_records_of_one_run(journal: Journal, history: History) -> None:
         history.detail(number)
 
 
+@pytest.mark.files_only
 def test_a_shard_that_is_replaced_or_deleted_meanwhile(journal: Journal, history: History, tmp_path: Path) -> None:
     (run,) = put(journal, NOON)
     assert ids(history) == [run]
@@ -156,6 +158,7 @@ def test_a_shard_that_is_replaced_or_deleted_meanwhile(journal: Journal, history
     assert ids(history) == []
 
 
+@pytest.mark.files_only
 def test_more_days_than_are_kept_open(journal: Journal, history: History) -> None:
     runs = [put(journal, NOON + n * DAY)[0] for n in range(9)]
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""The journal's writer: what it does when files are damaged, the disk is full, or a commit fails half-way."""
+"""The journal in shards: what it does when files are damaged, the disk is full, or a commit fails half-way."""
 
 from __future__ import annotations
 
@@ -10,41 +10,29 @@ import pytest
 
 from appliance.engine.states import RunState
 from appliance.store import shards
-from appliance.store.journal import Batch, Journal, RunUpdate, StateOp
-from appliance.store.places import make_journal
-from appliance.store.runids import day_of, moment
+from appliance.store.journal import Batch, StateOp
+from appliance.store.runids import day_of
+from appliance.store.shard_journal import ShardJournal
 from appliance.store.shards import StoreFailure
 from tests.support.shard_files import DAY, NOON, garbage_header, put, row, truncate, wreck_table
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    opened = make_journal(tmp_path, writer=0, sync=False)
+def journal(tmp_path: Path) -> Iterator[ShardJournal]:
+    opened = ShardJournal(tmp_path, writer=0, sync=False)
     opened.open()
     yield opened
     opened.close()
 
 
-def reopened(journal: Journal, data: Path) -> Journal:
+def reopened(journal: ShardJournal, data: Path) -> ShardJournal:
     journal.close()
     journal.__init__(data, writer=0, sync=False)  # type: ignore[misc]
     journal.open()
     return journal
 
 
-def test_a_run_of_an_old_day_is_still_written(journal: Journal) -> None:
-    """Only some shards are kept open; the one that is asked for is never the one that is closed."""
-    runs = [put(journal, NOON + n * DAY, state=RunState.WAITING)[0] for n in range(6)]
-    for run in (runs[0], runs[5], runs[1], runs[0]):
-        batch = Batch()
-        batch.updates.append(RunUpdate(run, RunState.SUCCEEDED, 5, None, 0))
-        journal.commit(batch)
-        loaded = journal.load(run)
-        assert loaded is not None and loaded[0].state == RunState.SUCCEEDED
-    assert [entry.id for entry, _ in journal.under_way()] == runs[2:5]
-
-
-def test_a_batch_over_midnight_is_made_again_when_its_second_day_failed(journal: Journal) -> None:
+def test_a_batch_over_midnight_is_made_again_when_its_second_day_failed(journal: ShardJournal) -> None:
     batch = Batch()
     evening, morning = journal.ids.next(NOON), journal.ids.next(NOON + DAY)
     batch.runs = [row(evening), row(morning)]
@@ -60,7 +48,7 @@ def test_a_batch_over_midnight_is_made_again_when_its_second_day_failed(journal:
     assert [op.ver for op in journal.state_ops(0)] == [1, 2]
 
 
-def test_a_full_disk_leaves_no_transaction_open(journal: Journal) -> None:
+def test_a_full_disk_leaves_no_transaction_open(journal: ShardJournal) -> None:
     (run,) = put(journal, NOON)
     shard = journal._shard(day_of(run))
     pages = shard.execute("PRAGMA page_count").fetchone()[0]
@@ -73,7 +61,7 @@ def test_a_full_disk_leaves_no_transaction_open(journal: Journal) -> None:
 
 
 @pytest.mark.parametrize("harm", [garbage_header, lambda path: path.write_bytes(b"\x00" * 5000)])
-def test_a_damaged_shard_at_open_is_set_aside(journal: Journal, tmp_path: Path, harm) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_shard_at_open_is_set_aside(journal: ShardJournal, tmp_path: Path, harm) -> None:  # type: ignore[no-untyped-def]
     (run,) = put(journal, NOON)
     journal.close()
     harm(shards.shard_path(tmp_path, day_of(run)))
@@ -82,7 +70,7 @@ def test_a_damaged_shard_at_open_is_set_aside(journal: Journal, tmp_path: Path, 
     assert put(journal, NOON)
 
 
-def test_two_damaged_shards_of_one_name_are_both_kept(journal: Journal, tmp_path: Path) -> None:
+def test_two_damaged_shards_of_one_name_are_both_kept(journal: ShardJournal, tmp_path: Path) -> None:
     for _ in range(2):
         (run,) = put(journal, NOON)
         journal.close()
@@ -92,7 +80,7 @@ def test_two_damaged_shards_of_one_name_are_both_kept(journal: Journal, tmp_path
 
 
 @pytest.mark.parametrize("table", ["flow_span", "letter_note", "event_key"])
-def test_runs_under_way_are_saved_from_a_damaged_shard(journal: Journal, tmp_path: Path, table: str) -> None:
+def test_runs_under_way_are_saved_from_a_damaged_shard(journal: ShardJournal, tmp_path: Path, table: str) -> None:
     (run,) = put(journal, NOON, state=RunState.WAITING, steps=b"")
     put(journal, NOON, 50)
     batch = Batch()
@@ -118,7 +106,7 @@ def _with_key(run: int) -> Batch:
     return batch
 
 
-def test_a_shard_that_breaks_while_it_is_read_is_replaced(journal: Journal, tmp_path: Path) -> None:
+def test_a_shard_that_breaks_while_it_is_read_is_replaced(journal: ShardJournal, tmp_path: Path) -> None:
     (run,) = put(journal, NOON, state=RunState.WAITING)
     put(journal, NOON, 500, steps=b"\x90" + b"x" * 500)
     journal.close()
@@ -130,15 +118,7 @@ def test_a_shard_that_breaks_while_it_is_read_is_replaced(journal: Journal, tmp_
     assert put(journal, NOON)
 
 
-def test_ids_go_on_behind_the_newest_with_the_clock_set_back(journal: Journal, tmp_path: Path) -> None:
-    runs = put(journal, NOON, 300)
-    reopened(journal, tmp_path)
-    later = put(journal, NOON - 5 * DAY, 300)
-    assert min(later) > max(runs)
-    assert journal.newest() >= moment(runs[-1])
-
-
-def test_a_shard_of_a_newer_flowork_is_refused_in_words(journal: Journal, tmp_path: Path) -> None:
+def test_a_shard_of_a_newer_flowork_is_refused_in_words(journal: ShardJournal, tmp_path: Path) -> None:
     (run,) = put(journal, NOON)
     journal.close()
     path = shards.shard_path(tmp_path, day_of(run))
@@ -150,11 +130,7 @@ def test_a_shard_of_a_newer_flowork_is_refused_in_words(journal: Journal, tmp_pa
     assert path.exists()
 
 
-def test_a_letter_of_a_run_that_is_gone(journal: Journal) -> None:
-    assert not journal.set_letter(journal.ids.next(NOON), 1, "a", "b", 1)
-
-
-def test_state_changes_are_dropped_up_to_a_number(journal: Journal) -> None:
+def test_state_changes_are_dropped_up_to_a_number(journal: ShardJournal) -> None:
     (run,) = put(journal, NOON)
     batch = Batch()
     batch.ops = [(run, StateOp(n, 1, "k", b"1")) for n in (1, 2, 3)]
@@ -163,7 +139,7 @@ def test_state_changes_are_dropped_up_to_a_number(journal: Journal) -> None:
     assert [op.ver for op in journal.state_ops(0)] == [3]
 
 
-def test_a_probe_tells_whether_the_disk_takes_anything(journal: Journal) -> None:
+def test_a_probe_tells_whether_the_disk_takes_anything(journal: ShardJournal) -> None:
     (run,) = put(journal, NOON)
     journal.probe()
     journal._shard(day_of(run)).execute("PRAGMA query_only=1")

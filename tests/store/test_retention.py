@@ -9,9 +9,9 @@ import pytest
 
 from appliance.engine.states import RunState
 from appliance.store import shards
-from appliance.store.history import History, RunFilter
+from appliance.store.history import RunFilter
 from appliance.store.journal import Batch, StateOp
-from appliance.store.places import make_journal
+from appliance.store.places import make_history, make_journal
 from appliance.store.retention import Policy, Retention, Rule, Swept, blobs_in_use
 from appliance.store.runids import day_of
 from tests.support.shard_files import DAY, NOON, garbage_header, put, wreck_table
@@ -26,7 +26,7 @@ class House:
         self.data = data
         self.journal = make_journal(data, writer=0, sync=False)
         self.journal.open()
-        self.history = History(data)
+        self.history = make_history(data)
         self.between: Callable[[], None] = lambda: None
         self.retention = Retention(data, lambda day: self.journal.writes.get(day, 0), self._exchange)
 

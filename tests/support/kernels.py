@@ -16,8 +16,9 @@ from appliance.engine.states import RunState
 from appliance.kernel.client import KernelAway, KernelClient
 from appliance.kernel.kernel import Kernel
 from appliance.security.keys import init_keys
-from appliance.store.history import History, RunDetail, RunFilter
+from appliance.store.history import RunDetail, RunFilter
 from appliance.store.metadata import open_store
+from appliance.store.places import make_history
 from appliance.store.runids import from_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +48,7 @@ class KernelHouse:
     def __init__(self, data: Path) -> None:
         self.data = data
         self.client = KernelClient(data)
-        self.history = History(data)
+        self.history = make_history(data)
         self.process: subprocess.Popen[bytes] | None = None
         self.log = data.parent / f"{data.name}.log"
         data.mkdir(mode=0o700, parents=True)

@@ -13,7 +13,7 @@ from appliance.engine.flow import parse
 from appliance.engine.plan import FlowPlan, plan_flow
 from appliance.engine.validate import validate
 from appliance.registry import Registry
-from appliance.store.history import History
+from appliance.store.places import make_history
 from appliance.workshop import rules
 from appliance.workshop.analyst import analyse, gather
 from appliance.workshop.evidence import Evidence, StepFacts, percentile
@@ -37,7 +37,7 @@ def test_the_runs_of_a_real_flow_are_counted_step_by_step(tmp_path: Path) -> Non
         made = house.deploy(body)
         for by in [*([1] * 60), *([0] * 6)]:
             house.start(made, "form", {"t": 31, "by": by})
-        history = History(tmp_path)
+        history = make_history(tmp_path)
         try:
             version = house.store.flows.numbered(made.id)
             current = house.store.flows.get(made.id)

@@ -5,6 +5,7 @@ No text made here ever holds the URL itself: there may be a password in it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -39,6 +40,9 @@ OLDEST = 130000
 PATIENCE = 5.0
 #: How the sessions of open stores are named in ``pg_stat_activity``; one that is still being opened is named otherwise.
 IN_USE, OPENING = "flowork", "flowork opening"
+
+# Of every error in a pipeline it says a second time that it was ignored, which it was not.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 _EXAMPLE = "write postgresql://user:password@host:5432/database"
 # A cable that was pulled is noticed within 15 seconds: by probes while idle, by TCP_USER_TIMEOUT while busy.

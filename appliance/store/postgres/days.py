@@ -34,6 +34,17 @@ def days(connection: Connection) -> list[str]:
     return [f"{name[:4]}-{name[4:6]}-{name[6:]}" for (name,) in rows]
 
 
+def total_bytes(connection: Connection) -> int:
+    """What all days take on the server's disk, with their indexes."""
+    found = connection.execute(
+        "SELECT coalesce(sum(pg_total_relation_size(inhrelid)), 0)::bigint FROM pg_inherits "
+        "WHERE inhparent = ANY(%s::regclass[]) AND NOT EXISTS "
+        "(SELECT 1 FROM pg_class WHERE pg_class.oid = inhrelid AND relkind IN ('i', 'I'))",
+        (list(DAILY),),
+    ).fetchone()
+    return int(found[0]) if found else 0
+
+
 def make_day(connection: Connection, day: str) -> None:
     """Make a day's parts, if they are not there. Commits of other kernels go on meanwhile."""
     first, behind = bounds(day)

@@ -153,6 +153,14 @@ class PostgresJournal(Journal):
         self._do(lambda connection: self._commit(connection, batch))
 
     def _commit(self, connection: Connection, batch: Batch) -> None:
+        try:
+            self._commit_once(connection, batch)
+        except psycopg.errors.CheckViolation:  # retention has dropped a day that this kernel knew
+            connection.execute("ROLLBACK")
+            self._days.clear()
+            self._commit_once(connection, batch)
+
+    def _commit_once(self, connection: Connection, batch: Batch) -> None:
         self._make_days(connection, batch)
         try:
             with connection.pipeline():
@@ -162,7 +170,6 @@ class PostgresJournal(Journal):
                 connection.execute("COMMIT")
         except psycopg.Error as exc:
             if exc.sqlstate != EVENT_TAKEN:
-                self._days.clear()  # retention may have dropped one that this kernel knew
                 raise
             connection.execute("ROLLBACK")
             raise EventTaken(_taken(connection, batch)) from exc
