@@ -10,6 +10,9 @@ from pathlib import Path
 
 #: Every IPv4 address, in /proc/net/tcp.
 _ANY4 = "00000000"
+#: ::1 there, and how 127.0.0.0/8 ends (words are little-endian).
+_LOOPBACK = frozenset({"00000000000000000000000001000000"})
+_LOOPBACK_NET = "7F"
 
 
 def holder(data: Path, role: str) -> int | None:
@@ -30,8 +33,18 @@ def holder(data: Path, role: str) -> int | None:
 
 def listening(pid: int) -> list[tuple[str, int]]:
     """Where a process of this user listens on TCP: host and port as this machine reaches it (proc(5))."""
+    return [(_address(host, loopback), port) for host, port, loopback in _listeners(pid)]
+
+
+def open_port(pid: int) -> int:
+    """A port at which other machines reach a process of this user; 0 if there is none."""
+    ports = (port for host, port, _ in _listeners(pid) if host not in _LOOPBACK and not host.endswith(_LOOPBACK_NET))
+    return next(ports, 0)
+
+
+def _listeners(pid: int) -> Iterator[tuple[str, int, str]]:
+    """Address (as the table has it) and port of each, and what loopback is called in that family."""
     inodes = set(_sockets(pid))
-    found = []
     for table, loopback in (("tcp", "127.0.0.1"), ("tcp6", "::1")):
         try:
             rows = Path("/proc/net", table).read_text().splitlines()[1:]
@@ -40,8 +53,7 @@ def listening(pid: int) -> list[tuple[str, int]]:
         for fields in (row.split() for row in rows):
             if fields[3] == "0A" and fields[9] in inodes:
                 host, _, port = fields[1].partition(":")
-                found.append((_address(host, loopback), int(port, 16)))
-    return found
+                yield host, int(port, 16), loopback
 
 
 def _sockets(pid: int) -> Iterator[str]:

@@ -59,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.kernel": BASE
     | SERVICES
     | {"appliance.claims", "appliance.fleet", "appliance.integrity", "appliance.workshop", "appliance.world"}
-    | {"appliance.ai.gateway", "appliance.ai.memory"}
+    | {"appliance.ai.gateway", "appliance.ai.memory", "appliance.running"}
     | {"appliance.sharing"}
     | MODEL_FILES,
     "appliance.world": BASE | {"appliance.sandbox", "appliance.fleet", "appliance.ai.gateway"},

@@ -16,6 +16,8 @@ from appliance.kernel.live import Live
 from appliance.kernel.maintenance import Unknown
 from appliance.kernel.model_api import ModelApi
 from appliance.kernel.params import NotNow, arguments, run_number, text
+from appliance.kernel.peering.api import PeeringApi
+from appliance.kernel.peers_api import peers_methods
 from appliance.kernel.rehearsal import Asking, Rehearsal
 from appliance.kernel.replay import Replay
 from appliance.kernel.runs import LiveRun
@@ -76,6 +78,8 @@ class Api:
             "rest": self._rest,
             "backup": self._backup,
             **fleet_methods(self._kernel.fleet),
+            **peers_methods(self._kernel.peers),
+            **PeeringApi(self._kernel.peering).methods(),
             **ModelApi(self._kernel).methods(),
             **self._kernel.model_jobs.methods(),
             **self._kernel.memory.methods(self._engine.steps.io.spawn),

@@ -20,6 +20,7 @@ from appliance.fleet.announce import Announcer
 from appliance.fleet.away import NoDevices
 from appliance.fleet.fleet import Fleet
 from appliance.fleet.peers.beacon import Beacon
+from appliance.fleet.peers.peers import EnginePeers
 from appliance.integrity import installed_at
 from appliance.kernel.announcing import Announcing
 from appliance.kernel.api import Api
@@ -38,6 +39,7 @@ from appliance.kernel.model_jobs import ModelJobs
 from appliance.kernel.models import ModelService, account_of
 from appliance.kernel.mqtt import MqttHub
 from appliance.kernel.overview import KernelOverview
+from appliance.kernel.peers_making import make_peers
 from appliance.kernel.recovery import Recovery
 from appliance.kernel.runs import FlowSlot
 from appliance.kernel.server import Server
@@ -176,6 +178,7 @@ class Kernel:
         self.fleet: Fleet | None = None if self._alone else self._make_fleet()
         if self.fleet is not None:
             self.services.devices = self.fleet
+        self.peers: EnginePeers | None = self._make_peers()
 
     def _join(self) -> Cluster | None:
         """Take a number in the cluster, if this engine belongs to one."""
@@ -249,6 +252,10 @@ class Kernel:
             tell=self._tell_live,
         )
 
+    def _make_peers(self) -> EnginePeers | None:
+        """None in a cluster, whose machines are one engine to others: each would be taken for a copy of the rest."""
+        return None if self.fleet is None or self.homes is not None else make_peers(self, self.beacon)
+
     def _tell_live(self, item: dict[str, Any]) -> None:
         """Something that is not of a run, to those who watch; from any thread."""
         if self.engine.live is not None:
@@ -294,6 +301,8 @@ class Kernel:
         self._stops.append(server.stop)
         if self.fleet is not None:
             self._stops.append(self.fleet.stop)  # behind the engine: its last commit is acknowledged
+        if self.peers is not None:
+            self._stops.append(self.peers.stop)
         self._stops.append(self._stop_services)
         self.engine.post(lambda: None)
         self._looked_at = self.journal.mark()
@@ -304,6 +313,9 @@ class Kernel:
         self._stops.append(self.hosting.stop)
         if self.fleet is not None:
             self._stops.append(self.fleet.freeze)
+        if self.peers is not None:
+            self.peers.start()
+            self._stops.append(self.peers.freeze)
         self._want(self._live)
         if self.homes is not None:
             self._stops.append(self.homes.open(server))

@@ -1,0 +1,95 @@
+"""The peers of a kernel: what they are told of this engine, and what it has to offer to others."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from appliance.ai.library.cards import all_models
+from appliance.contracts import ModelOffer, PeerOffers
+from appliance.fleet.peers.beacon import Beacon
+from appliance.fleet.peers.hardware import digest_of_machine
+from appliance.fleet.peers.peers import EnginePeers, Surroundings
+from appliance.running import holder, open_port
+from appliance.security.audit import AuditLog
+from appliance.security.files import keys_folder
+from appliance.security.keys import read_engine
+from appliance.security.owner import read_address
+
+if TYPE_CHECKING:
+    from appliance.kernel.kernel import Kernel
+
+#: Bytes to which free memory is rounded, and load: what changes all the time is not told all the time.
+_GRAIN, _LOAD = 64 << 20, 0.1
+
+
+def make_peers(kernel: Kernel, beacon: Beacon) -> EnginePeers:
+    """They are not started yet."""
+    settings, data = kernel.store.settings.load(), kernel.data
+    engine = read_engine(data).id
+    log = AuditLog(kernel.store.audit, data)
+
+    def audit(action: str, target: str, detail: Mapping[str, Any]) -> None:
+        log.append("engine", action, target, detail)
+
+    about = Surroundings(
+        engine=engine,
+        name=settings.engine_name or socket.gethostname().split(".")[0] or engine[:8],
+        software=version("flowork"),
+        machine=digest_of_machine(),
+        port=settings.peer_port,
+        discovery=settings.peer_discovery,
+        listed=settings.peers,
+        owned=lambda: read_address(keys_folder(data)) is not None,
+        panel=lambda: panel_port(kernel),
+        offers=lambda: offers(kernel),
+        aside=kernel.engine.steps.io.call,
+        wall=kernel.services.wall,
+        tell=kernel._tell_live,
+        audit=audit,
+    )
+    return EnginePeers(data, kernel._blobs, beacon, about)
+
+
+def panel_port(kernel: Kernel) -> int:
+    """Where other machines reach the gateway; 0 if they do not."""
+    pid = holder(kernel.data, "gateway")
+    return open_port(pid) if pid else 0
+
+
+def offers(kernel: Kernel) -> PeerOffers:
+    """What this engine has at this moment. Reads the models' folder: not for a thread that may not wait."""
+    memory, free = _memory()
+    cores = os.cpu_count() or 1
+    devices = []
+    for agent in kernel.fleet.agents() if kernel.fleet is not None else ():
+        if agent.online:
+            runs = {str(driver["driver"]) for driver in agent.drivers if driver["ok"]}
+            runs |= {name for name, why_not in agent.available.items() if not why_not}
+            devices += [f"{agent.name}/{driver}" for driver in sorted(runs)]
+    return PeerOffers(
+        models=tuple(
+            ModelOffer(model.name, model.kind, model.context) for model in all_models(kernel.data) if not model.trouble
+        ),
+        devices=tuple(devices),
+        nodes=tuple(sorted(kernel.registry.nodes)),
+        memory=memory,
+        memory_free=free // _GRAIN * _GRAIN,
+        cores=cores,
+        load=round(os.getloadavg()[0] / cores / _LOAD) * _LOAD,
+        runs=len(kernel.engine.runs) - kernel.engine.keeper.waiting,
+    )
+
+
+def _memory() -> tuple[int, int]:
+    """Bytes in all, and available (proc(5))."""
+    found = {}
+    with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123 it is no file of anybody's
+        for line in file:
+            name, _, rest = line.partition(":")
+            if name in {"MemTotal", "MemAvailable"}:
+                found[name] = int(rest.split()[0]) * 1024
+    return found.get("MemTotal", 0), found.get("MemAvailable", 0)
