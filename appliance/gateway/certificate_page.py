@@ -119,7 +119,7 @@ def _page(state: HttpsState) -> str:
 and nobody in the network reads along.</p>
 <section><p><a class="button" href="{PAGE}/flowork.crt" download>Download the certificate</a></p>
 <p>It is called <b>{escape(state.title)}</b>. Its SHA-256 fingerprint, which the panel’s page “HTTPS” and
-<code>flowork https</code> on the box show too:</p><pre><code>{escape(state.fingerprint)}</code></pre>
+<code>flowork https</code> on the box show too:</p><pre class="whole"><code>{escape(state.fingerprint)}</code></pre>
 <p>It can speak for boxes in a home’s network only, for nothing on the internet.</p></section>
 <section><h2>How to install it</h2><dl>{steps}</dl></section>
 <section><h2>Done?</h2><p><a class="on" href="{over}">Open the panel by https</a>. This page goes there by itself as

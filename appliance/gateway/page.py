@@ -37,6 +37,8 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
   margin-bottom: 1rem; }
 section > :last-child { margin-bottom: 0; }
 pre { background: var(--code); border-radius: 0.5rem; padding: 0.7rem 0.9rem; margin: 0 0 0.8rem; overflow-x: auto; }
+pre.whole { white-space: pre-wrap; overflow-wrap: anywhere; }
+.lead + section { margin-top: 1.5rem; }
 code { font: 0.9em/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
 dt { font-weight: 600; margin-top: 0.9rem; scroll-margin-top: 1rem; }
 dt:target code { background: var(--leaf); color: var(--paper); padding: 0.1rem 0.4rem; border-radius: 0.3rem; }

@@ -297,7 +297,7 @@ def test_the_panel_is_told_what_there_is_and_health_when_the_authority_ends(home
     assert view["authority"]["fingerprint"] == state.fingerprint
     assert "localhost" in view["certificate"]["names"]
     assert view["page"].endswith("/certificate")
-    assert view["qr"].startswith("<svg")
+    assert view["qr"].startswith("data:image/svg+xml")
     renewed = home.owner.do("POST", "/https/renew", {})
     assert renewed["certificate"]["until"] > view["certificate"]["until"]
     assert renewed["authority"] == view["authority"]

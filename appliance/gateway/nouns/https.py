@@ -42,7 +42,7 @@ class CertificateView(Struct, frozen=True, kw_only=True):
 class HttpsView(Struct, frozen=True, kw_only=True):
     """How HTTPS is. ``authority`` and ``certificate`` are missing until it is turned on for the first time.
 
-    ``page`` is the address from which other devices install the authority, ``qr`` the same as a picture (SVG), and
+    ``page`` is the address from which other devices install the authority, ``qr`` the same as a picture (a data URI), and
     ``problem`` why a certificate could not be made anew.
     """
 
@@ -88,7 +88,7 @@ def _view(call: Call[Nothing, Nothing] | Call[Nothing, Renewal]) -> HttpsView:
         mode=gateway.settings.https,
         here=request.is_secure,
         page=page,
-        qr=segno.make(page, error="m").svg_inline(scale=4, border=2, dark="#000", light="#fff"),
+        qr=segno.make(page, error="m").svg_data_uri(scale=4, border=2, dark="#000", light="#fff"),
         problem=gateway.certificates.problem,
         authority=None if state is None else _authority(state),
         certificate=None if state is None else _certificate(state),
