@@ -16,7 +16,7 @@ from appliance.engine.plan import FlowPlan
 from appliance.engine.states import Letter, RunState
 from appliance.engine.steps_view import Step, story_of
 from appliance.engine.trace import Record
-from appliance.kernel.blobs import BlobStore
+from appliance.kernel.blobs import make_blobs
 from appliance.store.errors import NotFound
 from appliance.store.history import History, RunDetail, RunHead
 from appliance.store.runids import to_text
@@ -80,7 +80,7 @@ class Reader:
         self._store = store
         self._history = history
         self._catalog = _Catalog(registry)
-        self._blobs = BlobStore(data)
+        self._blobs = make_blobs(data)
         self._plans: dict[int, FlowPlan] = {}
         self._flows: dict[int, tuple[str, str, str]] = {}
         self._versions: dict[int, int | None] = {}

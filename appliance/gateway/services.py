@@ -28,7 +28,7 @@ from appliance.gateway.run_teller import RunTeller
 from appliance.gateway.secure import certificates_of
 from appliance.gateway.told import Places
 from appliance.gateway.traffic import Traffic
-from appliance.kernel.blobs import BlobStore
+from appliance.kernel.blobs import make_blobs
 from appliance.kernel.client import KernelAway
 from appliance.kernel.reach import reach
 from appliance.registry import Registry
@@ -80,12 +80,12 @@ class Gateway:
         self.began = monotonic()
         self.monotonic = monotonic
         self.store: Store = open_store(data, environ=environ, now=now)
-        self.history = make_history(data)
+        self.history = make_history(data, environ)
         self.kernel = reach(data, self._flow_of, environ)
         self.engine = read_engine(data)
         self.names = Names(self.store, monotonic)
         self.changes = Changes(self.store, monotonic)
-        self.blobs = BlobStore(data)
+        self.blobs = make_blobs(data, environ=environ)
         self.remembered = self._make_remembered()
         self.teller = RunTeller(self)
         self.traffic = Traffic()
@@ -135,6 +135,7 @@ class Gateway:
         self.stop_live()
         self.kernel.close()
         self.history.close()
+        self.blobs.close()
         if self._standin is not None:
             self._standin.close()
         self.store.close()

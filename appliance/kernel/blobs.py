@@ -1,4 +1,4 @@
-"""Large values, stored once by their content: what nodes receive as ``ctx.blobs``.
+"""Blobs as files of the data folder, or in the database where machines share one (:func:`make_blobs`).
 
 A blob is the file ``<data>/blobs/ab/<sha256>``, where ``ab`` begins the digest. It appears under its name
 only when it is whole and on disk, so a power cut leaves a temporary file behind and never half a blob.
@@ -13,41 +13,30 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from appliance.contracts import NodeError
+from appliance.store.blobs import BlobInfo, BlobStore
+from appliance.store.places import database_url
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY = ".tmp"
 _PIECE = 1 << 20
 
 
-class BlobInfo(NamedTuple):
-    """A stored blob; ``used`` is when it was last put (Unix seconds)."""
-
-    digest: str
-    size: int
-    used: float
-
-
-class BlobStore:
-    """Implements :class:`appliance.contracts.Blobs`, and what the garbage collection needs.
-
-    Safe from any thread. ``sync`` False leaves writing to the operating system (durability ``process``).
-    """
+class FileBlobs(BlobStore):
+    """Blobs as files. ``sync`` False leaves writing to the operating system (durability ``process``)."""
 
     def __init__(self, data: Path, *, sync: bool = True) -> None:
         self._folder = data / "blobs"
         self._sync = sync
         #: Between "is it there" and "it is in use from now on" no collection may delete it.
         self._lock = threading.Lock()
-        #: Takes out of a blob what must not be kept.
-        self.clean: Callable[[bytes], bytes] = lambda data: data
+        self.clean = lambda data: data
 
     def put(self, data: bytes, mime: str = "application/octet-stream") -> dict[str, Any]:
-        """Store and return the reference. Raises ``NodeError`` when the disk is full or fails."""
         data = self.clean(data)
         digest = hashlib.sha256(data).hexdigest()
         path = self._path(digest)
@@ -59,7 +48,6 @@ class BlobStore:
         return {"$blob": digest, "size": len(data), "type": mime}
 
     def get(self, reference: Mapping[str, Any]) -> bytes:
-        """The content. Raises ``NodeError`` (no retry) for a blob that is missing, damaged or none."""
         digest = reference.get("$blob")
         if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
             raise NodeError("this is not a reference to a blob", retryable=False)
@@ -75,7 +63,6 @@ class BlobStore:
         return data
 
     def keep(self, digest: str, size: int) -> bool:
-        """Whether a blob is there, by its name and size; if so, it counts as used at this moment."""
         if not _DIGEST.fullmatch(digest):
             return False
         path = self._path(digest)
@@ -89,7 +76,6 @@ class BlobStore:
         return True
 
     def __iter__(self) -> Iterator[BlobInfo]:
-        """Every blob, in no order. What is put or deleted meanwhile may or may not be among them."""
         for path in self._files():
             if _DIGEST.fullmatch(path.name):
                 try:
@@ -99,7 +85,6 @@ class BlobStore:
                 yield BlobInfo(path.name, status.st_size, status.st_mtime)
 
     def delete(self, digest: str, *, unused_since: float = math.inf) -> bool:
-        """Delete unless it was put at or after that moment (Unix seconds). False: kept, or not there."""
         if not _DIGEST.fullmatch(digest):
             return False
         path = self._path(digest)
@@ -113,7 +98,6 @@ class BlobStore:
         return True
 
     def clear_leftovers(self, before: float) -> int:
-        """Remove what power cuts left unfinished before that moment (Unix seconds); returns how many."""
         count = 0
         for path in self._files():
             if path.name.endswith(_TEMPORARY) and path.stat().st_mtime < before:
@@ -173,6 +157,16 @@ class BlobStore:
                 raise
         finally:
             os.close(handle)
+
+
+def make_blobs(data: Path, *, sync: bool = True, environ: Mapping[str, str] | None = None) -> BlobStore:
+    """The blobs of an engine."""
+    url = database_url(environ)
+    if not url:
+        return FileBlobs(data, sync=sync)
+    from appliance.store.postgres.blobs import PostgresBlobs
+
+    return PostgresBlobs(url, sync=sync)
 
 
 def _holds(path: Path, data: bytes) -> bool:

@@ -25,7 +25,7 @@ from appliance.integrity import installed_at
 from appliance.kernel.announcing import Announcing
 from appliance.kernel.api import Api
 from appliance.kernel.backups import Backups
-from appliance.kernel.blobs import BlobStore
+from appliance.kernel.blobs import make_blobs
 from appliance.kernel.clock import Clock
 from appliance.kernel.context import Services
 from appliance.kernel.engine import Engine
@@ -39,6 +39,7 @@ from appliance.kernel.model_jobs import ModelJobs
 from appliance.kernel.models import ModelService, account_of
 from appliance.kernel.mqtt import MqttHub
 from appliance.kernel.overview import KernelOverview
+from appliance.kernel.peering.peering import Peering
 from appliance.kernel.peers_making import make_peers
 from appliance.kernel.recovery import Recovery
 from appliance.kernel.runs import FlowSlot
@@ -179,6 +180,7 @@ class Kernel:
         if self.fleet is not None:
             self.services.devices = self.fleet
         self.peers: EnginePeers | None = self._make_peers()
+        self.peering = Peering(self)
 
     def _join(self) -> Cluster | None:
         """Take a number in the cluster, if this engine belongs to one."""
@@ -197,7 +199,8 @@ class Kernel:
         services = Services()
         writer = "" if self.journal.fence is None else str(self.journal.fence.writer)
         http, mqtt = HttpClient(), MqttHub(f"flowork-{read_engine(self.data).id[:8]}", process=writer)
-        self._blobs = BlobStore(self.data, sync=sync)
+        self._blobs = make_blobs(self.data, sync=sync)
+        self._stops.append(self._blobs.close)
         self._blobs.clean = self._clean_blob
         files = self._home / "files"
         files.mkdir(mode=0o700, exist_ok=True)
@@ -314,6 +317,8 @@ class Kernel:
         if self.fleet is not None:
             self._stops.append(self.fleet.freeze)
         if self.peers is not None:
+            self.peering.start(self.peers)
+            self._stops.append(self.peering.stop)
             self.peers.start()
             self._stops.append(self.peers.freeze)
         self._want(self._live)
@@ -556,6 +561,7 @@ class Kernel:
             "integrity": self.integrity.view(),
             "wear": {**self.wear.view(), "thrifty": keeper.thrifty},
             "triggers": self.hosting.views(),
+            "peers": self.peers.health() if self.peers is not None else {},
             "mqtt": [status_view(status) for status in self._mqtt.status()],
             "broken": [{"kind": b.kind, "type": b.type, "error": b.error} for b in self.registry.broken],
             "languages": sorted(self._sandbox.languages()),

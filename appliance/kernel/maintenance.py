@@ -13,13 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from appliance.contracts import FlowError
-from appliance.kernel.blobs import BlobStore
 from appliance.kernel.engine import Engine
 from appliance.store import shards
+from appliance.store.blobs import BlobStore
 from appliance.store.journal import Journal
 from appliance.store.metadata import Store
-from appliance.store.retention import Policy, Retention, Rule, blobs_in_use
-from appliance.store.shards import total_bytes
+from appliance.store.places import make_retention
+from appliance.store.retention import Policy, Rule
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Maintenance:
         self._short_of_room = False
         self._commits = 0
         self.on_tick: Callable[[], None] = lambda: None
-        self._retention = Retention(data, lambda day: journal.writes.get(day, 0), self._exchange)
+        self._retention = make_retention(data, journal, self._exchange)
 
     def start(self) -> None:
         """Begin; lays the reserve down if there is room."""
@@ -166,7 +166,7 @@ class Maintenance:
         """Apply retention now, then drop the blobs that nothing uses any more."""
         now = self._engine.services.wall()
         swept = self._retention.sweep(self._policy(), now)
-        for digest in swept.blobs - blobs_in_use(self._data, swept.blobs):
+        for digest in swept.blobs - self._retention.blobs_in_use(swept.blobs):
             self._blobs.delete(digest, unused_since=now - 3600)
         self._blobs.clear_leftovers(now - 3600)
         if swept.deleted or swept.rewritten:
@@ -196,7 +196,7 @@ class Maintenance:
         bound = settings.max_history_bytes
         if self._short_of_room:
             self._short_of_room = False
-            bound = min(bound, max(0, total_bytes(self._data) - MORE_ROOM))
+            bound = min(bound, max(0, self._retention.total_bytes() - MORE_ROOM))
         parents = frozenset(run.parent for run in list(self._engine.runs.values()) if run.parent is not None)
         parents |= {run.id for run in list(self._engine.runs.values()) if run.families}
         return Policy(engine, rules, bound, parents)

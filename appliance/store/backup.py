@@ -33,8 +33,8 @@ MEMORY = "memory.db"
 _NEVER_CHANGED = "blobs/"  # read in place; other files may be rewritten while they are read, so a copy is
 _COPY_PATIENCE = 30.0  # seconds; making a good copy takes far less than one
 _GONE = "deleted meanwhile"
-#: What makes an engine this engine (``security/keys.py``).
-_IDENTITY = ("keys/engine.json", "keys/engine.key")
+#: What makes an engine this engine (``security/keys.py``): its key, and how peers and agents know it.
+_IDENTITY = ("keys/engine.json", "keys/engine.key", "keys/peers", "keys/agents")
 
 #: Bring what was saved since the copy into it: runs in the shards may name those versions.
 _CARRY = (
@@ -247,7 +247,10 @@ def restore_backup(
         try:
             manifest = _extract(archive, stage, progress, keys)
             for name in _IDENTITY if as_another else ():
-                (stage / name).unlink(missing_ok=True)
+                if (stage / name).is_dir():
+                    shutil.rmtree(stage / name)
+                else:
+                    (stage / name).unlink(missing_ok=True)
         except BaseException:
             shutil.rmtree(stage, ignore_errors=True)
             raise

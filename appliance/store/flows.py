@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -22,6 +22,16 @@ DEPLOYMENTS = "deployments"
 def content_hash(body: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of a flow, the same for any order of its keys."""
     return hashlib.sha256(_encode(body, order="sorted")).hexdigest()
+
+
+class Brought(msgspec.Struct, frozen=True, kw_only=True):
+    """A version that was saved on another engine; ``created`` is Unix seconds."""
+
+    text: str
+    hash: str
+    author: str
+    message: str
+    created: float
 
 
 class Flows(FlowReader):
@@ -121,6 +131,43 @@ class Flows(FlowReader):
         for tag in sorted(wanted):
             self._db.run(FLOW_TAG.insert({"flow": num, "tag": tag}))
 
+    def bring(self, flow_id: str, workspace: str, versions: Sequence[Brought]) -> Flow:
+        """Keep a flow of another engine with all its versions, as they were saved there; none becomes live.
+
+        What has come before is known by its hashes: a flow of this id whose versions are the first of these gets the
+        others. If the id is another flow's, a free one is taken. Raises ``ConfigError`` for a version that is not
+        what its hash says.
+        """
+        bodies = [_read(version) for version in versions]
+        with self._db.write():
+            row = self._row(flow_id)
+            known = self._hashes(row["num"]) if row is not None else []
+            if row is None or row["workspace"] != workspace or known != [one.hash for one in versions][: len(known)]:
+                flow_id, known = self._new_slug(flow_id), []
+                num = self._create(flow_id, workspace, _name_of(bodies[-1]), None)
+            else:
+                num = row["num"]
+            for number, one in enumerate(versions[len(known) :], len(known) + 1):
+                self._db.run(
+                    VERSION.insert(
+                        {
+                            "flow": num,
+                            "number": number,
+                            "body": one.text,
+                            "hash": one.hash,
+                            "author": one.author,
+                            "message": one.message,
+                            "created": one.created,
+                        }
+                    )
+                )
+            self._describe(num, _name_of(bodies[-1]), len(versions), bodies[-1].get("tags"))
+            return self.get(flow_id)
+
+    def _hashes(self, num: int) -> list[str]:
+        query = VERSION.select(VERSION.hash).where(VERSION.flow == num).order_by(VERSION.number)
+        return [row["hash"] for row in self._db.all(query)]
+
     def move(self, flow_id: str, folder: str) -> Flow:
         """Put a flow into another folder of the list (``garden/water``; empty: the top)."""
         with self._db.write():
@@ -177,6 +224,17 @@ class Flows(FlowReader):
         }
         self._db.run(DEPLOYMENT.insert(entry))
         self._db.bump(DEPLOYMENTS)
+
+
+def _read(version: Brought) -> dict[str, Any]:
+    """The body of a version that came from elsewhere, if it is what it claims to be."""
+    try:
+        body = msgspec.json.decode(version.text)
+    except msgspec.DecodeError as exc:
+        raise ConfigError(f"a version is no JSON: {exc}") from None
+    if not isinstance(body, dict) or content_hash(body) != version.hash:
+        raise ConfigError("a version is not what its hash says")
+    return body
 
 
 def _encode(body: Mapping[str, Any], *, order: Any = None) -> bytes:

@@ -12,8 +12,10 @@ from pathlib import Path
 from appliance.contracts import ConfigError
 from appliance.store.history import History
 from appliance.store.journal import Journal
+from appliance.store.retention import Exchange, Retention
 from appliance.store.shard_history import ShardHistory
 from appliance.store.shard_journal import ShardJournal
+from appliance.store.shard_retention import ShardRetention
 
 URL = "FLOWORK_DATABASE_URL"
 _SCHEMES = ("postgresql://", "postgres://")
@@ -57,3 +59,15 @@ def make_history(data: Path, environ: Mapping[str, str] | None = None) -> Histor
     from appliance.store.postgres.history import PostgresHistory
 
     return PostgresHistory(url)
+
+
+def make_retention(
+    data: Path, journal: Journal, exchange: Exchange, environ: Mapping[str, str] | None = None
+) -> Retention:
+    """What keeps the runs of an engine within bounds. ``exchange`` swaps files between two commits of ``journal``."""
+    url = database_url(environ)
+    if not url:
+        return ShardRetention(data, lambda day: journal.writes.get(day, 0), exchange)
+    from appliance.store.postgres.retention import PostgresRetention
+
+    return PostgresRetention(url)

@@ -455,6 +455,36 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             extra_json_schema=_about("Backups"),
         ),
     ] = ()
+    update_auto: Annotated[
+        Literal["off", "tell", "install"],
+        Meta(
+            title="Updates by themselves",
+            description="`off`: none is ever looked for. `tell`: once a day it is looked whether the source has a newer "
+            "release, and said. `install`: it is brought in then; one that does not do well is taken back, and not tried "
+            "again",
+            extra_json_schema=_about("Updates"),
+        ),
+    ] = "off"
+    update_from: Annotated[
+        str,
+        Meta(
+            max_length=1000,
+            pattern=r"^$|^/|^https?://|^peer:",
+            title="Updates from",
+            description="A folder or file (`/media/stick`), an address of a release file, or `peer:ID` for what "
+            "another engine was updated with",
+            extra_json_schema=_about("Updates"),
+        ),
+    ] = ""
+    update_at: Annotated[
+        str,
+        Meta(
+            pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$",
+            title="Look for updates at",
+            description="Time of day from which it is looked, as 04:00; everything is started anew for an update",
+            extra_json_schema=_about("Updates"),
+        ),
+    ] = "04:00"
     models_setup: Annotated[
         Literal["unset", "on", "off"],
         Meta(

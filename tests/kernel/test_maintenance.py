@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from appliance.kernel import maintenance as housekeeping
-from appliance.kernel.blobs import BlobStore
+from appliance.kernel.blobs import make_blobs
 from appliance.kernel.maintenance import RESERVE, RESERVE_BYTES, Maintenance, check_shards, give_up_reserve
 from appliance.store import shards
 from appliance.store.metadata import Store, open_store
@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 @pytest.fixture
 def house(bench: Bench, store: Store) -> Iterator[Maintenance]:
     """Maintenance of a bench whose engine turns on a thread of its own, as in a kernel."""
-    made = Maintenance(bench.data, bench.engine, bench.journal, store, BlobStore(bench.data))
+    made = Maintenance(bench.data, bench.engine, bench.journal, store, make_blobs(bench.data))
     bench.engine.keeper.make_room = made.make_room
     bench.engine.keeper.committed = made.after_commit
     rung, over = threading.Event(), threading.Event()

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from appliance.engine.states import RunState
 from appliance.store import shards
 from appliance.store.history import RunFilter
-from appliance.store.journal import Batch, StateOp
-from appliance.store.places import make_history, make_journal
-from appliance.store.retention import Policy, Retention, Rule, Swept, blobs_in_use
+from appliance.store.journal import Batch, RunUpdate, StateOp
+from appliance.store.places import make_history, make_journal, make_retention
+from appliance.store.postgres.journal import PostgresJournal
+from appliance.store.postgres.retention import PostgresRetention
+from appliance.store.retention import Policy, Rule, Swept
 from appliance.store.runids import day_of
 from tests.support.shard_files import DAY, NOON, garbage_header, put, wreck_table
 
@@ -28,7 +31,7 @@ class House:
         self.journal.open()
         self.history = make_history(data)
         self.between: Callable[[], None] = lambda: None
-        self.retention = Retention(data, lambda day: self.journal.writes.get(day, 0), self._exchange)
+        self.retention = make_retention(data, self.journal, self._exchange)
 
     def _exchange(self, day: str, writes: int, change: Callable[[], None]) -> bool:
         self.between()
@@ -47,7 +50,7 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
+def house(place: str, tmp_path: Path) -> Iterator[House]:
     made = House(tmp_path)
     yield made
     made.history.close()
@@ -63,7 +66,7 @@ def test_by_age_good_runs_go_first(house: House) -> None:
     assert house.left() == bad
     assert house.sweep(32).deleted == [day_of(good[0])]
     assert house.left() == []
-    assert not list((house.data / "runs").iterdir())
+    assert house.history.size() == 0
 
 
 def test_a_flow_may_have_its_own_time(house: House) -> None:
@@ -86,7 +89,7 @@ def test_runs_under_way_keep_their_shard_for_ever(house: House) -> None:
     house.sweep(1000, max_bytes=0)
     ((row, chunks),) = house.journal.under_way()
     assert (row.id, chunks) == (waiting, [b"\x90"])
-    assert blobs_in_use(house.data, ["ab" * 32, "cd" * 32]) == {"ab" * 32}
+    assert house.retention.blobs_in_use(["ab" * 32, "cd" * 32]) == {"ab" * 32}
 
 
 def test_children_of_a_run_under_way_are_kept(house: House) -> None:
@@ -94,8 +97,12 @@ def test_children_of_a_run_under_way_are_kept(house: House) -> None:
     children = put(house.journal, NOON + DAY, 5, parent=parent)
     house.sweep(1000, max_bytes=0, parents=frozenset({parent}))
     assert house.left() == [parent, *children]
+    batch = Batch()
+    batch.updates = [RunUpdate(parent, RunState.SUCCEEDED, 1, None, 0)]
+    (waiting,) = put(house.journal, NOON, state=RunState.WAITING)
+    house.journal.commit(batch)
     house.sweep(1000, max_bytes=0)
-    assert house.left() == [parent]
+    assert house.left() == [waiting]
 
 
 def test_by_size_the_oldest_good_runs_go_first(house: House) -> None:
@@ -118,6 +125,7 @@ def test_today_is_never_touched(house: House) -> None:
     assert house.left() == today
 
 
+@pytest.mark.files_only
 def test_a_day_that_was_written_meanwhile_is_left_for_the_next_time(house: House) -> None:
     good, bad = put(house.journal, NOON, 9), put(house.journal, NOON, 1, RunState.FAILED)
     house.between = lambda: house.journal.set_letter(bad[0], 2, "ann", "seen", 1)  # type: ignore[assignment]
@@ -141,6 +149,7 @@ def test_a_reader_that_has_the_old_file_open_goes_on(house: House) -> None:
     assert house.journal.set_letter(bad[0], 3, "ann", "", 1)
 
 
+@pytest.mark.files_only
 def test_a_reader_in_the_middle_of_reading_puts_the_sweep_off_and_loses_nothing(house: House) -> None:
     put(house.journal, NOON, 50)
     bad = put(house.journal, NOON, 5, RunState.FAILED)
@@ -155,6 +164,7 @@ def test_a_reader_in_the_middle_of_reading_puts_the_sweep_off_and_loses_nothing(
     assert len(house.left()) == 10
 
 
+@pytest.mark.files_only
 def test_durable_values_that_are_nowhere_else_keep_their_shard(house: House) -> None:
     (run,) = put(house.journal, NOON)
     batch = Batch()
@@ -173,9 +183,10 @@ def test_blobs_that_lost_a_user_are_named(house: House) -> None:
     house.journal.commit(batch)
     swept = house.sweep(100)
     assert swept.blobs == {"aa" * 32, "bb" * 32}
-    assert blobs_in_use(house.data, swept.blobs) == {"bb" * 32}
+    assert house.retention.blobs_in_use(swept.blobs) == {"bb" * 32}
 
 
+@pytest.mark.files_only
 @pytest.mark.parametrize("harm", [garbage_header, lambda path: wreck_table(path, "run")])
 def test_a_damaged_day_does_not_stop_the_sweep(house: House, harm) -> None:  # type: ignore[no-untyped-def]
     (broken,), (old,) = put(house.journal, NOON), put(house.journal, NOON + DAY)
@@ -183,4 +194,36 @@ def test_a_damaged_day_does_not_stop_the_sweep(house: House, harm) -> None:  # t
     harm(shards.shard_path(house.data, day_of(broken)))
     assert house.sweep(100, max_bytes=0).deleted == [day_of(old)]
     if harm is garbage_header:  # what it used cannot be known
-        assert blobs_in_use(house.data, {"aa" * 32}) == {"aa" * 32}
+        assert house.retention.blobs_in_use({"aa" * 32}) == {"aa" * 32}
+
+
+def test_a_day_of_the_server_that_is_being_read_is_left_for_the_next_time(database_url: str) -> None:
+    journal, retention = PostgresJournal(database_url, writer=0), PostgresRetention(database_url)
+    (gone,), kept = put(journal, NOON), put(journal, NOON + DAY)
+    policy = Policy(Rule(10, 10), {}, LARGE)
+    with psycopg.connect(database_url) as reader:
+        reader.execute("SELECT count(*) FROM flowork.run")
+        assert retention.sweep(policy, NOON + 11 * DAY).deleted == []
+    assert retention.sweep(policy, NOON + 11 * DAY).deleted == [day_of(gone)]
+    assert journal.load(gone) is None and journal.load(kept[0]) is not None
+    journal.close()
+
+
+def test_one_kernel_sweeps_at_a_time(database_url: str) -> None:
+    journal, retention = PostgresJournal(database_url, writer=0), PostgresRetention(database_url)
+    put(journal, NOON)
+    with psycopg.connect(database_url) as other:
+        other.execute("SELECT pg_advisory_lock(1718185076)")
+        assert retention.sweep(Policy(Rule(0, 0), {}, 0), NOON + 11 * DAY).deleted == []
+    journal.close()
+
+
+def test_ids_of_events_are_forgotten_after_some_days(database_url: str) -> None:
+    journal, retention = PostgresJournal(database_url, writer=0), PostgresRetention(database_url)
+    (old,), (new,) = put(journal, NOON), put(journal, NOON + 3 * DAY)
+    batch = Batch()
+    batch.keys = [("old", old), ("new", new)]
+    journal.commit(batch)
+    retention.sweep(Policy(Rule(100, 100), {}, LARGE), NOON + 4 * DAY)
+    assert (journal.run_of_key("old"), journal.run_of_key("new")) == (None, new)
+    journal.close()

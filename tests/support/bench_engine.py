@@ -15,7 +15,7 @@ from appliance.engine.plan import plan_flow
 from appliance.engine.states import RunState
 from appliance.engine.trace import Record, records_of
 from appliance.engine.validate import validate
-from appliance.kernel.blobs import BlobStore
+from appliance.kernel.blobs import make_blobs
 from appliance.kernel.context import Services
 from appliance.kernel.engine import Engine
 from appliance.kernel.recovery import Recovery
@@ -74,7 +74,7 @@ class Bench:
         self.journal.open()
         self.services = Services()
         self.services.wall = self.clock
-        self.services.blobs = BlobStore(data)
+        self.services.blobs = make_blobs(data)
         self.engine = Engine(self.journal, self.services, self._plan, lambda: None, **options)
 
     def _plan(self, version: int) -> Any:

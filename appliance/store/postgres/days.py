@@ -38,9 +38,17 @@ def total_bytes(connection: Connection) -> int:
     """What all days take on the server's disk, with their indexes."""
     found = connection.execute(
         "SELECT coalesce(sum(pg_total_relation_size(inhrelid)), 0)::bigint FROM pg_inherits "
-        "WHERE inhparent = ANY(%s::regclass[]) AND NOT EXISTS "
-        "(SELECT 1 FROM pg_class WHERE pg_class.oid = inhrelid AND relkind IN ('i', 'I'))",
+        "WHERE inhparent = ANY(%s::regclass[])",
         (list(DAILY),),
+    ).fetchone()
+    return int(found[0]) if found else 0
+
+
+def bytes_of(connection: Connection, day: str) -> int:
+    """What a day takes on the server's disk, with its indexes."""
+    found = connection.execute(
+        "SELECT coalesce(sum(pg_total_relation_size(to_regclass(name))), 0)::bigint FROM unnest(%s::text[]) AS name",
+        ([partition(table, day) for table in DAILY],),
     ).fetchone()
     return int(found[0]) if found else 0
 

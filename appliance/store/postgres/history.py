@@ -54,7 +54,7 @@ class PostgresHistory(History):
         self._pool.close()
 
     def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        return self._pool.read(lambda connection: connection.execute(sql.encode(), values, binary=True).fetchall())
+        return self._pool.run(lambda connection: connection.execute(sql.encode(), values, binary=True).fetchall())
 
     def page(self, wanted: RunFilter, before: int | None = None, limit: int = 100) -> RunPage:
         lower, upper = span_of_filter(wanted, before)
@@ -126,7 +126,7 @@ class PostgresHistory(History):
         return int(self._rows("SELECT count(*) FROM run WHERE letter = 1")[0][0])
 
     def size(self) -> int:
-        return self._pool.read(total_bytes)
+        return self._pool.run(total_bytes)
 
 
 def _windows(lower: int, upper: int) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""A few connections that threads borrow for one read each."""
+"""A few connections that threads borrow, each for one thing that may be done twice."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ T = TypeVar("T")
 class Pool:
     """Connections are made when they are needed. Safe from any thread, and in a child after ``fork``."""
 
-    def __init__(self, url: str, room: int = 4) -> None:
+    def __init__(self, url: str, room: int = 4, *, sync: bool = True) -> None:
         self._url = url
+        self._sync = sync
         self._room_for = room
         self._inherited: list[Any] = []
         self._renew()
@@ -28,23 +29,23 @@ class Pool:
         self._room = threading.BoundedSemaphore(self._room_for)
         self._idle: list[Connection] = []
 
-    def read(self, work: Callable[[Connection], T]) -> T:
+    def run(self, work: Callable[[Connection], T]) -> T:
         """What ``work``, which may be done twice, finds. Raises ``StoreError``."""
         if self._pid != os.getpid():
             self._inherited += self._idle  # neither used nor closed: the server would end the parent's sessions
             self._renew()
         with self._room:
             try:
-                return self._read(work)
+                return self._run(work)
             except psycopg.Error as exc:
                 raise explain(exc, self._url) from exc
 
-    def _read(self, work: Callable[[Connection], T]) -> T:
+    def _run(self, work: Callable[[Connection], T]) -> T:
         while True:
             try:
                 connection, fresh = self._idle.pop(), False
             except IndexError:
-                connection, fresh = connect(self._url), True
+                connection, fresh = connect(self._url, sync=self._sync), True
             try:
                 found = work(connection)
             except psycopg.Error:
