@@ -19,6 +19,8 @@ _FEW_FILES = 2_000
 #: Share of the queue's bound, and seconds that a run may wait for its turn.
 _FULL = 0.8
 _LAG = 600.0
+#: Seconds that a peer may be away before this is told, and that its clock may differ.
+_AWAY, _OFFSET = 600.0, 5.0
 #: Shares of the last minute that were spent waiting for memory, and what must be free.
 _STALLED, _FROZEN, _MEMORY = 0.2, 0.1, 0.04
 #: °C: most boards slow down from 80 on; tenths of a card's life.
@@ -53,6 +55,7 @@ def of_status(status: Mapping[str, Any]) -> list[Finding]:
         *of_plugins(status),
         *_triggers(status),
         *_brokers(status),
+        *_peers(status.get("peers") or {}),
     ]
 
 
@@ -179,6 +182,29 @@ def _brokers(status: Mapping[str, Any]) -> Iterator[Finding]:
         if not link["ok"]:
             text = f"the MQTT broker {link['broker']} ({link['role']}): {link['text']}"
             yield Finding("mqtt", "warning", text, "it is tried again by itself; is the broker up, is the login right?")
+
+
+def _peers(peers: Mapping[str, Any]) -> Iterator[Finding]:
+    """``EnginePeers.health()`` in words."""
+    if text := peers.get("port"):
+        yield Finding("peers-port", "warning", f"other engines cannot connect: {text}", "see the setting peer_port")
+    if text := peers.get("mdns"):
+        mend = "give addresses in the setting peers, or look whether the network lets multicast through"
+        yield Finding("mdns", "warning", f"engines are not found by themselves: {text}", mend)
+    for peer in peers.get("states", ()):
+        name, state = peer["name"], peer["state"]
+        if state == "self" and peer["hint"]:
+            yield Finding("peer-clone", "critical", peer["text"], peer["hint"])
+        elif state in {"refused", "clone"} or (state == "connected" and peer["hint"]):
+            yield Finding("peer-refused", "warning", f"the peer {name}: {peer['text']}", peer["hint"])
+        elif state == "away" and peer["for"] > _AWAY:
+            text = f"the peer {name} is away since {peer['for'] / 60:.0f} minutes: {peer['text']}"
+            mend = "is it on, and on this network? `flowork peer revoke` ends what is not needed any more"
+            yield Finding("peer-away", "warning", text, mend)
+        if abs(peer["offset"]) > _OFFSET:
+            ahead = "ahead of" if peer["offset"] > 0 else "behind"
+            text = f"the clock of the peer {name} is {abs(peer['offset']):.0f} s {ahead} this one's"
+            yield Finding("peer-clock", "warning", text, "connect both machines to a time server")
 
 
 def of_disk(data: Path) -> Iterator[Finding]:

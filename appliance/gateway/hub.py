@@ -33,6 +33,9 @@ _SAME = 0.25
 
 #: Stands for the flow of events that are about devices and agents; no flow's id is like it.
 DEVICES = "*devices"
+#: The same for events that are about peers.
+PEERS = "*peers"
+_ABOUT = {"devices": DEVICES, "agent": DEVICES, "peer": PEERS}
 #: An event: its number (0: not one of the kernel's), the flow it is about, and its JSON.
 Item = tuple[int, str, bytes]
 
@@ -242,7 +245,7 @@ class Hub:
             self._show(_item(0, event, str(event.get("flow", ""))))
             return
         shaped = {**self._shape(event), "id": f"{self._epoch}-{number}"}
-        about = DEVICES if kind in {"devices", "agent"} else str(event.get("flow", ""))
+        about = _ABOUT.get(str(kind)) or str(event.get("flow", ""))
         item = _item(number, shaped, about)
         with self._lock:
             self._newest = number

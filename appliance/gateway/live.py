@@ -25,7 +25,7 @@ from appliance.gateway import bodies
 from appliance.gateway.common import Query
 from appliance.gateway.device_views import news
 from appliance.gateway.guard import allowed_somewhere
-from appliance.gateway.hub import DEVICES, Hub, Watcher
+from appliance.gateway.hub import DEVICES, PEERS, Hub, Watcher
 from appliance.gateway.identity import SUBPROTOCOL, headers_of, remote_of
 from appliance.gateway.naming import NOWHERE
 from appliance.gateway.problems import BadRequest, Unavailable
@@ -179,15 +179,18 @@ class LiveSocket:
             _end(ws)
 
     def _filter(self, identity: Identity, flows: frozenset[str]) -> Callable[[str], bool]:
-        """Which events this caller gets: those of flows in workspaces it may read, of devices if it may see them."""
+        """Which events this caller gets: of flows in workspaces it may read, and what else it may see."""
         names, devices = self._gateway.names, allowed_somewhere(identity, "devices:read")
         everywhere = allowed(identity, "runs:read", EVERYWHERE)
+        peers = allowed(identity, "peers:read", EVERYWHERE)
 
         def wants(flow: str) -> bool:
             if not flow:
                 return True
             if flow == DEVICES:
                 return devices
+            if flow == PEERS:
+                return peers
             if flows and flow not in flows:
                 return False
             workspace = EVERYWHERE if everywhere else names.workspace_of(flow)

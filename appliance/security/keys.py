@@ -7,6 +7,8 @@
 ``owner.json``      the owner's address: all that signing in needs
 ``engine.json``     the engine's id and address; written last, so it says that the first start was completed
 ``audit.head``      where the audit log ends
+``agents/``         the paired edge agents, and the certificate that they know this engine by
+``peers/``          the same for paired engines
 ==================  =====================================================================
 
 Every file is written beside and renamed, so a power cut leaves whole files only. As long as ``engine.json``
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import shutil
 import stat
 import time
 from collections.abc import Callable
@@ -32,6 +35,7 @@ from appliance.security.files import (
     explained,
     keys_folder,
     locked,
+    remove,
     remove_leftovers,
     sync_folder,
     write_atomic,
@@ -43,6 +47,8 @@ from appliance.security.wallet import new_private_key
 
 ENGINE_FILE = "engine.json"
 ENGINE_KEY = "engine.key"
+#: Folders with the keys by which peers and agents know this engine, and those by which it knows them.
+_KNOWN_BY = ("peers", "agents")
 _PRIVATE = (ENGINE_FILE, ENGINE_KEY, VAULT_KEY, owner.OWNER_FILE, owner.OWNER_KEY)
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base32
 _ID_LENGTH = 16
@@ -89,6 +95,21 @@ def init_keys(data: Path, now: Callable[[], float] = time.time) -> InitResult:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with locked(folder):
             return _complete(folder, now())
+
+
+def new_identity(data: Path, now: Callable[[], float] = time.time) -> Engine:
+    """Make another engine of this folder: a new key and id, known to no peer and no agent; all else stays.
+
+    Nothing may run on the folder. After a crash in the middle the old identity is still there, or the next start makes
+    the new one. Raises ``KeysError``.
+    """
+    folder = keys_folder(data)
+    with explained(folder), locked(folder):
+        for name in _KNOWN_BY:
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in (ENGINE_FILE, ENGINE_KEY):
+            remove(folder / name)
+    return init_keys(data, now).engine
 
 
 def read_engine(data: Path) -> Engine:

@@ -91,6 +91,8 @@ PERMISSIONS: Mapping[str, Rule] = {
     "devices:read": Rule(Role.READER, "devices"),
     "devices:command": Rule(Role.RUNNER, "devices"),
     "devices:manage": Rule(Role.ADMIN, ADMIN_SCOPE, engine=True),
+    "peers:read": Rule(Role.ADMIN, ADMIN_SCOPE, engine=True),
+    "peers:manage": Rule(Role.ADMIN, ADMIN_SCOPE, engine=True),
     "models:read": Rule(Role.READER, "flows:read"),
     "models:manage": Rule(Role.ADMIN, ADMIN_SCOPE, engine=True),
     # Asking costs the box's time, and perhaps money.

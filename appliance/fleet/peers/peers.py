@@ -217,6 +217,24 @@ class EnginePeers:
             offers=self._offers,
         )
 
+    def health(self) -> dict[str, Any]:
+        """For the health page: what keeps engines from each other, and how the paired ones stand."""
+        now = self._about.wall()
+        rows = [
+            {
+                "name": state.name,
+                "state": state.state,
+                "text": state.text,
+                "hint": state.hint,
+                "for": max(0.0, now - state.since),
+                "offset": state.offset,
+            }
+            for state in self.states()
+            if state.paired or state.state == "self"
+        ]
+        wanted = bool(self._remotes) and self._about.discovery != "never"
+        return {"port": self.trouble, "mdns": self._beacon.trouble if wanted else "", "states": rows}
+
     def request(
         self,
         peer: str,
