@@ -236,7 +236,7 @@ class _Making:
         build.mkdir(exist_ok=True)
         drop_unsure(build, _BOOT_ID.read_text())
         include = self._places.work / "options.cmake"
-        if not include.exists():
+        if not include.exists() or include.read_text() != recipe.INCLUDE:  # its time makes CMake begin anew
             include.write_text(recipe.INCLUDE)
         jobs = max(1, min(self._tools.cores(), self._tools.free_memory() // JOB_MEMORY))
         arguments = ["--no-deps", "--no-build-isolation", "-v", "--wheel-dir", str(out)]

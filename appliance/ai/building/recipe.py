@@ -31,10 +31,12 @@ _PORTABLE_NEEDS = {"x86_64": frozenset({"sse4_2", "avx", "avx2", "bmi2", "f16c",
 INCLUDE = """\
 set(LLAMA_BUILD_COMMON OFF)
 function(flowork_together)
+  get_target_property(folder mtmd SOURCE_DIR)
+  get_target_property(alone mtmd SOURCES)
+  list(FILTER alone EXCLUDE REGEX "^models/")
+  list(TRANSFORM alone PREPEND "${folder}/")
+  set_source_files_properties(${alone} TARGET_DIRECTORY mtmd PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
   set_target_properties(mtmd PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 100)
-  set_source_files_properties(
-    clip.cpp mtmd.cpp mtmd-audio.cpp mtmd-image.cpp mtmd-helper.cpp mtmd-helper-gen.cpp
-    TARGET_DIRECTORY mtmd PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
 endfunction()
 cmake_language(DEFER CALL flowork_together)
 """
