@@ -42,6 +42,13 @@ class Blobs:
         return len(self.kept.get(digest, b"")) == size and digest in self.kept
 
 
+class QuietBeacon(Beacon):
+    """Says nothing to any network."""
+
+    def _tell(self, again: bool = False) -> None:
+        pass
+
+
 class Engine:
     """One engine's peers, which can be ended and begun again on their folder."""
 
@@ -70,7 +77,7 @@ class Engine:
         self.peers = self.begin()
 
     def begin(self) -> EnginePeers:
-        self.peers = EnginePeers(self.data, self.blobs, Beacon(self.about.engine), self.about)
+        self.peers = EnginePeers(self.data, self.blobs, QuietBeacon(self.about.engine), self.about)
         self.peers.start()
         return self.peers
 
@@ -110,7 +117,7 @@ class Engines:
         self._folder = folder
         self._made: list[Engine] = []
 
-    def __call__(self, name: str, folder: str = "", **changes: Any) -> Engine:
+    def __call__(self, name: str, folder: str = "", /, **changes: Any) -> Engine:
         made = Engine(self._folder / (folder or name), f"id{name}", **changes)
         self._made.append(made)
         return made

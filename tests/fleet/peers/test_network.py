@@ -14,7 +14,7 @@ import pytest
 from appliance.kernel.client import Refused
 from tests.support.engines_in_namespaces import REASON, EngineBox, Switch, until
 
-pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
+pytestmark = [pytest.mark.skipif(bool(REASON), reason=REASON), pytest.mark.timeout(300)]
 
 
 @pytest.fixture
@@ -231,8 +231,9 @@ def test_a_wrong_code_from_the_network_ends_a_pairing_after_five(tmp_path: Path,
 
 
 def test_without_multicast_an_address_in_the_settings_is_enough(tmp_path: Path, switch: Switch) -> None:
-    with EngineBox(tmp_path / "kitchen", switch, peer_discovery="never") as kitchen:
-        with EngineBox(tmp_path / "laptop", switch, peers=[kitchen.address], peer_discovery="never") as laptop:
-            code = kitchen.call("peer_pair")["code"]
-            assert laptop.call("peer_join", code=code)["id"] == kitchen.id
-            until(lambda: kitchen.state("laptop") == "connected", "the link")
+    kitchen = EngineBox(tmp_path / "kitchen", switch, peer_discovery="never")
+    laptop = EngineBox(tmp_path / "laptop", switch, peers=[kitchen.address], peer_discovery="never")
+    with kitchen, laptop:
+        code = kitchen.call("peer_pair")["code"]
+        assert laptop.call("peer_join", code=code)["id"] == kitchen.id
+        until(lambda: kitchen.state("laptop") == "connected", "the link")
