@@ -459,9 +459,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Literal["off", "tell", "install"],
         Meta(
             title="Updates by themselves",
-            description="`off`: none is ever looked for. `tell`: once a day it is looked whether the source has a newer "
-            "release, and said. `install`: it is brought in then; one that does not do well is taken back, and not tried "
-            "again",
+            description="`off`: none is ever looked for. `tell`: once a day it is looked whether the source has a "
+            "newer release, and said. `install`: it is brought in then; one that does not do well is taken back, and "
+            "not tried again",
             extra_json_schema=_about("Updates"),
         ),
     ] = "off"

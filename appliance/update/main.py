@@ -2,6 +2,7 @@
 
 sudo flowork-updater apply FILE     verify a release and bring it in; how it ended
 sudo flowork-updater trust KEY …    let releases that are signed with this (public) key in; the rest is a note
+sudo flowork-updater back           return to the version before the last update
 flowork-updater status              what it is at, as JSON
 flowork-updater serve               carry out what the panel has asked for, or go on after a cut (the unit does)
 sudo flowork-updater seal           note and sign what the installed files are now (the installer does)
@@ -29,7 +30,7 @@ from appliance.store.migrations import rehearse, step_back
 from appliance.store.schema import MIGRATIONS
 from appliance.update.machine import Systemd, Undone, write_slot
 from appliance.update.release import BadRelease, Release, open_file
-from appliance.update.updater import INCOMING, OPT, PLACE, UNDER_WAY, Updater
+from appliance.update.updater import GO_BACK, INCOMING, OPT, PLACE, UNDER_WAY, Updater
 
 
 def main() -> int:
@@ -72,6 +73,13 @@ def _bring(file: Path) -> int:
     return 0 if state.phase == "done" else 1
 
 
+def _back(words: Sequence[str]) -> int:
+    with _alone():
+        state = make_updater().go_back()
+    sys.stdout.write(f"{state.phase}: {state.reason}\n")
+    return 0 if state.phase == "rolled-back" else 1
+
+
 def _is_slot(file: Path, trusted: list[str]) -> bool:
     """Whether the release is a whole system; then it is written and tried at the next boot."""
     if not (OPT / "current").is_symlink():
@@ -103,6 +111,7 @@ def _trust(words: Sequence[str]) -> int:
     known = file.read_text(encoding="ascii") if file.exists() else ""
     if words[0] not in known.split():
         file.write_text(f"{known}{' '.join(words)}\n", encoding="ascii")
+    file.chmod(0o644)  # who looks at a release as the user flowork verifies it too
     sys.stdout.write(f"releases signed with {words[0]} are let in\n")
     return 0
 
@@ -127,6 +136,9 @@ def _serve(words: Sequence[str]) -> int:
         updater = make_updater()
         if updater.state.phase in UNDER_WAY:
             updater.resume()
+    if (asked := INSTALLED / GO_BACK).exists():
+        asked.unlink()
+        return _back(())
     if not file.exists():
         return 0
     try:
@@ -136,13 +148,16 @@ def _serve(words: Sequence[str]) -> int:
 
 
 def _rehearse(words: Sequence[str]) -> int:
-    for step in rehearse(find_folder() / "flowork.db"):
+    path = find_folder() / "flowork.db"
+    # In a database server each step is one transaction that fails as a whole: nothing needs a rehearsal there.
+    for step in rehearse(path) if path.exists() else ():
         sys.stdout.write(f"would change the database: {step.title}\n")
     return 0
 
 
 def _step_back(words: Sequence[str]) -> int:
-    if aside := step_back(find_folder() / "flowork.db"):
+    path = find_folder() / "flowork.db"
+    if path.exists() and (aside := step_back(path)):
         sys.stdout.write(f"the database is again in the form of this version; the newer one is {aside}\n")
     return 0
 
@@ -164,6 +179,7 @@ def _alone() -> Iterator[None]:
 
 _WORDS = {
     "apply": _apply,
+    "back": _back,
     "trust": _trust,
     "status": _status,
     "seal": _seal,

@@ -1,43 +1,82 @@
-"""The user's side of an update: what root's updater tells, and handing it a release file."""
+"""The user's side of an update: what root's updater tells, handing it a release file, asking it to go back."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from msgspec import Struct
 
-from appliance.contracts import ConfigError, NodeError
+from appliance.contracts import ConfigError, FlowError, NodeError
+from appliance.update.automatic import Looked, looked
 from appliance.update.release import ALL
-from appliance.update.updater import INCOMING, OPT, PLACE, UpdateState, read_state
+from appliance.update.sources import Available, OpenPeer, look, opened
+from appliance.update.updater import GO_BACK, INCOMING, OPT, PLACE, UpdateState, read_state, why_no_way_back
 
 _CHUNK = 1 << 20
-_PATIENCE = 60.0
 #: Where sticks and disks are mounted.
 _STICKS = (Path("/media"), Path("/mnt"))
+#: A release on its way here, and how large it will be.
+_PART, _SIZE = "incoming.part", "incoming.size"
+
+
+class Fetching(Struct, frozen=True):
+    """How far a release that is being fetched is, in bytes; ``size`` is 0 where it is not known."""
+
+    done: int
+    size: int
 
 
 class UpdateView(Struct, frozen=True, kw_only=True):
-    """Whether this engine can be updated from here (``why_not`` if it cannot), and what the updater is at."""
+    """Whether this engine can be updated from here (``why_not`` if it cannot), and what the updater is at.
+
+    ``found`` are release files on sticks, ``sticks`` what is in them; ``looked`` is the newest look at the source of
+    the setting ``update_from``; ``why_no_way_back`` is empty where one can return to the version before.
+    """
 
     possible: bool
     why_not: str
     state: UpdateState
     waiting: bool
     found: list[str]
+    sticks: list[Available] = []
+    fetching: Fetching | None = None
+    looked: Looked = Looked()
+    why_no_way_back: str = ""
 
 
 def view(data: Path) -> UpdateView:
-    """What there is to say. ``found`` are release files on sticks that are plugged in."""
+    """What there is to say. Releases on sticks that are plugged in are looked at."""
     why_not = _why_not()
-    waiting = (data / INCOMING).exists()
     state, found = read_state(PLACE), _on_sticks()
-    return UpdateView(possible=not why_not, why_not=why_not, state=state, waiting=waiting, found=found)
+    return UpdateView(
+        possible=not why_not,
+        why_not=why_not,
+        state=state,
+        waiting=(data / INCOMING).exists(),
+        found=found,
+        sticks=[_seen(path) for path in found],
+        fetching=_fetching((data / INCOMING).parent),
+        looked=looked(data),
+        why_no_way_back=why_no_way_back(state),
+    )
+
+
+def _seen(path: str) -> Available:
+    try:
+        return look(path)
+    except FlowError as exc:
+        return Available(source=path, why_not=exc.message)
+
+
+def _fetching(folder: Path) -> Fetching | None:
+    try:
+        return Fetching((folder / _PART).stat().st_size, int((folder / _SIZE).read_text(encoding="ascii")))
+    except (OSError, ValueError):
+        return None
 
 
 def _why_not() -> str:
@@ -57,31 +96,49 @@ def _on_sticks() -> list[str]:
     return sorted(found)[:20]
 
 
-def hand_over(data: Path, source: str, tell: Callable[[int, int], None] = lambda done, of: None) -> None:
-    """Put a release file, from a path or an address, where root's updater finds it; it verifies it.
+def hand_over(
+    data: Path,
+    source: str,
+    tell: Callable[[int, int], None] = lambda done, of: None,
+    peer: OpenPeer | None = None,
+) -> None:
+    """Put a release, from a path, an address or another engine, where root's updater finds it; it verifies it.
 
-    Raises ``ConfigError`` where updates are not done this way or one waits already, ``NodeError`` for a file or an
-    address that cannot be read.
+    Raises ``ConfigError`` where updates are not done this way or one waits already, ``NodeError`` for a source that
+    cannot be read.
     """
+    target = _ready(data)
+    if Path(source).is_dir():
+        source = look(source).source
+    unfinished, size_note = target.with_name(_PART), target.with_name(_SIZE)
+    try:
+        with opened(source, peer) as (stream, size):
+            size_note.write_text(str(size), encoding="ascii")
+            _save(stream, unfinished, size, tell)
+        unfinished.rename(target)
+    except (OSError, ValueError) as exc:
+        raise NodeError(f"{source} cannot be read: {exc}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+        size_note.unlink(missing_ok=True)
+
+
+def go_back(data: Path) -> None:
+    """Ask root's updater for the version before the last update. Raises ``ConfigError``."""
+    if why := why_no_way_back(read_state(PLACE)):
+        raise ConfigError(why)
+    (_ready(data).parent / Path(GO_BACK).name).touch(mode=0o600)
+
+
+def _ready(data: Path) -> Path:
+    """Where a release goes. Raises ``ConfigError`` where none can be taken now."""
     if why := _why_not():
         raise ConfigError(why)
     target = data / INCOMING
     if target.exists():
         raise ConfigError("a release is being looked at already; wait for it to end")
     target.parent.mkdir(mode=0o700, exist_ok=True)
-    unfinished = target.with_name("incoming.part")
-    try:
-        if source.startswith(("http://", "https://")):
-            with urllib.request.urlopen(source, timeout=_PATIENCE) as reply:  # noqa: S310  # checked above
-                _save(reply, unfinished, int(reply.headers.get("Content-Length") or 0), tell)
-        else:
-            with Path(source).open("rb") as opened:
-                _save(opened, unfinished, os.fstat(opened.fileno()).st_size, tell)
-        unfinished.rename(target)
-    except (OSError, urllib.error.URLError, ValueError) as exc:
-        raise NodeError(f"{source} cannot be read: {exc}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
+    return target
 
 
 def _save(source: IO[bytes], target: Path, size: int, tell: Callable[[int, int], None]) -> None:

@@ -6,7 +6,9 @@ everybody may read; after a power cut it goes on from there. The moments:
 
 ``unpacking`` → ``preparing`` (a virtual environment beside the one in use) → ``rehearsing`` (the database's new form is
 tried on a copy) → ``switching`` (the link changes, everything is started anew) → ``watching`` (five minutes in which
-all must stay well) → ``done``; or ``returning`` → ``rolled-back``; or ``refused``; both with the reason.
+all must stay well) → ``done``; or ``returning`` → ``rolled-back``; or ``refused``; both with the reason. The release
+before stays until the next update, for who wants to go back by hand: as long as both write the same form of the
+database nothing is lost by that.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from appliance.update.release import BadRelease, Manifest, Release, open_file
 #: Where the installer puts the program; root's own folder, in which everybody may read ``state.json``; and what the
 #: user ``flowork`` leaves for root, in its data folder.
 OPT, PLACE, INCOMING = Path("/opt/flowork"), Path("/var/lib/flowork-update"), "update/incoming.flowork"
+#: What it leaves to ask for the release before.
+GO_BACK = "update/go-back"
 #: Seconds that all must stay well, that it may take to become so, and between two looks.
 STEADY, LIMIT, PACE = 300.0, 900.0, 5.0
 #: The phases in which an update is under way.
@@ -43,6 +47,27 @@ class UpdateState(Struct, frozen=True, kw_only=True):
     release: str = ""
     reason: str = ""
     at: float = 0.0
+    #: The form of the database that the two write; 0 where it was not noted.
+    schema: int = 0
+    schema_before: int = 0
+
+
+def read_trusted(place: Path) -> list[str]:
+    """The public keys that may sign releases, a line each; what stands behind a key is its owner's note."""
+    try:
+        lines = (place / "trusted").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []
+    return [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+
+
+def why_no_way_back(state: UpdateState) -> str:
+    """Why one cannot go back to the release before; empty if one can."""
+    if state.phase != "done" or not state.before or not (Path(state.before) / "complete").exists():
+        return "there is no version before this one any more"
+    if not state.schema or state.schema != state.schema_before:
+        return "the database has another form since then; restore a backup of that time on a fresh installation instead"
+    return ""
 
 
 def read_state(place: Path) -> UpdateState:
@@ -122,12 +147,8 @@ class Updater:
         return told
 
     def trusted(self) -> list[str]:
-        """The public keys that may sign releases, a line each; what stands behind a key is its owner's note."""
-        try:
-            lines = (self._place / "trusted").read_text(encoding="ascii").splitlines()
-        except FileNotFoundError:
-            return []
-        return [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+        """The public keys that may sign releases."""
+        return read_trusted(self._place)
 
     # --- bringing one in ---------------------------------------------------------------------------------
 
@@ -136,7 +157,7 @@ class Updater:
         if self.state.phase in UNDER_WAY:
             return self.resume()
         before = str((self._opt / "current").readlink())
-        state = UpdateState(phase="unpacking", before=before)
+        state = UpdateState(phase="unpacking", before=before, schema_before=self._schema)
         release: Path | None = None
         try:
             staged = self._taken(source)
@@ -147,7 +168,11 @@ class Updater:
                 release = self._opt / "releases" / f"{manifest.version}-{manifest.made}"
                 if str(release) == before:
                     raise BadRelease(f"version {manifest.version} is what runs already")
-                state = self._tell(msgspec.structs.replace(state, version=manifest.version, release=str(release)))
+                state = self._tell(
+                    msgspec.structs.replace(
+                        state, version=manifest.version, release=str(release), schema=manifest.schema
+                    )
+                )
                 wheels = self._fresh("wheels")
                 file.unpack(wheels)
             staged.unlink()
@@ -222,7 +247,7 @@ class Updater:
             if since is None and moment - began >= LIMIT:
                 return self._back(state, f"it was not well for {LIMIT:g} seconds")
             self._sleep(PACE)
-        self._drop_others(state.release)
+        self._drop_others(state.release, state.before)
         return self._tell(msgspec.structs.replace(state, phase="done"))
 
     def _back(self, state: UpdateState, reason: str) -> UpdateState:
@@ -238,6 +263,13 @@ class Updater:
             reason = f"{reason}; and the version before does not start either: {exc.message}"
         self._clear(Path(state.release), state.before)
         return self._tell(msgspec.structs.replace(state, phase="rolled-back", reason=reason))
+
+    def go_back(self) -> UpdateState:
+        """Return to the release before, because somebody asks for it. Raises ``BadRelease``."""
+        state = self.state
+        if why := why_no_way_back(state):
+            raise BadRelease(why)
+        return self._back(state, "somebody asked for the version before")
 
     def resume(self) -> UpdateState:
         """After a start of the machine: an update that was cut off is thrown away or gone on with."""
@@ -267,9 +299,9 @@ class Updater:
         if release is not None and str(release) != before:
             shutil.rmtree(release, ignore_errors=True)
 
-    def _drop_others(self, release: str) -> None:
+    def _drop_others(self, *kept: str) -> None:
         for folder in (self._opt / "releases").iterdir():
-            if str(folder) != release:
+            if str(folder) not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
 
 

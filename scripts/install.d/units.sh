@@ -5,7 +5,7 @@
 agent_unit=flowork-agent.service
 appliance_units=(flowork.target flowork-init.service flowork-gateway.socket flowork-gateway.service
   flowork-kernel.service flowork-models.socket flowork-models.service flowork-update.path flowork-update.service
-  flowork-tunnel.service "$agent_unit")
+  flowork-update-look.timer flowork-update-look.service flowork-tunnel.service "$agent_unit")
 # Groups of Debian and Raspberry Pi OS to whom devices belong.
 device_groups=(gpio dialout i2c spi video input plugdev)
 
@@ -140,9 +140,12 @@ come_up() {
   fi
   local name now=()
   for name in "${appliance_units[@]:1}"; do
-    # The model host is started by the first who needs it, the updater by a release, a tunnel by who has enabled it.
-    [[ $name == flowork-models.service || $name == flowork-update.service || $name == flowork-tunnel.service ]] ||
-      now+=("$name")
+    # The model host is started by the first who needs it, the updater by a release, a look for one by its timer, a tunnel
+    # by who has enabled it.
+    case $name in
+      flowork-models.service | flowork-update.service | flowork-update-look.service | flowork-tunnel.service) ;;
+      *) now+=("$name") ;;
+    esac
   done
   systemctl start "${now[@]}" && systemctl start "$@"
 }

@@ -117,8 +117,47 @@ def test_a_good_release_stays(bench: Bench) -> None:
     assert (state.phase, state.version, bench.current) == ("done", "2", "2-7")
     assert bench.machine.done == ["prepare", "rehearse", "stop", "restart"]
     assert bench.seconds >= STEADY
-    assert bench.releases() == ["2-7"]
+    assert bench.releases() == ["2-7", "old"], "the one before stays, for who wants it back"
     assert bench.updater.state == state
+
+
+def test_one_may_return_to_the_version_before_and_once_only(bench: Bench) -> None:
+    (bench.old / "complete").touch()
+    with pytest.raises(FlowError, match="no version before"):
+        bench.updater.go_back()
+    bench.updater.apply(bench.file)
+    bench.machine.done.clear()
+    state = bench.updater.go_back()
+    assert (state.phase, bench.current, bench.releases()) == ("rolled-back", "old", ["old"])
+    assert bench.machine.done == ["stop", "step_back", "restart"]
+    with pytest.raises(FlowError, match="no version before"):
+        bench.updater.go_back()
+
+
+def test_there_is_no_way_back_over_a_change_of_the_databases_form(bench: Bench) -> None:
+    (bench.old / "complete").touch()
+    bench.pack(schema=6)
+    bench.updater.apply(bench.file)
+    with pytest.raises(FlowError, match="another form"):
+        bench.updater.go_back()
+    assert bench.current == "2-7"
+
+
+def test_only_one_version_before_is_kept(bench: Bench) -> None:
+    bench.updater.apply(bench.file)
+    bench.pack(version="3")
+    bench.updater.apply(bench.file)
+    assert bench.releases() == ["2-7", "3-7"]
+
+
+def test_a_cut_on_a_way_back_that_somebody_has_asked_for_goes_on_with_it(bench: Bench) -> None:
+    (bench.old / "complete").touch()
+    bench.updater.apply(bench.file)
+    bench.machine.dies_at = "stop"
+    with pytest.raises(PowerCut):
+        bench.updater.go_back()
+    assert bench.updater.resume().phase == "rolled-back"
+    assert bench.current == "old"
 
 
 @pytest.mark.parametrize("fails", ["prepare", "rehearse"])

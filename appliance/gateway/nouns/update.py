@@ -10,6 +10,7 @@ from appliance.gateway.common import Body
 from appliance.gateway.routing import Call, Nothing, Noun
 from appliance.update import request
 from appliance.update.request import UpdateView
+from appliance.update.sources import Available, look
 
 noun = Noun(
     "update",
@@ -19,14 +20,14 @@ noun = Noun(
 
 
 class WantedRelease(Body, frozen=True):
-    """A release file: a path on this machine (a stick), or an http(s) address."""
+    """A release: a path on this machine (a file, or a folder such as a stick), an http(s) address, or `peer:ID`."""
 
-    source: Annotated[str, Meta(min_length=1, max_length=2_000, pattern=r"^(/|https?://)")]
+    source: Annotated[str, Meta(min_length=1, max_length=2_000, pattern=r"^(/|https?://|peer:)")]
 
 
 @noun.get("/update", permission="settings:read")
 def show(call: Call[Nothing, Nothing]) -> UpdateView:
-    """What the updater is at, how the last update ended, and which releases lie on sticks."""
+    """What the updater is at, how the last update ended, which releases lie on sticks, and whether one can go back."""
     return request.view(call.gateway.data)
 
 
@@ -35,4 +36,17 @@ def bring(call: Call[Nothing, WantedRelease]) -> UpdateView:
     """Have a release looked at and brought in. Answered once it is here; it restarts everything some minutes later."""
     call.note(call.body.source)
     request.hand_over(call.gateway.data, call.body.source)
+    return request.view(call.gateway.data)
+
+
+@noun.post("/update/look", permission="settings:write", errors=(422, 502), unaudited="it changes nothing")
+def look_there(call: Call[Nothing, WantedRelease]) -> Available:
+    """What a source has, without fetching it: the newest release that is for this machine."""
+    return look(call.body.source)
+
+
+@noun.post("/update/back", permission="settings:write", status=202, errors=(422,), audit="update.back")
+def back(call: Call[Nothing, Nothing]) -> UpdateView:
+    """Return to the version before the last update; everything is started anew. Nothing is lost by it."""
+    request.go_back(call.gateway.data)
     return request.view(call.gateway.data)
