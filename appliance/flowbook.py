@@ -29,6 +29,7 @@ from appliance.ai.gateway.names import KnownModels, Upstreams
 from appliance.claims import DeviceClaims
 from appliance.contracts import FlowError, Problem, World
 from appliance.engine.flow import is_old, modernize
+from appliance.engine.needs import needs_of_nodes
 from appliance.engine.validate import NodeTraits, traits, validate
 from appliance.kernel.client import KernelAway, KernelClient
 from appliance.registry import Registry
@@ -42,6 +43,8 @@ from appliance.world import Machine
 
 logger = logging.getLogger(__name__)
 
+#: Seconds for a kernel to tell what is only worth a note.
+_ASIDE = 5.0
 NO_OBJECT = Problem("", "a flow is a JSON object with name, nodes and edges")
 
 
@@ -114,7 +117,24 @@ class FlowBook:
         settings = self._store.settings.load()
         upstreams = Upstreams(self._catalog.providers, settings.model_upstreams)
         defaults = {"language": settings.model_default, "embed": [settings.model_embed] if settings.model_embed else []}
-        return self._world(exists, self._kernel.data, KnownModels(upstreams, defaults))
+        return self._world(exists, self._kernel.data, KnownModels(upstreams, defaults, self._elsewhere))
+
+    def _elsewhere(self, name: str, kind: str) -> str:
+        """The peer that answers for a model which is not on this machine, as far as a running kernel knows."""
+        try:
+            return str(self._kernel.call("model_elsewhere", _ASIDE, name=name, kind=kind))
+        except FlowError:
+            return ""
+
+    def notes(self, body: Any) -> tuple[str, ...]:
+        """What is no fault of a flow, and yet to be known: what its nodes need and no engine offers now."""
+        asked = [[kind, [str(need) for need in needs]] for kind, needs in needs_of_nodes(body)]
+        if not asked:
+            return ()
+        try:
+            return tuple(self._kernel.call("placement_missing", _ASIDE, nodes=asked))
+        except FlowError:
+            return ()
 
     def _taken(self, body: Mapping[str, Any], flow_id: str | None) -> list[Problem]:
         """What another live flow has already: paths, and devices if both are switched on."""
@@ -171,7 +191,7 @@ class FlowBook:
                 entry("flow.save", flow.id, {"version": version.number, "message": message})
             if deploy:
                 self._point(flow, version, by, entry)
-        return self._told(flow.id, version)
+        return msgspec.structs.replace(self._told(flow.id, version), notes=self.notes(body))
 
     def _newest(self, flow_id: str | None) -> Version | None:
         try:

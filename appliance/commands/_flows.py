@@ -278,3 +278,20 @@ def _text(number: int) -> str:
     from appliance.store.runids import to_text
 
     return to_text(number)
+
+
+def send(session: Session, flow_id: str, to: str, workspace: str, *, move: bool) -> None:
+    """Copy or move a flow to a peer, and tell what is to be done there."""
+    by = session.identity.label
+    sent = session.call("flow_send", 150.0, flow=flow_id, to=to, workspace=workspace, by=by, move=move)
+    if session.as_json:
+        out.emit(sent)
+        return
+    what = "moved" if move else "copied"
+    out.say(f"{what} to {sent['peer']} as {sent['flow']} ({sent['versions']} versions); it is a draft there")
+    if sent["secrets"]:
+        out.say(f"to be set there: {', '.join(sent['secrets'])}  (flowork secret set NAME)")
+    for problem in sent["problems"]:
+        out.say(f"there: {problem['path']}: {problem['message']}", color="yellow")
+    if move:
+        session.note(f"{flow_id} is switched off here; `flowork flow delete {flow_id}` takes it away")

@@ -194,6 +194,26 @@ def disable(session: Session, flow_id: str) -> None:
     flows.show_saved(session, session.book.enable(flow_id, False, by=session.identity), "switched off")
 
 
+@leaf("flowork flow copy greenhouse --to laptop", "flowork flow copy greenhouse --to laptop --json", of=command)
+@click.argument("flow_id", metavar="FLOW")
+@click.option("--to", required=True, help="The name of a paired engine.")
+@click.option("--workspace", default="", help="The workspace there. [default: of the same name]")
+def copy(session: Session, flow_id: str, to: str, workspace: str) -> None:
+    """Copy a flow with all its versions to a paired engine. It is a draft there; its secrets are not sent."""
+    flows.send(session, flow_id, to, workspace, move=False)
+
+
+@leaf("flowork flow move greenhouse --to laptop --yes", of=command)
+@click.argument("flow_id", metavar="FLOW")
+@click.option("--to", required=True, help="The name of a paired engine.")
+@click.option("--workspace", default="", help="The workspace there. [default: of the same name]")
+@given.yes_option
+def move(session: Session, flow_id: str, to: str, workspace: str, yes: bool) -> None:
+    """Copy a flow to a paired engine, compare the versions, and switch it off here."""
+    given.confirmed(yes, f"Move the flow {flow_id!r} to {to}, and switch it off here?")
+    flows.send(session, flow_id, to, workspace, move=True)
+
+
 @leaf("flowork flow delete greenhouse --yes", of=command)
 @click.argument("flow_id", metavar="FLOW")
 @given.yes_option

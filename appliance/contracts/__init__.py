@@ -29,6 +29,7 @@ from appliance.contracts.devices import (
     Options,
     driver_settings,
 )
+from appliance.contracts.engines import Engines
 from appliance.contracts.errors import (
     Busy,
     ConfigError,
@@ -76,6 +77,7 @@ from appliance.contracts.plugins import (
 )
 from appliance.contracts.providers import (
     HttpStream,
+    PeerModels,
     Provider,
     Reach,
     StreamingHttp,
@@ -127,6 +129,7 @@ __all__ = [
     "DraftedFlow",
     "Duration",
     "Effect",
+    "Engines",
     "Episode",
     "Event",
     "Expression",
@@ -153,6 +156,7 @@ __all__ = [
     "Park",
     "PeerAway",
     "PeerFailed",
+    "PeerModels",
     "PeerNotAllowed",
     "PeerOffers",
     "PeerRequest",

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from appliance.contracts.config import C, Config, Problem
 from appliance.contracts.devices import Devices
+from appliance.contracts.engines import Engines
 from appliance.contracts.errors import FlowError
 from appliance.contracts.memory import Memory
 from appliance.contracts.models import Models
@@ -67,6 +68,8 @@ class Context(Protocol):
     def overview(self) -> Overview: ...
     @property
     def workshop(self) -> Workshop: ...
+    @property
+    def engines(self) -> Engines: ...
 
     def now(self) -> float:
         """Unix seconds, UTC."""
@@ -238,6 +241,9 @@ class TriggerContext(Protocol):
 
     def on_run_ended(self, function: Callable[[RunEnded], None]) -> Callable[[], None]:
         """Called before the end of a run is committed; what is emitted then is committed with it."""
+
+    def on_peer_event(self, wants: Callable[[str, str], bool]) -> Callable[[], None]:
+        """Start a run for each event of a paired engine that is wanted (by the engine's name and the topic)."""
 
     def status(self, ok: bool, text: str) -> None:
         """Shown in the health page and the flow list."""

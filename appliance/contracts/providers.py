@@ -47,6 +47,20 @@ class StreamingHttp(Protocol):
         """
 
 
+class PeerModels(Protocol):
+    """The models of paired engines that let this one ask them now."""
+
+    def offered(self) -> Sequence[tuple[str, ModelFacts]]:
+        """Each model with the name of the engine that has it, the least loaded engine first."""
+
+    async def ask(
+        self, peer: str, method: str, body: Any, timeout: float, on_item: Callable[[Any], None] | None = None
+    ) -> Any:
+        """Ask an engine for ``model_chat`` or ``model_embed``. ``on_item`` is called on the engine's IO thread. Raises
+        as ``Peers.request`` does; cancelling the await ends the work there.
+        """
+
+
 class Reach(Protocol):
     """What a provider receives for one request."""
 
@@ -64,6 +78,9 @@ class Reach(Protocol):
 
     async def installed(self) -> Sequence[ModelFacts]:
         """The models that lie on this machine, told without waking their host."""
+
+    @property
+    def peers(self) -> PeerModels: ...
 
     def secret(self, name: str) -> str:
         """A secret of the default workspace. Raises ``ConfigError`` if there is none of that name."""

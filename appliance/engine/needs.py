@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from appliance.contracts import Problem
 from appliance.contracts.peers import PeerState
@@ -51,6 +51,19 @@ def satisfies(engine: PeerState, need: Need) -> bool:
     return True
 
 
+def needs_of_nodes(body: Any) -> Iterator[tuple[str, tuple[Need, ...]]]:
+    """The kind and the needs of every node of a flow as saved that has some, those in bodies too."""
+    nodes = body.get("nodes") if isinstance(body, Mapping) else None
+    for node in nodes if isinstance(nodes, list) else ():
+        if not isinstance(node, Mapping):
+            continue
+        given, config = node.get("needs"), node.get("config")
+        if isinstance(given, str | list) and (found := needs_of(given)):
+            yield str(node.get("type")), found
+        if isinstance(config, Mapping):
+            yield from needs_of_nodes(config.get("body"))
+
+
 def _names(device: str) -> set[str]:
     """By what an ``agent/driver`` may be asked for: whole, the driver alone, the agent alone."""
     whole = device.casefold()
@@ -60,7 +73,7 @@ def _names(device: str) -> set[str]:
 
 def _parts(given: str | Sequence[str]) -> list[str]:
     texts = given.split(",") if isinstance(given, str) else given
-    return [part for text in texts if (part := text.strip())]
+    return [part for text in texts if isinstance(text, str) and (part := text.strip())]
 
 
 def _need(text: str) -> Need | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from appliance.contracts import (
     Blobs,
     Devices,
+    Engines,
     ExpressionError,
     Files,
     Http,
@@ -25,8 +26,10 @@ from appliance.contracts import (
     State,
     Workshop,
 )
+from appliance.contracts.peers import Peers
 from appliance.engine import expressions
 from appliance.engine.runner import Walk
+from appliance.kernel.peering.engines import StepEngines
 from appliance.kernel.state import FlowStates, StepState
 
 if TYPE_CHECKING:
@@ -63,6 +66,8 @@ class Services:
         self.anew: Callable[[StepContext], None] = lambda ctx: None
         #: What a flow's steps have used of models and is not kept yet, by key.
         self.model_use: Callable[[int], dict[str, Any]] = lambda flow: {}
+        #: The links to peers, if this kernel has any.
+        self.peers: Callable[[], Peers | None] = lambda: None
         self.variables: dict[str, dict[str, Any]] = {}
         self.secrets: dict[str, dict[str, str]] = {}
         self.states = FlowStates()
@@ -116,6 +121,7 @@ class StepContext:
         "index",
         "logs",
         "node",
+        "outgoing",
         "saw",
         "shown",
         "signals",
@@ -137,6 +143,8 @@ class StepContext:
         self.saw: dict[str, Any] = {}
         self.logs: list[list[Any]] = []
         self.signals: list[tuple[str, Any]] = []
+        #: Events to other engines: id of the engine, topic, payload.
+        self.outgoing: list[tuple[str, str, Any]] = []
         self.shown: Shown | None = None
         #: The rendered config, where another engine has rendered it.
         self.given: dict[str, Any] | None = None
@@ -233,6 +241,10 @@ class StepContext:
     @property
     def overview(self) -> Overview:
         return self._services.overview(self)
+
+    @property
+    def engines(self) -> Engines:
+        return StepEngines(self._services.peers, self)
 
     @property
     def workshop(self) -> Workshop:

@@ -26,7 +26,9 @@ from appliance.engine.trace import Record
 from appliance.kernel.context import Services, judge_for
 from appliance.kernel.families import Families
 from appliance.kernel.keeper import Keeper, Nowhere
+from appliance.kernel.peering.events import PeerEvents
 from appliance.kernel.peering.guests import Guests
+from appliance.kernel.peering.outbox import Outbox
 from appliance.kernel.peering.placement import Placement
 from appliance.kernel.runs import FlowSlot, LiveRun, event_view, key_of
 from appliance.kernel.steps import DEFAULT_TIMEOUT, Steps
@@ -77,6 +79,8 @@ class Engine:
         self.families = Families(self)
         self.placement = Placement(self)
         self.guests = Guests(self)
+        self.outbox = Outbox(self)
+        self.peer_events = PeerEvents(self)
         self.listeners: list[Callable[[RunEnded], None]] = []
         self.find_flow: Callable[[int], FlowSlot | None] = lambda num: None
         #: Raises ``Elsewhere`` for a flow that is another kernel's.

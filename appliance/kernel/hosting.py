@@ -118,6 +118,9 @@ class Hosted:
 
         return remove
 
+    def on_peer_event(self, wants: Callable[[str, str], bool]) -> Callable[[], None]:
+        return self._engine.peer_events.watch(self, self.slot.workspace, wants)
+
     def status(self, ok: bool, text: str) -> None:
         if (ok, text) != (self.ok, self.text):
             level = logging.INFO if ok else logging.WARNING

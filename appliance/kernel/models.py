@@ -23,10 +23,12 @@ from appliance.contracts import (
     Inference,
     Limits,
     ModelFacts,
+    PeerModels,
     Provider,
     StreamingHttp,
     Vectors,
 )
+from appliance.kernel.peering.models import NoPeerModels
 from appliance.kernel.state import GONE
 from appliance.kernel.streams import Streams
 from appliance.security.roles import DEFAULT_WORKSPACE
@@ -63,6 +65,8 @@ class ModelService:
         self._services = services
         self._http = http
         services.anew = streams.anew
+        #: The models of paired engines.
+        self.peers: PeerModels = NoPeerModels()
         self.accounts = Accounts(self.today)
         self.passages = Passages(self.accounts, Prices(self._look_up))
         self._cache = Cache(0)
@@ -120,7 +124,9 @@ class ModelService:
         return self._services.sandbox.call("appliance.nodes._prices", "table", arguments, _LOOK_UP)
 
     def _reach(self, who: Who) -> KernelReach:
-        return KernelReach(self._services, self._http, self._data / HOST, who.priority, self._installed)
+        return KernelReach(
+            self._services, self._http, self._data / HOST, who.priority, self._installed, lambda: self.peers
+        )
 
     async def _installed(self) -> list[ModelFacts]:
         from appliance.ai.library.cards import all_models
@@ -166,8 +172,10 @@ class KernelReach:
         host: Path,
         priority: int,
         installed: Callable[[], Awaitable[Sequence[ModelFacts]]],
+        peers: Callable[[], PeerModels],
     ) -> None:
         self._installed = installed
+        self._peers = peers
         self._services = services
         self.http = http
         self.host = host
@@ -176,6 +184,10 @@ class KernelReach:
     @property
     def blobs(self) -> Blobs:
         return self._services.blobs
+
+    @property
+    def peers(self) -> PeerModels:
+        return self._peers()
 
     async def installed(self) -> Sequence[ModelFacts]:
         return await self._installed()

@@ -14,6 +14,8 @@ from appliance.store.journal import StateOp
 
 MAX_VALUE = 262_144
 MAX_KEYS = 10_000
+#: The number under which events to other engines wait; the numbers above it are of accounts of models.
+OUTBOX = -(1 << 62)
 #: What a deleted value is changed to.
 GONE: Any = object()
 
@@ -48,7 +50,7 @@ class FlowStates:
 
     def beside(self) -> dict[int, dict[str, Any]]:
         """The values under negative numbers, which no flow has: the engine's own (accounts of models)."""
-        return {number: values for number, values in self._values.items() if number < 0}
+        return {number: values for number, values in self._values.items() if OUTBOX < number < 0}
 
     def apply(self, flow: int, changes: dict[str, Any]) -> list[StateOp]:
         """Make changes (``GONE`` deletes) and return them numbered, for the journal."""

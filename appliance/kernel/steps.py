@@ -352,6 +352,8 @@ class Steps:
             return
         if ctx.changes:
             self._keeper.state_ops(flight.run, ctx.changes)
+        if ctx.outgoing:
+            self._engine.outbox.put(flight.run, ctx.outgoing)
         for name, value in ctx.signals:
             self._engine.signal(flight.run.flow, name, value)
 

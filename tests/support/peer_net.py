@@ -30,6 +30,7 @@ from appliance.contracts.peers import (
 )
 from appliance.engine.plan import plan_flow
 from appliance.engine.trace import pack, unpack
+from appliance.kernel.hosting import TriggerHost
 from appliance.kernel.peering.guest import flow_of
 from appliance.kernel.recovery import Recovery
 from appliance.kernel.runs import FlowSlot
@@ -255,6 +256,7 @@ class PeerBench(Bench):
         self.name = name
         self._guest_flows: dict[str, int] = {}
         self.recovery = Recovery(self.engine)
+        self._hosts: list[TriggerHost] = []
 
     def link(self) -> None:
         """Let peers in, and ask them."""
@@ -263,8 +265,11 @@ class PeerBench(Bench):
         engine.guests.flows_of = lambda peer: [self._number(peer.name)]
         engine.guests.kinds = lambda: self.registry.nodes.keys()
         engine.guests.restore = self.recovery.told
-        engine.placement.peers = self.end
+        engine.placement.peers = engine.outbox.peers = self.end
+        self.services.peers = lambda: self.end
         engine.guests.start(self.end)
+        engine.peer_events.start(self.end)
+        self.end.on_change(lambda state: engine.post(lambda: engine.outbox.changed(state)))
         self.end.on_change(lambda state: engine.post(lambda: engine.placement.changed(state)))
         self.end.on_change(lambda state: engine.post(lambda: engine.guests.changed(state)))
         self.net.back(self.name)
@@ -293,8 +298,23 @@ class PeerBench(Bench):
         """What ``find_flow`` of a kernel does for the flows of peers."""
         self.engine.find_flow = lambda num: FlowSlot(num, f"peer-{num}", "Work", "home", None) if num >= 900 else None
 
+    def listen(self, num: int) -> None:
+        """Attach the triggers of a flow."""
+        host = TriggerHost(self.engine, self.registry, time.monotonic)
+        specs = self.engine.plan(num).flow.triggers
+        host.want([(self.engine.flows[num], num, specs)])
+        host.start()
+        assert host.settled.wait(5)
+        self._hosts.append(host)
+
+    def deaf(self) -> None:
+        """Detach them all."""
+        while self._hosts:
+            self._hosts.pop().stop()
+
     def die(self) -> None:
         self.net.gone(self.name)
+        self.deaf()
         super().die()
 
 

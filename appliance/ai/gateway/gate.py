@@ -17,7 +17,7 @@ import msgspec
 from appliance.ai.gateway import answers
 from appliance.ai.gateway.accounts import Use, Who
 from appliance.ai.gateway.cache import Cache, key_of, key_of_text
-from appliance.ai.gateway.names import Target, Upstreams
+from appliance.ai.gateway.names import LOCAL, PEER, Target, Upstreams
 from appliance.ai.gateway.passage import Passages, limit
 from appliance.contracts import (
     Busy,
@@ -175,7 +175,12 @@ class Gate:
         raise _together(faults)
 
     async def _named(self, target: Target, task: str) -> Target:
-        """The target with its model's name: where none was given, the upstream's first one for the task."""
+        """The target with its model's name: where none was given, the upstream's first one for the task.
+
+        What this machine does not have, a paired engine may.
+        """
+        if target.upstream.name == LOCAL and PEER in self.upstreams.known:
+            target = await self._elsewhere(target, task)
         if target.model:
             return target
         found = [one for one in await self.models(target.upstream.name) if one.task in (task, "")]
@@ -184,6 +189,20 @@ class Gate:
             where = "this machine" if target.upstream.kind.builtin else f"the upstream {target.upstream.name!r}"
             raise ConfigError(f"{where} has no model {what}; `flowork models pull` fetches one")
         return Target(target.upstream, found[0].name)
+
+    async def _elsewhere(self, target: Target, task: str) -> Target:
+        """The same at a peer, if only a peer has it."""
+        offered = [facts for _, facts in self._reach(Who(flow=0, node="")).peers.offered()]
+        if not offered:
+            return target
+        own = await self.models(LOCAL)
+        if target.model:
+            missing = all(one.name != target.model for one in own)
+            found = [one for one in offered if one.name == target.model]
+        else:
+            missing = not any(one.task in (task, "") for one in own)
+            found = [one for one in offered if one.task in (task, "")]
+        return Target(self.upstreams.known[PEER], found[0].name) if missing and found else target
 
     # --- one target ------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ An upstream is a provider with a config under a name, as the setting ``model_ups
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -17,6 +17,8 @@ from appliance.contracts import ConfigError, Provider, decode
 
 #: The built-in provider that has this machine's models.
 LOCAL = "local"
+#: The built-in provider that has the models of paired engines.
+PEER = "peer"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 
@@ -115,9 +117,16 @@ class KnownModels:
     ``defaults`` are the names that are taken where none is given, by kind: ``language``, ``embed``.
     """
 
-    def __init__(self, upstreams: Upstreams | None, defaults: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self,
+        upstreams: Upstreams | None,
+        defaults: Mapping[str, Sequence[str]],
+        elsewhere: Callable[[str, str], str] = lambda name, kind: "",
+    ) -> None:
+        """``elsewhere(name, kind)``: the engine that answers for a model which this machine does not have."""
         self._upstreams = upstreams
         self._defaults = defaults
+        self._elsewhere = elsewhere
 
     def fault(self, name: str) -> str:
         """What is wrong with a model's name; empty if nothing is."""
@@ -134,9 +143,12 @@ class KnownModels:
         found: dict[str, None] = {}
         if self._upstreams is None:
             return []
-        for name in names or self._defaults.get(kind, ()):
+        for name in names or self._defaults.get(kind, ()) or ("",):
             if "{{" in name or "{%" in name:
                 found["?"] = None
+            elif "/" not in name or name.partition("/")[0] == PEER:
+                if place := self._elsewhere(name, kind):
+                    found[place] = None
             elif not self.fault(name) and (place := self._upstreams.target(name).upstream.place):
                 found[place] = None
         return list(found)

@@ -48,11 +48,11 @@ class Prices:
         self._known: dict[tuple[str, str], Price | None] = {}
 
     async def of(self, target: Target) -> Price | None:
-        """A model's price; None if nobody knows it. This machine's own models are free."""
+        """A model's price; None if nobody knows it. Those of this machine and of paired engines are free."""
         upstream = target.upstream
         if upstream.limits.price_in is not None or upstream.limits.price_out is not None:
             return _own(upstream)
-        if not upstream.place:
+        if not upstream.place or upstream.kind.builtin:
             return FREE
         key = (upstream.url, target.model)
         if key not in self._known:

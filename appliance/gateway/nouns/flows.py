@@ -192,6 +192,7 @@ def validate(call: Call[InWorkspace, Check]) -> Checked:
     """Find all faults of a flow, each with its place and its mend, without saving it."""
     body, notes = _readable(call.body.flow)
     problems = call.gateway.book.problems(body, call.body.id, call.workspace)
+    notes += call.gateway.book.notes(body)
     return Checked(not problems, problems, body, notes, call.gateway.book.traits(body))
 
 

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.contracts import NodeError
 from appliance.contracts.peers import Peers, PeerState
+from appliance.kernel.peering.copying import Copying
 from appliance.kernel.peering.guest import flow_of
+from appliance.kernel.peering.looking import Looking
+from appliance.kernel.peering.models import LinkedModels, ServedModels
 from appliance.kernel.runs import LiveRun
 from appliance.security.roles import DEFAULT_WORKSPACE
 from appliance.store.errors import NotFound
@@ -16,6 +19,7 @@ from appliance.store.flows import content_hash
 from appliance.store.journal import RunRow
 
 if TYPE_CHECKING:
+    from appliance.kernel.engine import Engine
     from appliance.kernel.kernel import Kernel
 
 
@@ -23,7 +27,10 @@ class Peering:
     """Everything that this kernel does with its peers. ``start`` and ``stop`` once each."""
 
     def __init__(self, kernel: Kernel) -> None:
-        self._kernel = kernel
+        self.kernel = kernel
+        self.looking: Looking | None = None
+        self.copying: Copying | None = None
+        self._peers: Peers | None = None
         self._stops: list[Callable[[], Any]] = []
         self._lock = threading.Lock()
         #: The number and version of what a peer's step runs as, by flow and content.
@@ -32,17 +39,33 @@ class Peering:
 
     def start(self, peers: Peers) -> None:
         """Begin to work with these peers. Call before they are let in."""
-        engine = self._kernel.engine
+        engine = self.kernel.engine
         guests, placement = engine.guests, engine.placement
         guests.versions, guests.flows_of = self._version, self._flows_of
-        guests.kinds = lambda: self._kernel.registry.nodes.keys()
+        guests.kinds = lambda: self.kernel.registry.nodes.keys()
         guests.restore = self._restore
-        guests.hide = self._kernel.hide
-        placement.peers = peers
+        guests.hide = self.kernel.hide
+        placement.peers = engine.outbox.peers = peers
+        self.kernel.services.peers = lambda: peers
+        engine.peer_events.settled = self.kernel.hosting.settled.is_set
         guests.start(peers)
         self._stops.append(guests.stop)
+        self._stops.append(engine.peer_events.start(peers))
+        self.kernel.models.peers = LinkedModels(peers)
+        self._stops += ServedModels(lambda: self.kernel.models, engine.steps.io.spawn).start(peers)
+        self.looking, self.copying = Looking(self.kernel, peers), Copying(self.kernel, peers)
+        self._stops += [self.looking.start(), self.copying.start()]
+        self._peers = peers
         self._stops.append(peers.on_change(lambda state: engine.post(lambda: self._changed(state))))
         engine.post(placement.refresh)
+
+    @property
+    def engine(self) -> Engine:
+        return self.kernel.engine
+
+    def states(self) -> list[PeerState]:
+        """This engine first, then the others; none in a kernel without links."""
+        return self._peers.states() if self._peers is not None else []
 
     def stop(self) -> None:
         """Let nobody in, and ask for nothing any more. Twice is fine."""
@@ -50,11 +73,12 @@ class Peering:
             self._stops.pop()()
 
     def _changed(self, state: PeerState) -> None:
-        self._kernel.engine.placement.changed(state)
-        self._kernel.engine.guests.changed(state)
+        self.kernel.engine.placement.changed(state)
+        self.kernel.engine.guests.changed(state)
+        self.kernel.engine.outbox.changed(state)
 
     def _restore(self, row: RunRow, chunks: list[bytes]) -> LiveRun:
-        return self._kernel.recovery.told(row, chunks)
+        return self.kernel.recovery.told(row, chunks)
 
     # --- what peers' steps run as ----------------------------------------------------------------------
 
@@ -72,7 +96,7 @@ class Peering:
     def _saved(
         self, flow_id: str, workspace: str, body: dict[str, Any], digest: str, peer: PeerState
     ) -> tuple[int, int]:
-        flows = self._kernel.store.flows
+        flows = self.kernel.store.flows
         try:
             heads = flows.versions(flow_id, limit=500)
         except NotFound:
@@ -98,7 +122,7 @@ class Peering:
         found = self._flows.get(peer.id)
         if found is None:
             found = set()
-            page = self._kernel.store.flows.list(None, flow_id_of(peer, ""), "peer", "", 500)
+            page = self.kernel.store.flows.list(None, flow_id_of(peer, ""), "peer", "", 500)
             found = {flow.num for flow in page.items if flow.id.startswith(flow_id_of(peer, ""))}
             self._flows[peer.id] = found
         return found
