@@ -114,8 +114,8 @@ class Switch:
 
     def renumber(self, name: str, old: str, new: str) -> None:
         """Give a namespace another address, as a DHCP server may."""
+        run("ip", "-n", name, "address", "del", f"{old}/24", "dev", "eth0")  # first: it takes others of its net along
         run("ip", "-n", name, "address", "add", f"{new}/24", "dev", "eth0")
-        run("ip", "-n", name, "address", "del", f"{old}/24", "dev", "eth0")
         run("ip", "-n", name, "route", "replace", "224.0.0.0/4", "dev", "eth0")
 
 

@@ -38,6 +38,8 @@ PATIENCE = 3000
 SETTLE = 1.0
 #: Bytes of memory: whoever floods the network with names ends this program, which is started again, and nothing else.
 MEMORY = 400_000_000
+#: Seconds until one that went without a goodbye is forgotten by others; how long it is away they know from its link.
+TTL = 600
 #: Names in the library's cache, beyond which it is emptied.
 MOST_CACHED = 20_000
 #: rtnetlink(7): messages of changed links and addresses.
@@ -104,7 +106,7 @@ class Multicast:
 
     async def _announce(self, wanted: dict[str, Any] | None) -> None:
         zeroconf = await self._open()
-        if wanted is None:
+        if wanted is None or not self._addresses:
             if self._announced is not None:
                 await (await zeroconf.async_unregister_service(self._announced))
                 self._announced = None
@@ -116,6 +118,7 @@ class Multicast:
             properties=wanted["facts"],
             server=f"{wanted['host']}.local.",
             parsed_addresses=self._addresses,
+            other_ttl=TTL,
         )
         if self._announced is not None:
             info.name = self._announced.name  # as it may have been renamed, for another had that name
@@ -166,10 +169,11 @@ class Multicast:
         facts = {key: value or "" for key, value in info.decoded_properties.items()}
         if facts.get("engine") not in self._wish["wanted"] and name not in self._told and len(self._told) >= MOST:
             return
+        named = info.parsed_scoped_addresses(IPVersion.All)[:16]
         found = {
             "key": name,
             "facts": facts,
-            "addresses": info.parsed_scoped_addresses(IPVersion.All)[:16],
+            "addresses": [each for each in named if not each.startswith(("127.", "::1"))],  # that would be ourselves
             "port": info.port,
         }
         text = json.dumps(found, sort_keys=True)
@@ -202,7 +206,7 @@ class Multicast:
 
 
 def addresses() -> list[str]:
-    """This machine's addresses on its networks."""
+    """This machine's addresses on its networks; none while its cable is out."""
     import ifaddr
 
     found = []
@@ -211,7 +215,7 @@ def addresses() -> list[str]:
             address = each.ip if isinstance(each.ip, str) else each.ip[0]
             if not address.startswith(("127.", "::1", "fe80")):
                 found.append(address)
-    return found or ["127.0.0.1"]
+    return found
 
 
 async def _lines() -> Any:

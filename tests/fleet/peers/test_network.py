@@ -83,7 +83,7 @@ def test_a_copied_data_folder_is_noticed_refused_and_told_what_to_do(tmp_path: P
     ):
         kitchen.pair(laptop)
         laptop.stop()
-        shutil.copytree(laptop.data, tmp_path / "copy", ignore=shutil.ignore_patterns("*.lock", "*.sock"))
+        shutil.copytree(laptop.data, tmp_path / "copy", ignore=shutil.ignore_patterns("*.lock", "*.sock", "*.bell"))
         laptop.start()
         until(lambda: kitchen.state("laptop") == "connected", "the link")
         with EngineBox(tmp_path / "copy", switch, name="laptop") as copy:
