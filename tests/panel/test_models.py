@@ -81,6 +81,7 @@ def test_an_answer_is_read_while_it_is_made_and_can_be_stopped(panel: Panel, mod
     expect(page.get_by_text("out in")).to_be_visible()
     # What is stopped stays to be read, and the model does not go on.
     model.begin_and_hang("It smells of rain")
+    page.get_by_label("Prompt").fill("And what of in a town?")
     page.get_by_label("Prompt").press("Control+Enter")
     expect(reply).to_have_text("It smells of rain")
     page.get_by_role("button", name="Stop").click()

@@ -72,10 +72,26 @@ class Panel:
         SCREENS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SCREENS / f"{name}.png", animations="disabled")
 
-    def accessibility(self, within: str = "body") -> list[str]:
-        """What axe finds against WCAG 2.2 AA: rule, place and why."""
-        self.page.evaluate(_AXE.read_text())
-        asked = {"runOnly": {"type": "tag", "values": _RULES}}
+    def in_both_themes(self, name: str) -> list[str]:
+        """Pictures of the page as it stands, light and dark; what axe finds in either, and whether it is too wide."""
+        self.theme("light")
+        self.shot(f"{name}-light")
+        faults = self.accessibility()
+        self.theme("dark")
+        self.shot(f"{name}-dark")
+        # All other rules are about what does not change with the colours.
+        faults += [f"dark: {fault}" for fault in self.accessibility(rules=["color-contrast"])]
+        wide = self.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        return [*faults, *([f"{wide} px too wide"] if wide > 0 else [])]
+
+    def accessibility(self, within: str = "body", rules: list[str] | None = None) -> list[str]:
+        """What axe finds against WCAG 2.2 AA, or against these rules alone: rule, place and why."""
+        if not self.page.evaluate("'axe' in window"):
+            self.page.evaluate(_AXE.read_text())
+        asked = {
+            "runOnly": {"type": "rule", "values": rules} if rules else {"type": "tag", "values": _RULES},
+            "resultTypes": ["violations"],
+        }
         found = self.page.evaluate("([where, how]) => window.axe.run(where, how)", [within, asked])
         return [
             f"{fault['id']}: {node['target']}: {node['failureSummary']}"

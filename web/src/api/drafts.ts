@@ -34,6 +34,26 @@ export interface Tried {
   items?: number | null
 }
 
+/** What one step of a dry run did, or would have done. */
+export interface DryStep extends Omit<Tried, 'outcome'> {
+  node: string
+  type: string
+  /** `held`: it has an effect, which it did not have; the run went on with what had come into it. */
+  outcome: Tried['outcome'] | 'held'
+  input?: unknown
+  /** It is behind a held step: whether this is what really comes nobody knows. */
+  guess?: boolean
+}
+
+export interface Rehearsed {
+  steps: DryStep[]
+  complete: boolean
+}
+
+/** A dry run of a flow that need not be saved. No run is made, and nothing is kept. */
+export const rehearse = (flow: FlowBody, payload: unknown, event: Record<string, unknown>, workspace: string, signal?: AbortSignal): Promise<Rehearsed> =>
+  post('/drafts/rehearse', { flow, payload, event }, { query: { workspace }, signal })
+
 /** How a flow that is not saved differs from a version (without one: from an empty flow). */
 export const compareDraft = (flow: string, body: FlowBody, version?: number | null): Promise<FlowDiff> =>
   post(`/flows/${seg(flow)}/compare`, { flow: body, version })

@@ -6,6 +6,7 @@
  */
 
 import { currentEngine } from './client'
+import type { PeerState } from './peers'
 
 /** One step in a run's event. */
 export interface LiveStep {
@@ -72,6 +73,13 @@ export interface LiveModels {
   pull?: unknown
 }
 
+/** An engine has come, gone, or offers something else; of one that is not known any more only this is told. */
+export interface LivePeer {
+  type: 'peer'
+  id: string
+  peer: PeerState | { id: string; state: 'gone' | 'revoked' }
+}
+
 export type LiveEvent =
   | { type: 'hello'; id: string }
   | { type: 'reset'; id: string }
@@ -81,6 +89,7 @@ export type LiveEvent =
   | LiveRun
   | LiveDevices
   | LiveAgent
+  | LivePeer
 
 /** `connecting`: not yet; `live`: all is well; `cut`: it was and is tried again. */
 export type LiveState = 'off' | 'connecting' | 'live' | 'cut'

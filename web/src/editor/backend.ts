@@ -86,6 +86,22 @@ export interface Tried {
   items: number | null
 }
 
+/** A step of a dry run; `held`: it would have had an effect. */
+export interface DryStep extends Omit<Tried, 'outcome'> {
+  node: string
+  type: string
+  outcome: Tried['outcome'] | 'held'
+  input?: unknown
+  /** It is behind a held step: whether this is what really comes nobody knows. */
+  guess: boolean
+}
+
+export interface Rehearsed {
+  steps: DryStep[]
+  /** False: there were too many steps to tell all. */
+  complete: boolean
+}
+
 export interface Backend {
   load(): Promise<FlowState>
   check(flow: FlowDoc): Promise<Checked>
@@ -98,5 +114,6 @@ export interface Backend {
   run(id: string): Promise<RunData>
   evaluate(run: string, node: string, text: { source: string; expression: boolean; behind: boolean }): Promise<Given>
   tryOut(trial: { node: object; payload: unknown; event: object; steps: object; effects: boolean }): Promise<Tried>
+  rehearse(flow: FlowDoc, payload: unknown, event: object): Promise<Rehearsed>
   names(): Promise<{ vars: Record<string, unknown>; secrets: string[] }>
 }

@@ -44,7 +44,7 @@ function backend(over: Partial<Backend> = {}): Backend {
   return {
     load: async () => state(DOC),
     check: async () => ({ ok: true, problems: [], nodes: {} }),
-    save: none, compare: none, versions: none, version: none, rollback: none, run: none, evaluate: none, tryOut: none,
+    save: none, compare: none, versions: none, version: none, rollback: none, run: none, evaluate: none, tryOut: none, rehearse: none,
     runs: async () => [],
     names: async () => ({ vars: {}, secrets: [] }),
     ...over,

@@ -16,7 +16,7 @@ import { counted, located, type Fault } from './problems'
 import { startConfig } from './schema'
 import { layoutInput, NO_MARKS, shapesOf, type Kind, type Kinds, type Marks } from './sceneof'
 
-export type Panel = 'none' | 'config' | 'flow' | 'versions' | 'problems' | 'json' | 'spec' | 'test'
+export type Panel = 'none' | 'config' | 'flow' | 'versions' | 'problems' | 'json' | 'spec' | 'rehearse'
 
 export interface Preview {
   title: string

@@ -3,13 +3,13 @@
 import { showCatalog } from '@/api/catalog'
 import { ApiError } from '@/api/client'
 import { rollBack } from '@/api/deployments'
-import { compareDraft, evaluate, tryNode } from '@/api/drafts'
+import { compareDraft, evaluate, rehearse, tryNode } from '@/api/drafts'
 import { saveFlow, showFlow, validateFlow, type FlowBody } from '@/api/flows'
 import { listRuns, showRun } from '@/api/runs'
 import { listSecrets } from '@/api/secrets'
 import { listVariables } from '@/api/variables'
 import { listVersions, showVersion } from '@/api/versions'
-import type { Backend, Collision, FlowState, RunData, SaveResult, Tried } from './backend'
+import type { Backend, Collision, FlowState, Rehearsed, RunData, SaveResult, Tried } from './backend'
 import type { FlowDoc } from './flowdoc'
 import type { FlowDiff } from './marks'
 import type { Kind, Kinds } from './sceneof'
@@ -56,6 +56,7 @@ export function engineOf(id: string): Backend {
       return { value: given.value, error: given.error ?? '' }
     },
     tryOut: async (trial) => (await tryNode(id, trial as never)) as unknown as Tried,
+    rehearse: async (flow, payload, event) => (await rehearse(body(flow), payload, event as Record<string, unknown>, workspace)) as unknown as Rehearsed,
     async names() {
       const [vars, secrets] = await Promise.allSettled([listVariables({ workspace }), listSecrets({ workspace })])
       return {

@@ -18,7 +18,7 @@ export function makeRouter(): Router {
     if (session.view === null) prepare(to)
     if (session.view === null && !session.ended) await session.load()
     if (session.signedIn) {
-      useLive().start()
+      await useLive().start()
       return to.path === '/sign-in' ? String(to.query.to ?? '/') : true
     }
     if (to.meta.public) return true

@@ -2,8 +2,11 @@
 
 import { defineStore } from 'pinia'
 import { onScopeDispose, ref } from 'vue'
-import { Live, type LiveAgent, type LiveDevices, type LiveEvent, type LiveModels, type LiveRun, type LiveState, type LiveText } from '@/api/live'
+import { Live, type LiveAgent, type LiveDevices, type LiveEvent, type LiveModels, type LivePeer, type LiveRun, type LiveState, type LiveText } from '@/api/live'
 import { useSession } from './session'
+
+/** Milliseconds that a page's first look may wait for the socket. */
+const PATIENCE = 300
 
 export const useLive = defineStore('live', () => {
   const state = ref<LiveState>('off')
@@ -15,8 +18,13 @@ export const useLive = defineStore('live', () => {
   const onDevices = new Set<(news: readonly (LiveDevices | LiveAgent)[]) => void>()
   const onText = new Set<(texts: readonly LiveText[]) => void>()
   const onModels = new Set<(news: readonly LiveModels[]) => void>()
+  const onPeers = new Set<(news: readonly LivePeer[]) => void>()
   const onReset = new Set<() => void>()
   let stop: (() => void) | null = null
+  let hearing: Promise<void> | null = null
+  /** Something may have been loaded before it was heard what happens; and what ends the waiting for that. */
+  let late = false
+  let heard = (): void => undefined
 
   const live = new Live({ events: take, state: said, refused: () => void useSession().load() })
 
@@ -25,14 +33,17 @@ export const useLive = defineStore('live', () => {
     const devices: (LiveDevices | LiveAgent)[] = []
     const texts: LiveText[] = []
     const models: LiveModels[] = []
+    const peers: LivePeer[] = []
     let reset = false
     for (const event of events) {
       if (event.type === 'run') runs.push(event)
       else if (event.type === 'devices' || event.type === 'agent') devices.push(event)
       else if (event.type === 'stream') texts.push(event)
       else if (event.type === 'models') models.push(event)
+      else if (event.type === 'peer') peers.push(event)
       else if (event.type === 'kernel') kernelUp.value = event.up
-      else if (event.type === 'reset') reset = true
+      else if (event.type === 'reset' || (event.type === 'hello' && late)) reset = true
+      if (event.type === 'hello') heard()
     }
     if (reset) onReset.forEach((listener) => listener())
     // Before the runs: a step's words come before its end.
@@ -40,6 +51,7 @@ export const useLive = defineStore('live', () => {
     if (runs.length > 0) onRun.forEach((listener) => listener(runs))
     if (devices.length > 0) onDevices.forEach((listener) => listener(devices))
     if (models.length > 0) onModels.forEach((listener) => listener(models))
+    if (peers.length > 0) onPeers.forEach((listener) => listener(peers))
   }
 
   function said(now: LiveState): void {
@@ -48,13 +60,32 @@ export const useLive = defineStore('live', () => {
     state.value = now
   }
 
-  function start(): void {
-    stop ??= live.start()
+  /**
+   * Resolves once everything that happens from now on is heard: what is loaded then misses nothing. Or after a moment,
+   * since nobody is to wait for it; then what was loaded is loaded anew when it is heard.
+   */
+  function start(): Promise<void> {
+    if (hearing !== null) return hearing
+    late = false
+    hearing = new Promise((resolve) => {
+      const timer = setTimeout(() => {
+        late = true
+        resolve()
+      }, PATIENCE)
+      heard = () => {
+        late = false
+        clearTimeout(timer)
+        resolve()
+      }
+    })
+    stop = live.start()
+    return hearing
   }
 
   function end(): void {
     stop?.()
-    stop = null
+    heard()
+    stop = hearing = null
     kernelUp.value = null
   }
 
@@ -82,11 +113,17 @@ export const useLive = defineStore('live', () => {
     onScopeDispose(() => onModels.delete(listener))
   }
 
+  /** Engines that come, go or change, until the caller's scope ends. */
+  function watchPeers(listener: (news: readonly LivePeer[]) => void): void {
+    onPeers.add(listener)
+    onScopeDispose(() => onPeers.delete(listener))
+  }
+
   /** Something was missed: load anew what is shown. Until the caller's scope ends. */
   function watchReset(listener: () => void): void {
     onReset.add(listener)
     onScopeDispose(() => onReset.delete(listener))
   }
 
-  return { state, kernelUp, since, start, end, again: () => live.again(), watchRuns, watchDevices, watchTexts, watchModels, watchReset }
+  return { state, kernelUp, since, start, end, again: () => live.again(), watchRuns, watchDevices, watchTexts, watchModels, watchPeers, watchReset }
 })

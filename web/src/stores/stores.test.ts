@@ -1,4 +1,5 @@
 import { createPinia, setActivePinia } from 'pinia'
+import { effectScope } from 'vue'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import type { LiveEvent, LiveListener } from '@/api/live'
 import { useActivity } from './activity'
@@ -114,6 +115,33 @@ describe('activity', () => {
 })
 
 describe('live', () => {
+  it('has what is loaded wait until everything is heard, so that nothing falls in between', async () => {
+    const live = useLive()
+    const missed = vi.fn()
+    effectScope().run(() => live.watchReset(missed))
+    let ready = false
+    const started = live.start().then(() => (ready = true))
+    await Promise.resolve()
+    expect(ready).toBe(false)
+    say({ type: 'hello', id: 'e-0' })
+    await started
+    expect(missed).not.toHaveBeenCalled()
+  })
+
+  it('does not have it wait for long, and loads it anew then', async () => {
+    vi.useFakeTimers()
+    const live = useLive()
+    const missed = vi.fn()
+    effectScope().run(() => live.watchReset(missed))
+    const started = live.start()
+    vi.advanceTimersByTime(1000)
+    await started
+    expect(missed).not.toHaveBeenCalled()
+    say({ type: 'hello', id: 'e-0' })
+    expect(missed).toHaveBeenCalledTimes(1)
+    vi.useRealTimers()
+  })
+
   it('says since when it is cut, and whether the kernel is there', () => {
     const live = useLive()
     listener.state('live')
