@@ -19,6 +19,8 @@ _UNITS = ("flowork-init.service", "flowork-gateway.socket", "flowork-gateway.ser
 _ALSO = ("flowork-agent.service", "flowork-models.socket", "flowork-models.service")
 #: Seconds that making a virtual environment may take on a slow card, and starting everything.
 _SLOW = 3600.0
+#: Where an image has its tool for the slots.
+SLOT_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
 class Undone(FlowError):
@@ -76,11 +78,13 @@ class Systemd:
 
 def write_slot(file: Path) -> None:
     """Hand a whole system to the image's own tool; the machine starts from it next, and goes back by itself."""
-    tool = shutil.which("flowork-slot", path="/usr/local/sbin:/usr/sbin:/sbin")
+    tool = shutil.which("flowork-slot", path=SLOT_PATH)
     if tool is None:
         raise Undone("this release is a whole system, for a box that was flashed with an image; this one was not")
-    _run([tool, "write", str(file)])
-    _run([tool, "try"])
+    # Outside of the updater's own confinement, which so needs no rights over disks and mounts.
+    outside = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect"]
+    _run([*outside, tool, "write", str(file)])
+    _run([*outside, tool, "try"])
 
 
 def _run(command: Sequence[str], user: str | None = None, env: Mapping[str, str] | None = None) -> None:

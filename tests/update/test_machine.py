@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.update.machine import Systemd, Undone, _run
+from appliance.update.machine import Systemd, Undone, _run, write_slot
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 
@@ -36,3 +36,22 @@ def test_the_users_part_is_done_as_the_user_with_the_data_folder_and_nothing_els
 
 def test_a_release_from_before_there_were_updates_is_asked_nothing(tmp_path: Path) -> None:
     Systemd(tmp_path / "data", ME).step_back(tmp_path / "release")
+
+
+def test_a_whole_system_is_written_by_the_images_own_tool_outside_of_the_updaters_confinement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = tmp_path / "said"
+    for name in ("systemd-run", "flowork-slot"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "{name} $*" >>{said}\n')
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("appliance.update.machine.SLOT_PATH", str(tmp_path))
+    write_slot(tmp_path / "a.slot")
+    first, second = said.read_text().splitlines()
+    assert first.startswith("systemd-run ")
+    assert first.endswith(f"{tmp_path}/flowork-slot write {tmp_path}/a.slot")
+    assert second.endswith("flowork-slot try")
+    monkeypatch.setattr("appliance.update.machine.SLOT_PATH", str(tmp_path / "nowhere"))
+    with pytest.raises(Undone, match="flashed with an image"):
+        write_slot(tmp_path / "a.slot")
