@@ -71,7 +71,7 @@ class Remote:
         """Its link has ended."""
         ready = self.connected
         self.link, self.copy = None, ""
-        if ready:
+        if ready and not self.standing_down:
             self.text, self.since, self.hint = why, now, ""
 
     def copied(self, text: str) -> None:
