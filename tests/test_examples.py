@@ -424,3 +424,19 @@ def test_power_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with House(tmp_path) as house:
             assert house.outcome(flow).state == "succeeded"
     assert log.read_text().count("\n") == 2
+
+
+@runs("all-boxes")
+def test_all_boxes(house: House) -> None:
+    flow = house.deploy(example("all-boxes"))
+    assert house.start(flow, "now")["state"] == "succeeded"
+    (kept,) = (house.data / "files" / "boxes").iterdir()
+    text = kept.read_text()
+    assert text.endswith("\n") and ": " in text and "silent" not in text
+
+
+@runs("heard-elsewhere")
+def test_heard_elsewhere(house: House) -> None:
+    flow = house.deploy(example("heard-elsewhere"))
+    assert house.start(flow, "news", {"text": "pi: none\n"})["state"] == "succeeded"
+    assert (house.data / "files" / "heard.log").read_text().endswith("somebody : pi: none\n")

@@ -41,11 +41,13 @@ class Target(Struct, frozen=True):
     """What is run for one item of a :class:`Spawn`: a flow by its id, or the node's own body from ``start`` on.
 
     ``start`` is one of the body's first nodes (to which no edge leads): it and what comes behind it run, the other
-    first nodes do not. With neither it is the whole body.
+    first nodes do not. With neither it is the whole body. ``engine`` is where its steps run, by the engine's name; what
+    takes no time and touches nothing stays here.
     """
 
     flow: str = ""
     start: str = ""
+    engine: str = ""
 
 
 class Spawn(Struct, frozen=True):
@@ -55,7 +57,8 @@ class Spawn(Struct, frozen=True):
     resumed with ``Wake.value`` a list of ``{"ok": bool, "output": ..., "error": ..., "run": id}`` in the order of
     ``items``. A failed child is run again up to ``attempts`` times in all, ``backoff`` seconds after it failed
     (doubling). With ``stop_on_error`` the first child that failed for good cancels those that have not finished; so
-    does the moment ``until`` (Unix seconds, UTC), behind which the error's id is ``timed-out``.
+    does the moment ``until`` (Unix seconds, UTC), behind which the error's id is ``timed-out``. ``enough`` successes end
+    the others at once (0: none does); so does the failure behind which there cannot be so many any more.
     """
 
     items: Sequence[Any]
@@ -67,6 +70,7 @@ class Spawn(Struct, frozen=True):
     memo: Any = None
     targets: Sequence[Target] = ()
     until: float | None = None
+    enough: int = 0
 
 
 class Wake(Struct, frozen=True):

@@ -44,8 +44,10 @@ class Step(Struct, frozen=True, kw_only=True):
 
     ``state``: ``pending`` (not its turn yet), ``running``, ``retrying``, ``waiting``, ``unverified``, ``done``,
     ``failed``, ``skipped`` (no path led there), ``kept`` (taken over from the run that this one replays) or
-    ``stopped`` (the run ended first). ``fired`` are the numbers of the edges by which the run went on from here. What
-    a step does not have is left out.
+    ``stopped`` (the run ended first). ``fired`` are the numbers of the edges by which the run went on from here,
+    ``where`` is the engine that did it if it was another one: ``engine`` (its name), ``id``, ``run`` (there), ``took``
+    (microseconds there); of a step that is under way there only name and id are known. What a step does not have is
+    left out.
     """
 
     node: str
@@ -68,6 +70,7 @@ class Step(Struct, frozen=True, kw_only=True):
     ask: Any = None
     items: int | None = None
     fired: list[int] = []
+    where: Any = None
 
 
 class Story(Struct, frozen=True):
@@ -202,6 +205,7 @@ def _step(walk: _SeenWalk, node: PlannedNode, notes: _Notes | None, unfinished: 
         ask=extra.get("ask") if waits else None,
         items=_items(last),
         fired=walk.fired.get(index, []),
+        where=_where(extra),
     )
 
 
@@ -211,13 +215,22 @@ def _state(walk: Walk, index: int, notes: _Notes | None, unfinished: Unfinished 
         kept = notes is not None and notes.last is not None and notes.last.kind == trace.SEEDED
         return "kept" if kept else "done"
     if unfinished is not None:
-        doing = "running" if unfinished.woken is not None else _DOING.get(unfinished.kind, "running")
+        at_a_peer = (unfinished.record.extra or {}).get("away", {}).get("peer")
+        doing = "running" if unfinished.woken or at_a_peer else _DOING.get(unfinished.kind, "running")
         return "stopped" if ended and doing != "failed" else doing
     if status == DEAD:
         return "skipped"
     if ended:
         return "stopped" if status in {IDLE, READY} else "skipped"
     return "running" if status == READY else "pending"
+
+
+def _where(extra: dict[str, Any]) -> dict[str, Any] | None:
+    """The engine that a step ran on, or is at."""
+    if isinstance(found := extra.get("where"), dict):
+        return found
+    away = extra.get("away")
+    return {"engine": away["name"], "id": away["peer"]} if isinstance(away, dict) and away.get("peer") else None
 
 
 def _took(notes: _Notes | None) -> int | None:

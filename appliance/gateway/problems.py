@@ -35,6 +35,7 @@ STATUSES: Mapping[str, int] = {
     "no-restore": 409,
     "agents-closed": 409,
     "agent-not-updated": 409,
+    "no-peers": 409,
     "peers-closed": 409,
     "peer-not-allowed": 409,
     "peer-failed": 502,

@@ -194,6 +194,7 @@ def _step_view(step: Step, accepted: int, show: _Values) -> StepView:
         ask=plain(step.ask),
         items=step.items,
         fired=step.fired,
+        where=step.where,
     )
 
 

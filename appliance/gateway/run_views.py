@@ -75,7 +75,8 @@ class StepView(Struct, frozen=True, kw_only=True):
     ``state``: pending, running, retrying, waiting, unverified, done, failed, skipped (no path led there), kept
     (taken over by a replay) or stopped (the run ended first). ``config`` are the rendered templates, ``saw`` the
     variables, state and times they looked up, ``items`` how many child runs were started, ``fired`` the numbers of the
-    edges (as in ``/runs/{run}/flow``) by which the run went on.
+    edges (as in ``/runs/{run}/flow``) by which the run went on, ``where`` the engine that did it, or does, if it is
+    another one: ``engine`` (its name), ``id``, and, once it is done, ``run`` (there) and ``took`` (microseconds there).
     """
 
     node: str
@@ -98,6 +99,7 @@ class StepView(Struct, frozen=True, kw_only=True):
     ask: Any = None
     items: int | None = None
     fired: list[int] = []
+    where: dict[str, Any] | None = None
 
 
 class RecordView(Struct, frozen=True, kw_only=True):

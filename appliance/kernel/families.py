@@ -83,6 +83,8 @@ class Families:
         }
         if target.start:
             meta["start"] = target.start
+        if on := target.engine or run.event.get("on"):
+            meta["on"] = on
         child = Submission(slot, "child", "child", Event(payload=spawn.items[position], meta=meta))
         child.parent, child.item = run.id, (family.index, position)
         if not target.flow:
@@ -144,6 +146,7 @@ class Families:
         self.note(family, position, result_of(child))
         if child.state is not RunState.SUCCEEDED and spawn.stop_on_error:
             self.stop(family)
+        self.settle(family)
         self.go_on(family)
 
     def _again(self, family: Family, position: int) -> None:
@@ -160,6 +163,19 @@ class Families:
         """The first failure ends the rest."""
         self._end(family, "cancelled", "cancelled", "another item failed (stop_on_error)")
         self._all_failed(family, "not started: another item failed (stop_on_error)")
+
+    def settle(self, family: Family) -> None:
+        """End the rest once enough have succeeded, or cannot any more."""
+        enough = family.spawn.enough
+        if not enough or not family.open:
+            return
+        won = sum(result is not None and bool(result["ok"]) for result in family.results)
+        if won >= enough:
+            self._end(family, "not-needed", "the others were enough", "the others were enough")
+            self._all_failed(family, "not started: the others were enough", "not-needed")
+        elif won + family.open < enough:
+            self._end(family, "cancelled", "too many others failed", "too many others failed")
+            self._all_failed(family, "not started: too many others failed")
 
     def _too_late(self, family: Family) -> None:
         """The moment has come behind which nobody waits for the rest."""
@@ -204,16 +220,19 @@ class Families:
 def pack_spawn(spawn: Spawn) -> list[Any]:
     """All of a spawn but its items, as it is kept with the step."""
     packed = [spawn.flow, spawn.concurrency, spawn.attempts, spawn.backoff, spawn.stop_on_error, spawn.memo]
-    if spawn.targets or spawn.until is not None:
-        packed += [[[target.flow, target.start] for target in spawn.targets], spawn.until]
+    if spawn.targets or spawn.until is not None or spawn.enough:
+        targets = [[target.flow, target.start, target.engine] for target in spawn.targets]
+        packed += [targets, spawn.until, spawn.enough]
     return packed
 
 
 def unpack_spawn(items: list[Any], packed: list[Any]) -> Spawn:
     """The spawn that :func:`pack_spawn` was given."""
-    flow, concurrency, attempts, backoff, stop_on_error, memo, targets, until = [*packed, [], None][:8]
+    defaults: list[Any] = [[], None, 0]
+    whole = [*packed, *defaults[len(packed) - 6 :]]
+    flow, concurrency, attempts, backoff, stop_on_error, memo, targets, until, enough = whole
     chosen = [Target(*target) for target in targets]
-    return Spawn(items, flow, concurrency, attempts, backoff, stop_on_error, memo, chosen, until)
+    return Spawn(items, flow, concurrency, attempts, backoff, stop_on_error, memo, chosen, until, enough)
 
 
 def depth_of(run: LiveRun) -> int:

@@ -222,6 +222,7 @@ class Recovery:
                     families.note(family, position, self._result(row, chunks))
         if spawn.stop_on_error and any(result is not None and not result["ok"] for result in family.results):
             families.stop(family)
+        families.settle(family)
 
     def _result(self, row: RunRow, chunks: list[bytes]) -> dict[str, Any]:
         try:

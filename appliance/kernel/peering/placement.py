@@ -182,7 +182,7 @@ class Placement:
             "config": away.config,
             "payload": wire.light(flight.payload, services.blobs),
             "sources": sources if len(sources := list(run.walk.inputs_of(away.index))) > 1 else [],
-            "event": {key: value for key, value in run.event.items() if key != "on"},
+            "event": run.event,
             "names": wire.light(names, services.blobs) if names else {},
             "workspace": run.flow.workspace,
             "flow": run.flow.name,

@@ -291,3 +291,22 @@ def test_a_hundred_at_once(pair: Pair, effect: str) -> None:
     turn(list(pair), lambda: all(done), limit=30)
     assert sorted(each[0].output() for each in done) == list(range(100))
     assert len(set(counted(laptop, effect))) == len(counted(laptop, effect)) == 100
+
+
+def test_the_run_tells_which_engine_it_is_at_and_was_at(pair: Pair) -> None:
+    from appliance.engine.steps_view import story_of
+
+    pi, laptop = pair
+
+    def step(bench: PeerBench) -> Any:
+        row, records = bench.rows()[0]
+        return story_of(bench.engine.plan(1).graphs[""], None, records, ended=row.finished is not None).steps[0]
+
+    pi.deploy(1, flow(need("a", "hanging", "engine:laptop")))
+    pi.submit(1)
+    hanging: Any = laptop.registry.nodes["hanging"]
+    turn(list(pair), lambda: hanging.began.acquire(blocking=False))
+    assert (step(pi).state, step(pi).where) == ("running", {"engine": "laptop", "id": "laptop-id"})
+    laptop.engine.cancel(next(iter(laptop.engine.runs.values())), "a person there")
+    turn(list(pair), lambda: not pi.engine.runs)
+    assert step(pi).state == "failed" and step(pi).where["run"] == laptop.recovery.told(laptop.rows()[0][0], []).text
