@@ -69,9 +69,7 @@ def list_peers(call: Call[Query, Nothing]) -> Page[PeerState]:
     return Page(_peers(call))
 
 
-@noun.post(
-    "/peers/look", permission="peers:manage", status=202, errors=(409, 503), unaudited="it changes nothing, it looks"
-)
+@noun.post("/peers/look", permission="peers:manage", errors=(409, 503), unaudited="it changes nothing, it looks")
 def look(call: Call[Query, Nothing]) -> None:
     """Look who is on the network, for half a minute. What is found comes into the list, and as live events."""
     call.gateway.call("peer_look")

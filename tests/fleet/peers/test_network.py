@@ -99,6 +99,7 @@ def test_a_copied_data_folder_is_noticed_refused_and_told_what_to_do(tmp_path: P
             copy.stop()
             made = copy.flowork_json("peer", "new-identity", "--yes")
             assert made["id"] != old
+            copy.flowork("safe-mode", "off")
             copy.start()
             assert copy.id == made["id"]
             assert copy.peer(copy.id)["text"] == "this engine"
