@@ -57,8 +57,8 @@ class Spawn(Struct, frozen=True):
     resumed with ``Wake.value`` a list of ``{"ok": bool, "output": ..., "error": ..., "run": id}`` in the order of
     ``items``. A failed child is run again up to ``attempts`` times in all, ``backoff`` seconds after it failed
     (doubling). With ``stop_on_error`` the first child that failed for good cancels those that have not finished; so
-    does the moment ``until`` (Unix seconds, UTC), behind which the error's id is ``timed-out``. ``enough`` successes end
-    the others at once (0: none does); so does the failure behind which there cannot be so many any more.
+    does the moment ``until`` (Unix seconds, UTC), behind which the error's id is ``timed-out``. ``enough`` successes
+    end the others at once (0: none does); so does the failure behind which there cannot be so many any more.
     """
 
     items: Sequence[Any]
