@@ -26,9 +26,11 @@ from appliance.security.audit import AuditLog
 from appliance.security.https.certificates import state_of
 from appliance.security.keycheck import check_keys
 from appliance.security.vault import Secrets
+from appliance.store.errors import StoreError
 from appliance.store.metadata import Store, open_store
 from appliance.store.migrations import pending
 from appliance.store.opening import DATABASE, RESTORING
+from appliance.store.places import database_url
 from appliance.store.sqlite_file import check_database
 from appliance.strain import look
 from appliance.world import Machine
@@ -121,6 +123,16 @@ def _https(data: Path) -> Iterator[Finding]:
 
 
 def _database(data: Path) -> Iterator[Finding]:
+    if url := database_url():
+        from appliance.store.postgres.opening import pending as pending_on
+
+        try:
+            if pending_on(url):
+                text = "the database is of an older Flowork"
+                yield Finding("old-database", "warning", text, "the next `flowork up` brings it up to date")
+        except StoreError as exc:
+            yield Finding("no-database", "critical", exc.message, "start its server, or correct FLOWORK_DATABASE_URL")
+        return
     path = data / DATABASE
     if not path.exists():
         yield Finding("no-database", "critical", f"{path} is missing", "`flowork up` restores it or makes a new one")
@@ -138,9 +150,12 @@ def _history(data: Path) -> Iterator[Finding]:
 def _contents(data: Path, running: bool) -> Iterator[Finding]:
     """What is in the database. Not opened if opening would change it: that is for a start to do."""
     path = data / DATABASE
-    if not path.exists() or check_database(path) is not None:
+    if database_url():
+        if any(_database(data)):
+            return
+    elif not path.exists() or check_database(path) is not None:
         return
-    if pending(path):
+    elif pending(path):
         text = f"{DATABASE} is of an older Flowork"
         yield Finding("old-database", "warning", text, "the next `flowork up` brings it up to date")
         return

@@ -74,7 +74,9 @@ def _look_at_files(folder: Path, safe: SafeMode) -> None:
     from appliance.integrity import LIST, installed_at, must_refuse
     from appliance.store.metadata import open_store
 
-    if not (installed_at() / LIST).exists() or not (folder / "flowork.db").exists():
+    from appliance.firststart import has_engine
+
+    if not (installed_at() / LIST).exists() or not has_engine(folder):
         return
     store = open_store(folder)
     try:

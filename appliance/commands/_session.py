@@ -88,7 +88,10 @@ class Session:
     @property
     def has_engine(self) -> bool:
         """Whether the first start was completed here."""
-        return (self.folder / "flowork.db").exists() and (self.folder / "keys" / "engine.json").exists()
+        from appliance.store.places import database_url
+
+        has_store = bool(database_url()) or (self.folder / "flowork.db").exists()
+        return has_store and (self.folder / "keys" / "engine.json").exists()
 
     def need_engine(self) -> Path:
         """The data folder of an engine. Raises ``NoEngine``."""
@@ -96,6 +99,12 @@ class Session:
             raise NoEngine(
                 f"there is no engine in {self.folder}; make one with `flowork init`, or choose another with --data"
             )
+        return self.folder
+
+    def need_identity(self) -> Path:
+        """The folder of an engine, wherever its flows are. Raises ``NoEngine``."""
+        if not (self.folder / "keys" / "engine.json").exists():
+            raise NoEngine(f"there is no engine in {self.folder}; choose another folder with --data")
         return self.folder
 
     @cached_property

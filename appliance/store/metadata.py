@@ -15,6 +15,7 @@ from appliance.store.audit import AuditEntries
 from appliance.store.database import Database, FileDatabase
 from appliance.store.flows import Flows
 from appliance.store.good_copy import keep_good_copy, read_mark
+from appliance.store.moved import refuse_moved
 from appliance.store.notes import Notes
 from appliance.store.opening import DATABASE, LOCK, REPAIR_NOTE, OpenReport, prepare
 from appliance.store.people import People
@@ -136,6 +137,7 @@ def open_store(data: Path, *, environ: Mapping[str, str] | None = None, now: Cal
 
 
 def _open_file(data: Path, environ: Mapping[str, str], now: Callable[[], float]) -> Store:
+    refuse_moved(data)
     lock = UserLock(data / LOCK)
     report = prepare(data, lock, now)
     store = FileStore(data, report, lock, environ, now)

@@ -12,7 +12,7 @@ from typing import Any
 from appliance.contracts import NodeError
 from appliance.store.blobs import BlobInfo, BlobStore
 from appliance.store.errors import StoreError
-from appliance.store.postgres.connecting import Connection
+from appliance.store.postgres.connecting import IN_USE, Connection
 from appliance.store.postgres.pool import Pool
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -22,8 +22,8 @@ _PIECE = 1 << 20
 class PostgresBlobs(BlobStore):
     """Blobs of a database."""
 
-    def __init__(self, url: str, *, sync: bool = True) -> None:
-        self._pool = Pool(url, sync=sync)
+    def __init__(self, url: str, *, sync: bool = True, name: str = IN_USE) -> None:
+        self._pool = Pool(url, sync=sync, name=name)
         self.clean = lambda data: data
 
     def close(self) -> None:

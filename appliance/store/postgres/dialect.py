@@ -23,6 +23,8 @@ _WORDS = (
 _TABLE = re.compile(r"^\s*CREATE TABLE (?:IF NOT EXISTS )?(\w+)")
 #: Tables refer to each other in a circle: such a constraint is added when both are there.
 _CONSTRAINT = re.compile(r",\s*(FOREIGN KEY \([^)]*\) REFERENCES \w+ \([^)]*\))")
+#: When an engine moves, its tables come one after the other: what refers to another is looked at when all are there.
+_REFERENCE = re.compile(r"\bREFERENCES \w+ \([^)]*\)")
 _TRIGGER = re.compile(
     r"^\s*CREATE TRIGGER (?P<name>\w+) BEFORE (?P<on>UPDATE|DELETE) ON (?P<table>\w+)\s*"
     r"(?:WHEN (?P<when>.*?))?\s*BEGIN\s+SELECT RAISE\(ABORT, (?P<text>'[^']*')\);\s*END\s*$",
@@ -41,8 +43,8 @@ def translated(step: Migration) -> list[str]:
             done += _trigger(**trigger.groupdict())
             continue
         if table := _TABLE.match(statement):
-            later += [f"ALTER TABLE {table[1]} ADD {found}" for found in _CONSTRAINT.findall(statement)]
-            statement = _CONSTRAINT.sub("", statement)
+            later += [f"ALTER TABLE {table[1]} ADD {found} DEFERRABLE" for found in _CONSTRAINT.findall(statement)]
+            statement = _REFERENCE.sub(r"\g<0> DEFERRABLE", _CONSTRAINT.sub("", statement))
         for pattern, word in _WORDS:
             statement = pattern.sub(word, statement)
         done.append(statement)

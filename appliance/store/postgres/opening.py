@@ -30,13 +30,18 @@ from appliance.store.schema import MIGRATIONS, Migration
 
 #: The advisory lock of whoever looks after the schema.
 _LOCK = 1_718_185_072
+#: Noted beside the parts: what is here was moved back into a folder; it is not yet all here.
+MOVED, MOVING = "moved", "moving"
 #: The schema's parts, each numbered by itself.
 _PARTS: dict[str, Sequence[Migration]] = {"store": MIGRATIONS, "runs": RUN_MIGRATIONS}
 
 
-def prepare(url: str, data: Path, now: Callable[[], float]) -> OpenReport:
-    """Check the server, make or update what is missing. Raises ``StoreError``."""
-    if (data / RESTORING).exists():
+def prepare(url: str, data: Path | None, now: Callable[[], float]) -> OpenReport:
+    """Check the server, make or update what is missing. Raises ``StoreError``.
+
+    ``data`` is the engine's folder; without one the database is for an engine that is about to be moved there.
+    """
+    if data is not None and (data / RESTORING).exists():
         raise StoreError(
             f"a restore into {data} was cut off: empty the folder, then run `flowork restore` again", retryable=False
         )
@@ -44,6 +49,7 @@ def prepare(url: str, data: Path, now: Callable[[], float]) -> OpenReport:
     with explained(url), closing(connect(url, name=OPENING)) as connection:
         _check_server(connection, address)
         found = versions(connection)
+        _check_counts(found, address, data)
         if not _missing(found, address):
             return OpenReport(state="opened", message="opened", at=now())
         connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
@@ -59,6 +65,13 @@ def prepare(url: str, data: Path, now: Callable[[], float]) -> OpenReport:
         return OpenReport(state="created", message="made a new database", at=now())
     done = ", ".join(step.title for _, step in steps)
     return OpenReport(state="migrated", message=f"updated the database: {done}", at=now())
+
+
+def pending(url: str) -> list[str]:
+    """What the schema of a database still needs, by title. Changes nothing. Raises ``StoreError``."""
+    with explained(url), closing(connect(url, name=OPENING)) as connection:
+        _check_server(connection, address_of(url))
+        return [step.title for _, step in _missing(versions(connection), address_of(url))]
 
 
 def versions(connection: Connection) -> dict[str, int]:
@@ -79,6 +92,20 @@ def _missing(found: dict[str, int], address: Address) -> list[tuple[str, Migrati
     return [(part, step) for part, steps in _PARTS.items() for step in steps if step.number > found.get(part, 0)]
 
 
+def _check_counts(found: dict[str, int], address: Address, data: Path | None) -> None:
+    """Raises ``StoreError`` where an engine's data is not, or not yet, what counts."""
+    if MOVED in found:
+        raise StoreError(
+            f"the engine of {address} has moved back into a data folder: unset FLOWORK_DATABASE_URL there, or name "
+            "another database",
+            retryable=False,
+        )
+    if MOVING in found and data is not None:
+        raise StoreError(
+            f"moving an engine to {address} was cut off: run the same `flowork migrate` again", retryable=False
+        )
+
+
 def _check_server(connection: Connection, address: Address) -> None:
     if connection.info.server_version < OLDEST:
         found = connection.info.server_version // 10000
@@ -92,13 +119,13 @@ def _check_server(connection: Connection, address: Address) -> None:
         )
 
 
-def _check_fresh(connection: Connection, address: Address, data: Path) -> None:
+def _check_fresh(connection: Connection, address: Address, data: Path | None) -> None:
     """Neither somebody else's schema nor an engine's data that would seem to be gone."""
     if connection.execute("SELECT to_regnamespace(%s)", (SCHEMA,)).fetchone() != (None,):
         raise StoreError(
             f"{address} has a schema {SCHEMA!r} of another program; name another database", retryable=False
         )
-    if (data / DATABASE).exists():
+    if data is not None and (data / DATABASE).exists():
         raise StoreError(
             f"{address} is empty, and the flows of this engine are in {data / DATABASE}: take them along with "
             "`flowork migrate --to`, or unset FLOWORK_DATABASE_URL",

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from appliance.store.postgres.connecting import Connection, connect, explain, is_lost
+from appliance.store.postgres.connecting import IN_USE, Connection, connect, explain, is_lost
 
 T = TypeVar("T")
 
@@ -17,9 +17,10 @@ T = TypeVar("T")
 class Pool:
     """Connections are made when they are needed. Safe from any thread, and in a child after ``fork``."""
 
-    def __init__(self, url: str, room: int = 4, *, sync: bool = True) -> None:
+    def __init__(self, url: str, room: int = 4, *, sync: bool = True, name: str = IN_USE) -> None:
         self._url = url
         self._sync = sync
+        self._name = name
         self._room_for = room
         self._inherited: list[Any] = []
         self._renew()
@@ -45,7 +46,7 @@ class Pool:
             try:
                 connection, fresh = self._idle.pop(), False
             except IndexError:
-                connection, fresh = connect(self._url, sync=self._sync), True
+                connection, fresh = connect(self._url, name=self._name, sync=self._sync), True
             try:
                 found = work(connection)
             except psycopg.Error:
