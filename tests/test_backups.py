@@ -44,19 +44,30 @@ def data(made: Path, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-@pytest.fixture
-def webdav(data: Path, tmp_path: Path) -> Iterator[Path]:
-    """A WebDAV server by rclone itself, known to the engine's rclone as ``cloud``; the folder that it serves."""
+#: How rclone serves a folder by each protocol, and how it is to know that server.
+SERVERS = {
+    "webdav": ([], "type = webdav\nurl = http://127.0.0.1:{port}\nvendor = other\n"),
+    "sftp": (
+        ["--user", "box", "--pass", "a word"],
+        "type = sftp\nhost = 127.0.0.1\nport = {port}\nuser = box\npass = {obscured}\nshell_type = none\n",
+    ),
+}
+
+
+@pytest.fixture(params=sorted(SERVERS))
+def cloud(request: pytest.FixtureRequest, data: Path, tmp_path: Path) -> Iterator[Path]:
+    """A server by rclone itself, known to the engine's rclone as ``cloud``; the folder that it serves."""
     if shutil.which("rclone") is None:
         pytest.skip("rclone is not installed")
     served = tmp_path / "served"
     served.mkdir()
     port = free_port()
-    (data / "rclone.conf").write_text(f"[cloud]\ntype = webdav\nurl = http://127.0.0.1:{port}\nvendor = other\n")
-    with subprocess.Popen(
-        ["rclone", "--config", os.devnull, "serve", "webdav", "--addr", f"127.0.0.1:{port}", str(served)],
-        stderr=subprocess.PIPE,
-    ) as server:
+    more, known = SERVERS[request.param]
+    obscured = subprocess.run(["rclone", "obscure", "a word"], capture_output=True, text=True, check=True).stdout
+    (data / "rclone.conf").write_text("[cloud]\n" + known.format(port=port, obscured=obscured.strip()))
+    command = ["rclone", "--config", os.devnull, "serve", request.param, "--addr", f"127.0.0.1:{port}", *more]
+    environ = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with subprocess.Popen([*command, str(served)], stderr=subprocess.DEVNULL, env=environ) as server:
         try:
             eventually(lambda: answers(port), "the server answers")
             yield served
@@ -112,17 +123,17 @@ def test_what_leaves_the_machine_is_encrypted(data: Path) -> None:
         make_by_settings(data, Settings(backup_to="rclone:cloud:flowork"))
 
 
-def test_rclone_carries_it_there_and_back(data: Path, webdav: Path, tmp_path: Path) -> None:
+def test_rclone_carries_it_there_and_back(data: Path, cloud: Path, tmp_path: Path) -> None:
     private, public = new_key()
     settings = Settings(backup_to="rclone:cloud:flowork/box", backup_keys=(public,), backup_keep=1)
     make_by_settings(data, settings, now=lambda: HALF_PAST_THREE)
     name, _, gone = make_by_settings(data, settings, now=lambda: HALF_PAST_THREE + 60)
-    assert names(webdav / "flowork" / "box") == [name]
+    assert names(cloud / "flowork" / "box") == [name]
     assert len(gone) == 1
     assert names(data / "backups") == []
     place = place_of(settings.backup_to, data)
     assert [kept.name for kept in place.list()] == [name]
-    assert place.list()[0].size == (webdav / "flowork" / "box" / name).stat().st_size
+    assert place.list()[0].size == (cloud / "flowork" / "box" / name).stat().st_size
     place.get(name, tmp_path / "fetched")
     restore_backup(tmp_path / "fetched", tmp_path / "restored", keys=Keys(identities=(private,)))
     assert read_engine(tmp_path / "restored").id == read_engine(data).id
