@@ -81,7 +81,7 @@ def refuse_strangers(data: Path, environ: Mapping[str, str] | None = None) -> No
 
 
 class Cluster:
-    """See above. ``join`` and ``leave`` once each."""
+    """See above. ``join`` and ``leave`` once each. A callback set behind ``join`` may miss the first seconds."""
 
     def __init__(self, data: Path, role: str, environ: Mapping[str, str] | None = None) -> None:
         environ = os.environ if environ is None else environ
@@ -110,21 +110,24 @@ class Cluster:
         return f"{self.role}.{self.lease.writer}.{self.lease.epoch}"
 
     def join(self) -> None:
-        """Take a number. Raises ``StoreError``, ``Crowded``, ``ConfigError`` for keys that are not the cluster's."""
+        """Take a number, and renew the lease from now on.
+
+        Raises ``StoreError``, ``Crowded``, ``ConfigError`` for keys that are not the cluster's.
+        """
         proof = _proof(self.key)
         if self.members.proof(proof) != proof:
             raise stranger()
         began = clock()
         self.lease = self.members.join(self.role, self.machine, self.place)
         self.holds_until = began + LEASE - MARGIN
-
-    def open(self, handler: Handler) -> Callable[[], None]:
-        """Renew the lease from now on, look around, and take messages; returns what ends it and leaves."""
-        self._post = Post(self.service, self.cipher, self.box, handler)
-        self._post.start()
+        # From here on, not when everything has come up: that may take longer than a lease.
         self._thread = threading.Thread(target=self._stay, name="cluster", daemon=True)
         self._thread.start()
-        return self.leave
+
+    def open(self, handler: Handler) -> None:
+        """Take messages from now on, until the cluster is left."""
+        self._post = Post(self.service, self.cipher, self.box, handler)
+        self._post.start()
 
     def send(self, box: str, part: object, failed: Callable[[FlowError], None] | None = None) -> None:
         """Have a part of a message sent soon (see :class:`appliance.sharing.post.Post`)."""

@@ -120,7 +120,8 @@ class Members:
                 INSERT INTO kernel_lease AS kept (writer, epoch, until, machine, since, role, place)
                 VALUES (%s, 1, now() + make_interval(secs => %s), %s, now(), %s, %s)
                 ON CONFLICT (writer) DO UPDATE SET epoch = kept.epoch + 1, until = excluded.until, since = now(),
-                    machine = excluded.machine, role = excluded.role, place = excluded.place
+                    machine = excluded.machine, role = excluded.role, place = excluded.place,
+                    ended = NULL
                 RETURNING epoch"""
             row = session.execute(sql, (number, LEASE, machine, role, place)).fetchone()
             assert row is not None

@@ -165,6 +165,9 @@ def test_who_left_is_taken_over_at_once(members: Members) -> None:
     members.leave(first)
     assert not member(members, 0).alive
     assert members.take_over(second, member(members, 0), everything) == {1}
+    again = members.join(KERNEL, "attic", "a")
+    assert member(members, 0).alive
+    members.renew(again)
 
 
 def test_a_commit_that_hangs_in_the_middle_is_cut_off(
