@@ -23,6 +23,14 @@ export interface TryView {
   again: number | null
 }
 
+/** The other engine that a step is at, or ran on: its name, its id, and the run that the step was there. */
+export interface StepPlace {
+  engine: string
+  id: string
+  run?: string
+  took?: number
+}
+
 /** What a step does not have (yet) is left out. */
 export interface StepView {
   node: string
@@ -48,6 +56,7 @@ export interface StepView {
   items?: number | null
   /** The numbers of the edges by which the run went on. */
   fired?: number[]
+  where?: StepPlace | null
 }
 
 /** A value that is too large to be kept with its step. */

@@ -13,6 +13,7 @@ export interface FlowNode {
   name?: string
   retry?: Record<string, unknown> | null
   timeout?: number | string | null
+  needs?: string | string[] | null
   join?: 'all' | 'any'
   on_crash?: string | null
   disabled?: boolean
@@ -179,6 +180,7 @@ const DEFAULTS: Record<string, unknown> = {
   name: '',
   retry: null,
   timeout: null,
+  needs: null,
   join: 'all',
   on_crash: null,
   disabled: false,

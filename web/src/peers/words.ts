@@ -79,3 +79,7 @@ export function offered(peers: readonly PeerState[]): { need: string; who: strin
 
 /** Where something of an engine is in its own panel; empty if that is not known. */
 export const linkTo = (url: string, path: string): string => (url ? `${url}${path}` : '')
+
+/** What a node needs, as a list: it may be written as text with commas. */
+export const listOf = (needs: string | readonly string[] | null | undefined): string[] =>
+  [...new Set((typeof needs === 'string' ? needs.split(',') : (needs ?? [])).map((one) => one.trim()).filter(Boolean))]
