@@ -19,6 +19,19 @@ from tests.support.panel_runs import SHARE, deployed
 pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="Firefox is not installed (firefox-esr)")
 
 ENTER, ESCAPE, ARROW_RIGHT = "\ue007", "\ue00c", "\ue014"
+_FILL = """(label, text) => {
+  const field = [...document.querySelectorAll('label')].find((one) => one.textContent.includes(label))
+  const input = document.getElementById(field.htmlFor)
+  input.value = text
+  input.dispatchEvent(new Event('input', { bubbles: true }))
+}"""
+_CLICK = """(text, among = 'button') =>
+  [...document.querySelectorAll(among)].find((one) => one.textContent.trim() === text).click()"""
+#: The middle of a node on the canvas.
+_PLACE = """(name) => {
+  const box = document.querySelector(`[data-node="${name}"]`).getBoundingClientRect()
+  return [box.x + box.width / 2, box.y + box.height / 2]
+}"""
 _SETTLED = """() => document.querySelector('main h1, main h2, [data-testid=editor]') !== null
   && document.querySelector('.skeleton') === null"""
 
