@@ -12,7 +12,8 @@ from appliance.ai.library.cards import all_models
 from appliance.contracts import ModelOffer, PeerOffers
 from appliance.fleet.peers.beacon import Beacon
 from appliance.fleet.peers.hardware import digest_of_machine
-from appliance.fleet.peers.peers import EnginePeers, Surroundings
+from appliance.fleet.peers.peers import EnginePeers
+from appliance.fleet.peers.surroundings import Surroundings
 from appliance.running import holder, open_port
 from appliance.security.audit import AuditLog
 from appliance.security.files import keys_folder

@@ -35,7 +35,7 @@ def others(tmp_path: Path) -> Iterator[Engines]:
 
 def here(kernel: Kernel) -> str:
     assert kernel.peers is not None
-    return f"127.0.0.1:{kernel.peers._about.port}"
+    return f"127.0.0.1:{kernel.peers.gate._port}"
 
 
 def audited(box: Box, action: str) -> list[dict[str, Any]]:
@@ -61,7 +61,7 @@ def test_a_code_is_shown_and_taken_and_who_came_is_said(box: Box, kernel: Kernel
     code = next(line.split()[1] for line in said if line.startswith("code"))
     laptop.peers.join(code, here(kernel), "", None).result(PATIENCE)
     thread.join(PATIENCE)
-    assert f"paired with den (id idlaptop, fingerprint {laptop.peers.me().fingerprint[:16]}" in said[-1]
+    assert f"paired with den (id idlaptop, fingerprint {laptop.peers.presence.me().fingerprint[:16]}" in said[-1]
     state = box.json("peer", "show", "den")
     assert state["roles"] == {"rights": ["run"], "workspaces": ["home"]}
     assert [row["detail"]["rights"] for row in audited(box, "peer.pair")] == [["run"]]
@@ -87,7 +87,7 @@ def test_a_code_of_another_is_taken_and_then_it_is_listed_allowed_renamed_revoke
     box.run("peer", "rename", "laptop", "den")
     shown = box.run("peer", "show", "den")
     assert "idlaptop" in shown
-    assert laptop.peers.me().fingerprint in shown
+    assert laptop.peers.presence.me().fingerprint in shown
     assert "no peer 'laptop'" in box.fails("peer", "show", "laptop", code=3)
     box.run("peer", "revoke", "den", "--yes")
     until(lambda: (s := laptop.state("kitchen")) is not None and s.state == "refused", "the refusal")

@@ -47,7 +47,7 @@ def laptop(home: Home, others: Engines) -> Iterator[Engine]:
 def test_this_engine_comes_first_and_a_peer_says_who_it_is(home: Home, laptop: Engine) -> None:
     own, peer = home.owner.get("/peers")["items"]
     assert (own["name"], own["state"]) == ("Kitchen", "self")
-    assert (peer["id"], peer["fingerprint"]) == ("idlaptop", laptop.peers.me().fingerprint)
+    assert (peer["id"], peer["fingerprint"]) == ("idlaptop", laptop.peers.presence.me().fingerprint)
     assert (peer["url"], peer["roles"]) == ("http://127.0.0.1:5000", {"rights": ["models"], "workspaces": []})
     assert home.owner.get("/peers/idlaptop")["name"] == "laptop"
     assert home.owner("GET", "/peers/nobody").status_code == 404

@@ -13,7 +13,8 @@ from typing import Any
 
 from appliance.contracts import NodeError, PeerOffers, PeerRight, PeerRoles, PeerState
 from appliance.fleet.peers.beacon import Beacon
-from appliance.fleet.peers.peers import EnginePeers, Surroundings
+from appliance.fleet.peers.peers import EnginePeers
+from appliance.fleet.peers.surroundings import Surroundings
 from tests.support.broker import free_port
 
 PATIENCE = 20.0

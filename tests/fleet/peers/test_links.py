@@ -52,13 +52,13 @@ def test_there_is_one_link_however_often_both_call(made: Engines) -> None:
     made.pair(a, b)
     for _ in range(5):
         for engine in (a, b):
-            for remote in engine.peers._remotes.values():
-                engine.peers.post(lambda e=engine, r=remote: e.peers._call(r))  # type: ignore[misc]
+            for remote in engine.peers.circle.all:
+                engine.peers.post(lambda e=engine, r=remote: e.peers.links.call(r))  # type: ignore[misc]
     a.peers.serve("echo", echo)
     b.peers.serve("echo", echo)
 
     def settled() -> bool:
-        return all(not e.peers._dialing._calling and len(e.peers._board._links) == 1 for e in (a, b))
+        return all(not e.peers.dialing._calling and len(e.peers.links.board._links) == 1 for e in (a, b))
 
     until(settled, "one link")
     until(lambda: a.connected("beta") and b.connected("alpha"), "the link")
@@ -142,7 +142,7 @@ def test_a_link_that_breaks_ends_what_was_asked_on_both_sides(made: Engines) -> 
     a.peers.serve("never", never)
     waits = b.peers.request("alpha", "never", None, 60.0)
     assert came.wait(PATIENCE)
-    b.peers.post(lambda: b.peers._board.drop(next(iter(b.peers._board._links)), "the cable was cut"))
+    b.peers.post(lambda: b.peers.links.board.drop(next(iter(b.peers.links.board._links)), "the cable was cut"))
     with pytest.raises(PeerAway, match="broke") as broke:
         waits.result(PATIENCE)
     assert broke.value.sent is True
@@ -171,8 +171,8 @@ def test_nobody_waits_for_ever_and_who_gives_up_says_so(made: Engines) -> None:
     requests[1].answer("too late")  # and harms nobody
     b.peers.serve("echo", echo)
     assert a.ask("beta", "echo")["was"] is None
-    assert not a.peers._remotes["idbeta"].link.asking  # type: ignore[union-attr]
-    assert not b.peers._remotes["idalpha"].link.asked  # type: ignore[union-attr]
+    assert not a.peers.circle.remotes["idbeta"].link.asking  # type: ignore[union-attr]
+    assert not b.peers.circle.remotes["idalpha"].link.asked  # type: ignore[union-attr]
 
 
 def test_items_come_in_order_ahead_of_the_answer(made: Engines) -> None:
@@ -244,7 +244,7 @@ def test_a_blob_that_is_gone_fails_the_request_and_none_can_be_had_that_was_not_
     with pytest.raises(PeerFailed, match="is gone"):
         a.ask("beta", "echo", reference)
     other = b.blobs.put(b"not for alpha")
-    link = a.peers._remotes["idbeta"].link
+    link = a.peers.circle.remotes["idbeta"].link
     assert link is not None
     came: list[Any] = []
     link.transfers.came = came.append  # type: ignore[method-assign]

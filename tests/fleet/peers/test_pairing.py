@@ -51,7 +51,7 @@ def test_both_owners_see_who_the_other_is_and_say_what_it_may_do(made: Engines) 
     assert there is not None
     assert here is not None
     assert (joined.id, here.id, there.id) == ("idalpha", "idalpha", "idbeta")
-    mine = {state.id: state.fingerprint for state in (a.peers.me(), b.peers.me())}
+    mine = {state.id: state.fingerprint for state in (a.peers.presence.me(), b.peers.presence.me())}
     assert (there.fingerprint, here.fingerprint) == (mine["idbeta"], mine["idalpha"])
     assert there.roles == here.allows == roles
     # what was not said is the least that is of use: ask models
@@ -211,8 +211,8 @@ def test_a_revoked_peer_is_cut_off_at_once_and_told(made: Engines) -> None:
     assert "ended by its owner" in b.state("alpha").text  # type: ignore[union-attr]
     assert [state.state for state in a.peers.states()] == ["self"]
     # it goes on trying, and is not let in
-    b.peers.post(lambda: b.peers._moved())
-    until(lambda: not b.connected("alpha") and not b.peers._dialing._calling, "the try")
+    b.peers.post(lambda: b.peers.links.hurry())
+    until(lambda: not b.connected("alpha") and not b.peers.dialing._calling, "the try")
     assert b.state("alpha").state == "refused"  # type: ignore[union-attr]
     assert not b.peers.states()[1].connected
 
@@ -236,7 +236,7 @@ def test_somebody_elses_certificate_at_a_known_address_is_not_spoken_to(made: En
     until(lambda: not a.connected("beta"), "the end of the link")
     thief = made("thief", port=b.port)
     thief.peers.pair("", None)
-    a.peers.post(lambda: a.peers._moved())
+    a.peers.post(lambda: a.peers.links.hurry())
     until(lambda: "another engine answers there" in a.state("beta").text, "the refusal")  # type: ignore[union-attr]
     assert [state.state for state in thief.peers.states()] == ["self"]
 
@@ -281,7 +281,7 @@ def test_strangers_are_told_what_is_announced_and_nothing_where_nothing_is(made:
     a.peers.pair("", None)
     b.peers.pair("", None)
     card = gate.who("127.0.0.1", a.port)
-    assert (card["engine"], card["name"], card["fp"]) == ("idalpha", "alpha", a.peers.me().fingerprint)
+    assert (card["engine"], card["name"], card["fp"]) == ("idalpha", "alpha", a.peers.presence.me().fingerprint)
     with pytest.raises(OSError, match="tells strangers nothing"):
         gate.who("127.0.0.1", b.port)
 
@@ -313,21 +313,21 @@ def test_a_copy_that_calls_is_refused_while_the_original_is_there_and_all_three_
     a, b = made("alpha"), made("beta")
     made.pair(a, b)
     copy = copy_of(made, b, "copy")
-    until(lambda: "runs a copy of this engine" in copy.peers.me().text, "the copy knows")
+    until(lambda: "runs a copy of this engine" in copy.peers.presence.me().text, "the copy knows")
     until(lambda: "two machines have the identity of 'beta'" in a.state("beta").text, "the third")  # type: ignore[union-attr]
     assert a.connected("beta")
     assert (state := copy.state("alpha")) is not None
     assert state.state == "clone"
     assert "new-identity" in state.hint
-    assert "new-identity" in copy.peers.me().hint
-    b.peers.post(lambda: b.peers._saw(announcement(copy)))
-    until(lambda: "runs a copy of this engine" in b.peers.me().text, "the original")
+    assert "new-identity" in copy.peers.presence.me().hint
+    b.peers.post(lambda: b.peers.presence.saw(announcement(copy)))
+    until(lambda: "runs a copy of this engine" in b.peers.presence.me().text, "the original")
     assert ("peer.clone", "idbeta") in [entry[:2] for entry in copy.audited]
 
 
 def announcement(engine: Engine) -> Found:
     """What multicast says of an engine."""
-    facts = {"engine": engine.about.engine, "peers": str(engine.port), **engine.peers._facts()}
+    facts = {"engine": engine.about.engine, "peers": str(engine.port), **engine.peers.presence.facts()}
     return Found(f"{engine.data.name}.local", facts, ["127.0.0.1"], engine.port)
 
 
@@ -335,12 +335,12 @@ def test_its_own_announcement_is_no_copy_and_no_peer(made: Engines) -> None:
     a, b = made("alpha"), made("beta")
     made.pair(a, b)
     before = announcement(a)
-    a.peers.post(lambda: a.peers._saw(announcement(a)))
+    a.peers.post(lambda: a.peers.presence.saw(announcement(a)))
     old = Found("old", {**before.facts, "instance": "of an earlier start"}, ["127.0.0.1"], a.port)
-    a.peers.post(lambda: a.peers._saw(old))
-    until(lambda: a.peers._probed and not a.peers._dialing._calling, "the question")
-    until(lambda: len(a.peers._board._links) == 1, "the end of the question")
-    assert a.peers.me().text == "this engine"
+    a.peers.post(lambda: a.peers.presence.saw(old))
+    until(lambda: a.peers.presence._probed and not a.peers.dialing._calling, "the question")
+    until(lambda: len(a.peers.links.board._links) == 1, "the end of the question")
+    assert a.peers.presence.me().text == "this engine"
     assert [state.id for state in a.peers.states()] == ["idalpha", "idbeta"]
 
 
@@ -353,7 +353,7 @@ def test_a_folder_on_other_hardware_is_refused_until_its_owner_says_that_it_has_
     assert "made on other hardware" in a.state("beta").text  # type: ignore[union-attr]
     until(lambda: (state := moved.state("alpha")) is not None and state.state == "refused", "the refusal")
     a.peers.moved("beta")
-    moved.peers.post(moved.peers._moved)
+    moved.peers.post(moved.peers.links.hurry)
     until(lambda: a.connected("beta") and moved.connected("alpha"), "the link")
     moved.peers.stop()
     b.begin()
@@ -383,4 +383,4 @@ def assert_set(event: threading.Event) -> None:
 def test_certificates_of_peers_and_agents_are_not_the_same(made: Engines, tmp_path: Path) -> None:
     a = made("alpha")
     agents = certificates.ensure(a.data / "keys" / "agents", "x")
-    assert certificates.fingerprint(agents) != a.peers.me().fingerprint
+    assert certificates.fingerprint(agents) != a.peers.presence.me().fingerprint
