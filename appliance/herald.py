@@ -20,6 +20,7 @@ from appliance.firststart import Prepared, example_lines, key_lines
 from appliance.kernel import wire
 from appliance.safemode import SafeMode
 from appliance.store.history import RunFilter, RunHead
+from appliance.store.metadata import open_store
 from appliance.store.places import make_history
 
 Say = Callable[[str], None]
@@ -42,13 +43,19 @@ def main(folder: Path, sock: socket.socket, prepared: Prepared, began: float, sa
     say(f"ready{resting} {time.monotonic() - began:.1f} s after the command")
     if prepared.example:
         _tell_example(folder, prepared.example, say)
-    say("panel: " + "  or  ".join(listener.addresses(sock)))
+    say("panel: " + "  or  ".join(listener.addresses(sock, _scheme(folder))))
     for line in key_lines(prepared.keys):
         say(line)
     command = Path(sys.executable).with_name("flowork")
     if which("flowork") is None and command.exists():
         say(f"`flowork` is {command}")
     return 0
+
+
+def _scheme(folder: Path) -> str:
+    """What browsers are to use. (On this machine itself http is answered whatever the setting says.)"""
+    with closing(open_store(folder)) as store:
+        return "http" if store.settings.load().https == "off" else "https"
 
 
 def _wait(name: str, answers: Callable[[], bool], say: Say) -> None:

@@ -469,10 +469,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         str,
         Meta(
             max_length=1000,
-            pattern=r"^$|^/|^https?://|^peer:",
+            pattern=r"^$|^/|^https?://",
             title="Updates from",
-            description="A folder or file (`/media/stick`), an address of a release file, or `peer:ID` for what "
-            "another engine was updated with",
+            description="A folder or file (`/media/stick`), or the address of a release file",
             extra_json_schema=_about("Updates"),
         ),
     ] = ""

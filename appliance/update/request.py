@@ -13,7 +13,7 @@ from msgspec import Struct
 from appliance.contracts import ConfigError, FlowError, NodeError
 from appliance.update.automatic import Looked, looked
 from appliance.update.release import ALL
-from appliance.update.sources import Available, OpenPeer, look, opened
+from appliance.update.sources import Available, look, opened
 from appliance.update.updater import GO_BACK, INCOMING, OPT, PLACE, UpdateState, read_state, why_no_way_back
 
 _CHUNK = 1 << 20
@@ -100,9 +100,8 @@ def hand_over(
     data: Path,
     source: str,
     tell: Callable[[int, int], None] = lambda done, of: None,
-    peer: OpenPeer | None = None,
 ) -> None:
-    """Put a release, from a path, an address or another engine, where root's updater finds it; it verifies it.
+    """Put a release, from a path or an address, where root's updater finds it; it verifies it.
 
     Raises ``ConfigError`` where updates are not done this way or one waits already, ``NodeError`` for a source that
     cannot be read.
@@ -112,7 +111,7 @@ def hand_over(
         source = look(source).source
     unfinished, size_note = target.with_name(_PART), target.with_name(_SIZE)
     try:
-        with opened(source, peer) as (stream, size):
+        with opened(source) as (stream, size):
             size_note.write_text(str(size), encoding="ascii")
             _save(stream, unfinished, size, tell)
         unfinished.rename(target)

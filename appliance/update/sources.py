@@ -1,4 +1,4 @@
-"""Where releases come from: a file, a folder in which the newest counts, an address, or another engine.
+"""Where releases come from: a file, a folder in which the newest counts, or an address.
 
 Looking at a release reads its first kilobytes, in which its signed manifest lies; nothing is fetched by that.
 """
@@ -10,7 +10,7 @@ import platform
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -25,12 +25,7 @@ from appliance.update.updater import OPT, PLACE, read_trusted
 
 #: Seconds that an address may keep one waiting.
 _PATIENCE = 60.0
-#: How a source that is another engine begins; behind it its id.
-PEER = "peer:"
 _WEB = ("http://", "https://")
-
-#: Opens another engine's release: its id → a stream and its size in bytes (0: not known). Raises ``FlowError``.
-OpenPeer = Callable[[str], tuple[IO[bytes], int]]
 
 
 class Available(Struct, frozen=True, kw_only=True):
@@ -45,21 +40,17 @@ class Available(Struct, frozen=True, kw_only=True):
 
 
 @contextmanager
-def opened(source: str, peer: OpenPeer | None = None) -> Iterator[tuple[IO[bytes], int]]:
-    """A source's bytes from their start, and how many there are (0: not known). Raises ``NodeError``, ``FlowError``."""
+def opened(source: str) -> Iterator[tuple[IO[bytes], int]]:
+    """A source's bytes from their start, and how many there are (0: not known). Raises ``NodeError``."""
     try:
-        stream, size = _open(source, peer)
+        stream, size = _open(source)
     except (OSError, urllib.error.URLError, ValueError) as exc:
         raise NodeError(f"{source} cannot be read: {exc}") from None
     with closing(stream):
         yield stream, size
 
 
-def _open(source: str, peer: OpenPeer | None) -> tuple[IO[bytes], int]:
-    if source.startswith(PEER):
-        if peer is None:
-            raise NodeError("releases of other engines are fetched by the engine that runs: ask in its panel")
-        return peer(source.removeprefix(PEER))
+def _open(source: str) -> tuple[IO[bytes], int]:
     if source.startswith(_WEB):
         reply = urllib.request.urlopen(source, timeout=_PATIENCE)  # noqa: S310  # its scheme was looked at
         return reply, int(reply.headers.get("Content-Length") or 0)
@@ -69,7 +60,7 @@ def _open(source: str, peer: OpenPeer | None) -> tuple[IO[bytes], int]:
 
 def candidates(source: str) -> list[str]:
     """The release files that a source means: those of a folder, else itself."""
-    if source.startswith((PEER, *_WEB)) or not Path(source).is_dir():
+    if source.startswith(_WEB) or not Path(source).is_dir():
         return [source]
     try:
         return sorted(str(path) for path in Path(source).glob("*.flowork") if path.is_file())[:50]
@@ -77,12 +68,12 @@ def candidates(source: str) -> list[str]:
         raise NodeError(f"{source} cannot be read: {exc}") from None
 
 
-def look(source: str, peer: OpenPeer | None = None) -> Available:
+def look(source: str) -> Available:
     """What lies there; of a folder the newest that is for this machine. Raises ``NodeError``, ``BadRelease``."""
     found: list[Available] = []
     for each in candidates(source):
         try:
-            with opened(each, peer) as (stream, _):
+            with opened(each) as (stream, _):
                 found.append(_judged(each, Release(stream, read_trusted(PLACE)).open()))
         except FlowError as exc:
             if each == source:

@@ -80,6 +80,7 @@ set_hostname() {
   old=$(uname -n)
   printf '%s\n' "$hostname" >/etc/hostname
   ! running || hostname "$hostname" 2>/dev/null || hostnamectl set-hostname "$hostname"
+  [[ -e /etc/hosts ]] || printf '127.0.0.1\tlocalhost\n' >/etc/hosts
   if [[ -n $old ]] && grep -q "^127\.0\.1\.1[[:space:]]*$old\$" /etc/hosts; then
     sed -i "s/^127\.0\.1\.1[[:space:]]*$old\$/127.0.1.1\t$hostname/" /etc/hosts
   elif ! grep -q "^127\.0\.1\.1[[:space:]]*$hostname\$" /etc/hosts; then

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import platform
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import IO
 
 import pytest
 
@@ -111,22 +109,6 @@ def test_nothing_is_believed_without_a_signature(place: Path) -> None:
     release(place / "media/ann/stick/r.flowork")
     (one,) = request.view(place / "data").sticks
     assert "flowork-updater trust" in one.why_not
-
-
-def test_another_engine_is_asked_by_whoever_can_reach_it(place: Path) -> None:
-    data = release(place / "r.flowork").read_bytes()
-    asked: list[str] = []
-
-    def peer(name: str) -> tuple[IO[bytes], int]:
-        asked.append(name)
-        return io.BytesIO(data), len(data)
-
-    assert look("peer:attic", peer).version == "99.1"
-    request.hand_over(place / "data", "peer:attic", peer=peer)
-    assert (place / "data/update/incoming.flowork").read_bytes() == data
-    assert asked == ["attic", "attic"]
-    with pytest.raises(NodeError, match="by the engine that runs"):
-        look("peer:attic")
 
 
 def test_how_far_a_fetch_is_can_be_seen(place: Path) -> None:

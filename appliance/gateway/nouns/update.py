@@ -20,9 +20,9 @@ noun = Noun(
 
 
 class WantedRelease(Body, frozen=True):
-    """A release: a path on this machine (a file, or a folder such as a stick), an http(s) address, or `peer:ID`."""
+    """A release: a path on this machine (a file, or a folder such as a stick), or an http(s) address."""
 
-    source: Annotated[str, Meta(min_length=1, max_length=2_000, pattern=r"^(/|https?://|peer:)")]
+    source: Annotated[str, Meta(min_length=1, max_length=2_000, pattern=r"^(/|https?://)")]
 
 
 @noun.get("/update", permission="settings:read")
