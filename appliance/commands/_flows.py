@@ -288,7 +288,8 @@ def send(session: Session, flow_id: str, to: str, workspace: str, *, move: bool)
         out.emit(sent)
         return
     what = "moved" if move else "copied"
-    out.say(f"{what} to {sent['peer']} as {sent['flow']} ({sent['versions']} versions); it is a draft there")
+    count = f"{sent['versions']} version{'' if sent['versions'] == 1 else 's'}"
+    out.say(f"{what} to {sent['peer']} as {sent['flow']} with {count}; it is saved there, not deployed")
     if sent["secrets"]:
         out.say(f"to be set there: {', '.join(sent['secrets'])}  (flowork secret set NAME)")
     for problem in sent["problems"]:

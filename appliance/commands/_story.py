@@ -76,7 +76,7 @@ def _step(story: Story, step: Step, width: int) -> None:
     begun = f"+{out.lasted(step.started / 1e6)}" if step.started is not None else ""
     tries = f"attempt {step.attempts}" if step.attempts > 1 else ""
     port = f"→ {step.port}" if step.port not in {"out", ""} else ""
-    facts = "  ".join(part for part in (step.type, step.state, begun, took, tries, port) if part)
+    facts = "  ".join(part for part in (step.type, step.state, begun, took, tries, port, _where(step)) if part)
     out.say(f"{click.style(sign, fg=color)} {step.node.ljust(width)}  {facts}")
     if step.input is not UNSET and step.state != "skipped":
         out.say(f"    in:  {out.short(step.input, _WIDE)}")
@@ -87,6 +87,13 @@ def _step(story: Story, step: Step, width: int) -> None:
         out.say(f"    {detail(step)}")
     for text in log_lines(step):
         out.say(f"    log: {text}")
+
+
+def _where(step: Step) -> str:
+    """The engine that did it, or does, if it is another one, and the run there."""
+    if step.where is None:
+        return ""
+    return f"at {step.where['engine']}" + (f" in run {step.where['run']}" if step.where.get("run") else "")
 
 
 def _children(session: Session, reader: Reader, story: Story) -> None:
@@ -123,6 +130,7 @@ def show_step(story: Story, step: Step) -> None:
             ("took", out.lasted(step.took / 1e6) if step.took is not None else ""),
             ("attempts", step.attempts or ""),
             ("port", step.port),
+            ("done", _where(step)),
         ]
     )
     for one in step.tries:
