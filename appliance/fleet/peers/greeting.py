@@ -31,7 +31,7 @@ class Greeting:
         instance: str,
         find: Callable[[str], Remote | None],
         own: Callable[[], str],
-        offers: Callable[[], PeerOffers],
+        offers: Callable[[], tuple[PeerOffers, int]],
         wall: Callable[[], float],
         is_open: Callable[[PeerLink], bool],
         drop: Callable[[PeerLink | None, str], None],
@@ -146,7 +146,8 @@ class Greeting:
         remote.link = link
         try:
             link.ping()  # so that clocks are compared at once
-            link.send(wire.Ready(version=version, roles=remote.known.roles, offers=self._offers()))
+            offers, panel = self._offers()
+            link.send(wire.Ready(version=version, roles=remote.known.roles, offers=offers, panel=panel))
         except ChannelClosed as exc:
             self._drop(link, str(exc))
             return

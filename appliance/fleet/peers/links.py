@@ -36,7 +36,7 @@ SLEPT = 5.0
 
 
 class Links:
-    """``board`` is the thread, on which all is used unless a method says otherwise. ``presence`` is set before it starts."""
+    """``board`` is the thread; all is used on it, unless a method says otherwise. ``presence`` is set before that."""
 
     presence: Presence
 
@@ -53,7 +53,7 @@ class Links:
             circle.instance,
             circle.holder,
             lambda: circle.fingerprint,
-            lambda: self.presence.offers,
+            lambda: (self.presence.offers, self.presence.panel),
             circle.about.wall,
             self.board.is_open,
             self.board.drop,
@@ -93,10 +93,10 @@ class Links:
             except ChannelClosed as exc:
                 self.board.drop(remote.link, str(exc))
 
-    def offered(self, offers: PeerOffers) -> None:
+    def offered(self, offers: PeerOffers, panel: int) -> None:
         """This engine has something else to offer."""
         for remote in self._circle.all:
-            self.tell(remote, wire.Offers(offers=offers))
+            self.tell(remote, wire.Offers(offers=offers, panel=panel))
 
     def connect(self, connection: socket.socket, fingerprint: str, address: str, *, dialed: bool) -> None:
         """A connection with somebody who has proved to hold a key that is known. Safe from any thread."""
@@ -129,7 +129,6 @@ class Links:
             name=about.name,
             software=about.software,
             port=self.presence.gate.port,
-            panel=self.presence.panel,
         )
         with suppress(ChannelClosed):  # which will be seen when it is read
             link.send(hello)
@@ -227,6 +226,9 @@ class Links:
             self._circle.changed(remote)
         elif isinstance(message, wire.Offers):
             remote.offers = msgspec.structs.replace(message.offers, exact=True)
+            if remote.known.panel != message.panel:
+                remote.known.panel = message.panel
+                self._circle.note(remote)
             self._circle.changed(remote)
 
     def _ready(self, link: PeerLink) -> None:
@@ -240,7 +242,7 @@ class Links:
         known = remote.known
         before = msgspec.json.encode(known)
         known.allows, known.calls_itself, known.version = message.roles, hello.name, hello.software
-        known.panel, known.machine = hello.panel, known.machine or hello.machine
+        known.panel, known.machine = message.panel, known.machine or hello.machine
         if hello.port:
             remote.remember(join(link.address, hello.port))
         if msgspec.json.encode(known) != before:

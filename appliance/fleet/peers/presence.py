@@ -38,7 +38,7 @@ REMEMBER_COPY = 600.0
 
 class Presence:
     """``connect(connection, fingerprint, address)`` takes a connection that was made to see who is there; ``offered``
-    is told when this engine has something else to offer. ``gate`` is set before anything begins.
+    is told when this engine has something else to offer, or its panel another port. ``gate`` is set before it begins.
     """
 
     gate: Gate
@@ -50,7 +50,7 @@ class Presence:
         dialing: Dialing,
         post: Callable[[Callable[[], None]], None],
         connect: Callable[[ssl.SSLSocket, str, str], None],
-        offered: Callable[[PeerOffers], None],
+        offered: Callable[[PeerOffers, int], None],
     ) -> None:
         self._circle = circle
         self._about = circle.about
@@ -210,7 +210,7 @@ class Presence:
         self.offers, self.panel = offers, panel
         if self._about.up() >= self._announced_at + ANNOUNCE_EVERY:
             self.settle()
-        self._offered(offers)
+        self._offered(offers, panel)
 
     # --- what is seen of others -------------------------------------------------------------------------
 

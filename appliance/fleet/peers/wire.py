@@ -33,7 +33,7 @@ class Message(Struct, tag_field="t", kw_only=True):
 
 class Hello(Message, tag="hello", kw_only=True):
     """Who is there. ``instance`` is new with each start, ``machine`` tells hardware apart (a digest, "" if unknown),
-    ``port`` is where this engine can be dialled and ``panel`` where its panel is (0: nowhere).
+    ``port`` is where this engine can be dialled (0: nowhere).
     """
 
     versions: list[int]
@@ -43,7 +43,6 @@ class Hello(Message, tag="hello", kw_only=True):
     name: str = ""
     software: str = ""
     port: int = 0
-    panel: int = 0
 
 
 class Refused(Message, tag="refused"):
@@ -57,11 +56,12 @@ class Refused(Message, tag="refused"):
 
 
 class Ready(Message, tag="ready"):
-    """It is: what it may do here, and what there is."""
+    """It is: what it may do here, what there is, and the port of the panel (0: other machines do not reach it)."""
 
     version: int
     roles: PeerRoles
     offers: PeerOffers
+    panel: int = 0
 
 
 class Roles(Message, tag="roles"):
@@ -71,9 +71,10 @@ class Roles(Message, tag="roles"):
 
 
 class Offers(Message, tag="offers"):
-    """What there is has changed."""
+    """What there is has changed, or the panel's port."""
 
     offers: PeerOffers
+    panel: int = 0
 
 
 class Blob(Struct, array_like=True, frozen=True):

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from appliance.contracts import NodeError, PeerOffers, PeerRight, PeerRoles, PeerState
+from appliance.contracts import NodeError, PeerRight, PeerRoles, PeerState
 from appliance.fleet.peers.beacon import Beacon
 from appliance.fleet.peers.peers import EnginePeers
 from appliance.fleet.peers.surroundings import Surroundings
@@ -141,7 +141,3 @@ def engines(folder: Path) -> Iterator[Engines]:
         yield made
     finally:
         made.close()
-
-
-def busy_offers(names: tuple[str, ...]) -> PeerOffers:
-    return PeerOffers(devices=names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,9 @@ from appliance.contracts import (
     TimedOut,
 )
 from appliance.fleet.peers import wire
+from appliance.fleet.peers.book import Known
+from appliance.fleet.peers.link import boottime
+from edge_agent.protocol.channel import ChannelClosed
 from tests.fleet.peers.rig import PATIENCE, Engines, engines, until
 
 
@@ -75,6 +79,77 @@ def test_one_that_cannot_be_called_calls(made: Engines) -> None:
     until(lambda: not b.connected("alpha"), "the end of the link")
     a.begin()
     until(lambda: a.connected("beta"), "the link")
+
+
+def test_a_machine_that_has_slept_calls_at_once(made: Engines) -> None:
+    """Its clock of heartbeats goes on in sleep: silence has lasted an hour, and no heartbeat is waited for."""
+    ahead = [0.0]
+    a, b = made("alpha", up=lambda: boottime() + ahead[0]), made("beta")
+    made.pair(a, b)
+    old = a.peers.circle.remotes["idbeta"].link
+    ahead[0] = 3600.0
+    a.peers.post(lambda: None)  # it wakes up
+    until(lambda: a.peers.circle.remotes["idbeta"].link is not old and a.connected("beta"), "a new link")
+    until(lambda: b.connected("alpha"), "the link")
+
+
+def test_one_that_says_nothing_any_more_is_away_within_ten_seconds_and_not_before(made: Engines) -> None:
+    ahead = [0.0]
+    a, b = made("alpha", up=lambda: boottime() + ahead[0]), made("beta")
+    made.pair(a, b)
+    hold = threading.Event()
+    b.peers.post(lambda: hold.wait(PATIENCE) and None)  # its thread hangs
+    link = a.peers.circle.remotes["idbeta"].link
+    assert link is not None
+    heard = link._heard
+    ahead[0] = heard + 8.0 - boottime()
+    assert link.tick(0.0) > 0.0
+    ahead[0] = heard + 9.5 - boottime()
+    with pytest.raises(ChannelClosed, match=r"not been heard of for (9|10) s"):
+        link.tick(0.0)
+    hold.set()
+
+
+def test_engines_meet_over_ipv6_and_under_a_name(made: Engines) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("there is no IPv6 on this machine")
+    a, b, c = made("alpha"), made("beta"), made("gamma")
+    b.peers.join(a.peers.pair("", None).code, f"[::1]:{a.port}", "", None).result(PATIENCE)
+    until(lambda: a.connected("beta"), "the link")
+    assert (state := b.state("alpha")) is not None
+    assert state.addresses[0] == f"[::1]:{a.port}"
+    until(lambda: (state := b.state("alpha")) is not None and state.url == "http://[::1]:5000", "its panel")
+    c.peers.join(a.peers.pair("", None).code, f"localhost:{a.port}", "", None).result(PATIENCE)
+    until(lambda: a.connected("gamma"), "the link")
+
+
+def test_a_disk_that_is_full_gives_up_no_link(made: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = made("alpha"), made("beta")
+    made.pair(a, b)
+
+    def full(peer: Known) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(a.peers.circle.book, "write", full)
+    b.peers.allow("alpha", PeerRoles(rights=frozenset({"run"})))
+    until(lambda: (state := a.state("beta")) is not None and state.allows.may("run"), "what it may")
+    assert a.connected("beta")
+
+
+def test_releases_that_do_not_understand_each_other_say_so(made: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = made("alpha"), made("beta")
+    made.pair(a, b)
+    b.peers.stop()
+    until(lambda: not a.connected("beta"), "the end of the link")
+    monkeypatch.setattr(wire, "common_version", lambda theirs: None)
+    b.begin()
+    until(lambda: (state := b.state("alpha")) is not None and state.state == "refused", "the refusal")
+    state = b.state("alpha")
+    assert state is not None
+    assert "bring both to the same release" in state.text
+    monkeypatch.undo()
+    b.peers.post(b.peers.links.hurry)
+    until(lambda: a.connected("beta") and b.connected("alpha"), "the link")
 
 
 def test_what_went_wrong_over_there_keeps_its_words(made: Engines) -> None:

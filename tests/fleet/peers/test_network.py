@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from appliance.kernel.client import Refused
@@ -229,6 +230,35 @@ def test_a_wrong_code_from_the_network_ends_a_pairing_after_five(tmp_path: Path,
             laptop.call("peer_join", code=code, address=kitchen.address)
         assert kitchen.call("peer_pairings") == []
         assert [peer["state"] for peer in kitchen.call("peers")] == ["self"]
+
+
+def test_a_crowd_on_the_network_neither_hides_a_peer_nor_fills_the_memory(tmp_path: Path, switch: Switch) -> None:
+    """A thousand engines announce themselves; the paired one comes back under another address, found among them."""
+    with (
+        EngineBox(tmp_path / "kitchen", switch) as kitchen,
+        EngineBox(tmp_path / "laptop", switch) as laptop,
+    ):
+        kitchen.pair(laptop)
+        outside, _ = switch.cable()
+        noise = [sys.executable, "-m", "tests.support.crowd", "1000", "300"]
+        with subprocess.Popen(["ip", "netns", "exec", outside, *noise], stdout=subprocess.DEVNULL) as crowd:
+            try:
+                until(lambda: len(kitchen.call("peers")) > 200, "the crowd")
+                assert kitchen.state("laptop") == "connected"
+                laptop.pull()
+                until(lambda: kitchen.state("laptop") == "away", "the end of the link")
+                kitchen.pull()
+                switch.renumber(laptop.namespace, laptop.address, "10.213.88.99")
+                laptop.plug()
+                kitchen.plug()
+                until(lambda: "10.213.88.99:5011" in kitchen.peer("laptop")["addresses"], "it, among the crowd")
+                until(lambda: kitchen.state("laptop") == "connected", "the link")
+                assert len(kitchen.call("peers")) <= 256 + 2
+                assert kitchen.process is not None
+                family = psutil.Process(kitchen.process.pid)
+                assert sum(each.memory_full_info().pss for each in [family, *family.children(True)]) < 150_000_000
+            finally:
+                crowd.terminate()
 
 
 def test_without_multicast_an_address_in_the_settings_is_enough(tmp_path: Path, switch: Switch) -> None:

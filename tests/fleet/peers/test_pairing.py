@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from appliance.contracts import ConfigError, PeerAway, PeerRoles
-from appliance.fleet import codes
+from appliance.fleet import codes, listening
 from appliance.fleet.peers import gate, greeting
 from appliance.fleet.peers.beacon import Found
 from appliance.fleet.peers.book import PeerBook
@@ -255,8 +255,6 @@ def test_an_id_that_is_taken_with_another_key_is_not_paired(made: Engines) -> No
 
 
 def test_what_is_no_engine_or_speaks_ever_so_slowly_is_cut_off(made: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
-    from appliance.fleet import listening
-
     monkeypatch.setattr(listening, "PATIENCE", 0.3)
     a = made("alpha")
     a.peers.pair("", None)
