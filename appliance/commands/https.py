@@ -86,6 +86,18 @@ def _set(session: Session, mode: str) -> None:
     session.reload()
 
 
+def _page(session: Session) -> str:
+    """Where the running gateway gives the certificate to other devices."""
+    from appliance.doctor import PORT
+    from appliance.listener import host_names
+    from appliance.running import holder, listening
+
+    pid = holder(session.folder, "gateway")
+    tunnel = session.store.settings.load().tunnel_port
+    ports = [port for _, port in listening(pid) if port != tunnel] if pid else []
+    return f"http://{host_names()[0]}:{next(iter(ports), PORT)}/certificate"
+
+
 def _tell(session: Session, mode: str, state: HttpsState | None) -> None:
     found: dict[str, Any] = {"mode": mode}
     lines = [{"off": "off", "on": "on", "only": "on, and plain http is refused"}[mode]]
@@ -103,5 +115,6 @@ def _tell(session: Session, mode: str, state: HttpsState | None) -> None:
             f"SHA-256 {state.fingerprint}",
         ]
         if mode != "off":
-            lines.append("other devices install it from http://THIS-BOX:PORT/certificate")
+            found["page"] = _page(session)
+            lines.append(f"other devices install it from {found['page']}")
     session.done(found, "\n".join(lines))
