@@ -41,7 +41,9 @@ _OF_ALL: dict[str, Callable[[list[Any]], Any]] = {
 ELSEWHERE, _PAUSE = "elsewhere", 0.05
 #: Seconds for which a flow on its way from one kernel to the next is waited for.
 _LONGEST_MOVE = 20.0
-_LOOK = 0.5
+_LOOK, _ATTEMPT = 0.5, 8.0
+#: Seconds that all kernels together may take to answer: one that is frozen has its lease for a while.
+_ALL = 6.0
 _END: Any = object()
 
 
@@ -61,7 +63,7 @@ class ClusterKernel(KernelClient):
         """As :meth:`KernelClient.call`, of the kernel or kernels that this is for."""
         request = _request(0, method, params)
         if merge := _OF_ALL.get(method):
-            return merge(self._ask_all(method, request, timeout, params))
+            return merge(self._ask_all(method, request, min(timeout, _ALL)))
         if method in _BY_FLOW:
             return self._at_home(method, int(params[_BY_FLOW[method]]), timeout, params)
         if method in _BY_RUN:
@@ -125,7 +127,10 @@ class ClusterKernel(KernelClient):
             member = self._home(flow)
             if member is not None:
                 try:
-                    return self._ask(member, method, max(0.1, deadline - time.monotonic()), params)
+                    left = max(0.1, deadline - time.monotonic())
+                    # An answer may be lost with the bus: what can be asked again is not waited for very long.
+                    left = min(left, _ATTEMPT) if again and not params.get("wait") else left
+                    return self._ask(member, method, left, params)
                 except Refused as exc:
                     if exc.error_id != ELSEWHERE:
                         raise
@@ -141,7 +146,7 @@ class ClusterKernel(KernelClient):
                 raise away
             time.sleep(_PAUSE)
 
-    def _ask_all(self, method: str, request: bytes, timeout: float, params: dict[str, Any]) -> list[Any]:
+    def _ask_all(self, method: str, request: bytes, timeout: float) -> list[Any]:
         """The answers of all kernels that gave one; raises what the only one raised."""
         kernels = self._kernels()
         if not kernels:

@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -34,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that flows which are to move may take to come to rest, and until that is tried again.
 PATIENCE, LATER = 5.0, 30.0
-#: Seconds for which a kernel must have lived before flows move to it: its start is over by then.
+#: Seconds for which a kernel must have been up before flows move to it: it has claimed what nobody had by then.
 SETTLED = 3.0
 #: Seconds between two tries to write to a database that is away.
 INSIST = 0.25
@@ -65,6 +64,7 @@ class Homes:
         self._marks: tuple[int, ...] = ()
         self._door: FarDoor | None = None
         self._stopping = threading.Event()
+        self._asleep = threading.Event()
         self._guard: threading.Thread | None = None
         self._look_lock = threading.Lock()
 
@@ -75,7 +75,7 @@ class Homes:
         members = self._cluster.members
         self.flows = members.homes_of(self._cluster.lease.writer)
         self._read_flows()
-        plan = self._plan(self._cluster.around())
+        plan = self._plan(self._cluster.around(0.0))
         homes = members.homes()
         free = [flow for flow, writer in plan.items() if flow not in homes and writer == self._cluster.lease.writer]
         self.flows |= members.claim(self._cluster.lease, free)
@@ -98,8 +98,9 @@ class Homes:
 
     def _watch(self) -> None:
         """End this process before others take it for dead."""
-        while not self._stopping.wait(_WATCH):
+        while not self._cluster.left:
             self.hold()
+            self._asleep.wait(_WATCH)
 
     def hold(self) -> None:
         """Go on only if nobody can have taken over; from any thread, before anything is done to the world."""
@@ -158,7 +159,7 @@ class Homes:
 
     def leads(self, members: Collection[Member]) -> bool:
         """Whether what one kernel does for all is this one's: the living one with the lowest number."""
-        kernels = [one.writer for one in members if one.role == KERNEL and one.alive]
+        kernels = [one.writer for one in members if one.role == KERNEL and one.works]
         return min(kernels, default=-1) == self._cluster.lease.writer
 
     def _notice_changes(self) -> None:
@@ -166,10 +167,9 @@ class Homes:
         counters = self._kernel.store.changes()
         marks = tuple(counters.get(name, 0) for name in ("deployments", "values", "settings"))
         if marks != self._marks:
-            known, self._marks = bool(self._marks), marks
+            self._marks = marks
             self._read_flows()
-            if known:
-                self._kernel.reload(lambda: None, lambda exc: None)
+            self._kernel.reload(lambda: None, lambda exc: None)
 
     def _read_flows(self) -> None:
         """The groups of what is live now."""
@@ -186,7 +186,12 @@ class Homes:
         )
 
     def _plan(self, members: Collection[Member]) -> dict[int, int]:
-        hosts = [Host(one.writer, one.machine) for one in members if one.role == KERNEL and one.alive]
+        mine = self._cluster.lease.writer
+        hosts = [
+            Host(one.writer, one.machine)
+            for one in members
+            if one.role == KERNEL and (one.works or (one.alive and one.writer == mine))
+        ]
         return spread(self._placed, hosts)
 
     def _bury(self, members: Collection[Member]) -> None:
@@ -269,7 +274,7 @@ class Homes:
                 going.setdefault(writer, set()).add(flow)
         for writer, flows in going.items():
             to = by_writer.get(writer)
-            if to is not None and time.time() - to.since > SETTLED:
+            if to is not None and to.up > SETTLED:
                 self._begin(Move(to, frozenset(flows), now + PATIENCE))
 
     def _begin(self, move: Move) -> None:

@@ -77,7 +77,7 @@ class Joined:
 
     def kernels(self) -> list[Member]:
         """The kernels that live, by number."""
-        return [member for member in self.cluster.around() if member.role == KERNEL and member.alive]
+        return [member for member in self.cluster.around() if member.role == KERNEL and member.works]
 
     def lives(self, member: Member) -> bool:
         """Whether this very life of a member goes on."""

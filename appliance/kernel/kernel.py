@@ -271,6 +271,8 @@ class Kernel:
         return plan_flow(self.store.flows.version(version).body, self.registry)
 
     def _recover(self) -> None:
+        if self.homes is not None:
+            self.homes.first()
         values = self.store.values
         marker = values.state_version()
         rows = [(op.flow, op.key, trace.unpack(op.value)) for op in values.load_state() if op.value is not None]
@@ -278,8 +280,6 @@ class Kernel:
         self.models.load_accounts(self.services.states.beside())
         self._live = self._load_flows()
         self._load_values()
-        if self.homes is not None:
-            self.homes.first()
         limit = sys.getrecursionlimit()
         sys.setrecursionlimit(limit + STACK_TO_SPARE)
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from appliance.kernel.io import STEP_THREAD
 from appliance.kernel.kernel import Kernel
+from appliance.store.places import database_url
 
 
 def main(
@@ -27,6 +28,11 @@ def main(
     logging.getLogger("huey").setLevel(logging.WARNING)
     # Threads that wait for the lock get it soon: the engine's latency is theirs.
     sys.setswitchinterval(0.0005)
+    if database_url():
+        from appliance.sharing.cluster import wait_for_database
+
+        if not wait_for_database(stop):
+            return 0
     kernel = Kernel(data, queue_url=os.environ.get("FLOWORK_QUEUE_URL"))
     kernel.cancel_under_way = cancel_under_way
     for handler in logging.getLogger().handlers:

@@ -21,10 +21,10 @@ from appliance.contracts import ConfigError, FlowError
 from appliance.security.files import keys_folder
 from appliance.security.keys import ENGINE_FILE, derived_secret, read_engine
 from appliance.security.sealing import Cipher
-from appliance.sharing.members import LEASE, RENEW, Member, Members
+from appliance.sharing.members import LEASE, RENEW, Member, Members, reachable
 from appliance.sharing.post import Handler, Post
 from appliance.sharing.service import Service, open_service
-from appliance.store.errors import LeaseLost
+from appliance.store.errors import LeaseLost, StoreAway, StoreError
 from appliance.store.journal import Lease
 from appliance.store.places import URL, database_url
 
@@ -80,6 +80,29 @@ def refuse_strangers(data: Path, environ: Mapping[str, str] | None = None) -> No
         raise stranger()
 
 
+def wait_for_database(stop: threading.Event, environ: Mapping[str, str] | None = None) -> bool:
+    """Wait until the cluster's database can be reached; False if ``stop`` was set first. At once without a cluster.
+
+    A database that is away is no fault of this process: ending over it, again and again, would look like one.
+    """
+    if not (url := database_url(environ)):
+        return not stop.is_set()
+    told = False
+    while not stop.is_set():
+        try:
+            reachable(url)
+        except StoreAway as exc:
+            if not told:
+                logger.warning("waiting for the database: %s", exc.message)
+                told = True
+            stop.wait(LOOK)
+        except StoreError:
+            return True  # whoever opens it says what is wrong
+        else:
+            return True
+    return False
+
+
 class Cluster:
     """See above. ``join`` and ``leave`` once each. A callback set behind ``join`` may miss the first seconds."""
 
@@ -125,14 +148,20 @@ class Cluster:
         self._thread.start()
 
     def open(self, handler: Handler) -> None:
-        """Take messages from now on, until the cluster is left."""
+        """Take messages from now on until the cluster is left, and say so. Raises ``StoreError``, ``LeaseLost``."""
         self._post = Post(self.service, self.cipher, self.box, handler)
         self._post.start()
+        self.members.ready(self.lease)
 
     def send(self, box: str, part: object, failed: Callable[[FlowError], None] | None = None) -> None:
         """Have a part of a message sent soon (see :class:`appliance.sharing.post.Post`)."""
         assert self._post is not None
         self._post.send(box, part, failed)
+
+    @property
+    def left(self) -> bool:
+        """Whether this process has left, or is about to."""
+        return self._stopping.is_set()
 
     @property
     def bus_away(self) -> str:

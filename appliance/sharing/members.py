@@ -35,7 +35,8 @@ class Crowded(FlowError):
 
 
 class Member(Struct, frozen=True):
-    """One kernel or gateway. ``left``: seconds until its lease ends, negative behind that; ``since`` in Unix seconds.
+    """One kernel or gateway. ``left``: seconds until its lease ends, negative behind that; ``up``: seconds since it has
+    come up, negative before that.
 
     ``place`` tells one installation from another: whoever comes again from the same place is the same member.
     """
@@ -46,16 +47,27 @@ class Member(Struct, frozen=True):
     machine: str
     place: str
     left: float
-    since: float
+    up: float
 
     @property
     def alive(self) -> bool:
         return self.left > 0
 
     @property
+    def works(self) -> bool:
+        """It lives and has come up."""
+        return self.left > 0 and self.up >= 0
+
+    @property
     def box(self) -> str:
         """Where messages for it go: another life has another box."""
         return f"{self.role}.{self.writer}.{self.epoch}"
+
+
+def reachable(url: str) -> None:
+    """Raises ``StoreAway`` while there is no server, and ``StoreError`` for what waiting does not mend."""
+    with explained(url):
+        connect(url, name="flowork cluster", patience=3.0).close()
 
 
 class Members:
@@ -121,7 +133,7 @@ class Members:
                 VALUES (%s, 1, now() + make_interval(secs => %s), %s, now(), %s, %s)
                 ON CONFLICT (writer) DO UPDATE SET epoch = kept.epoch + 1, until = excluded.until, since = now(),
                     machine = excluded.machine, role = excluded.role, place = excluded.place,
-                    ended = NULL
+                    ready = NULL, ended = NULL
                 RETURNING epoch"""
             row = session.execute(sql, (number, LEASE, machine, role, place)).fetchone()
             assert row is not None
@@ -150,6 +162,12 @@ class Members:
             )
             if session.execute(sql, (LEASE, lease.writer, lease.epoch)).rowcount != 1:
                 raise LeaseLost("another kernel has taken over from this one")
+
+    def ready(self, lease: Lease) -> None:
+        """Say that the holder has come up: from now on flows may move to it. Raises ``LeaseLost``."""
+        with self._session() as session:
+            self._hold(session, lease)
+            session.execute("UPDATE kernel_lease SET ready = now() WHERE writer = %s", (lease.writer,))
 
     def leave(self, lease: Lease) -> None:
         """End the lease: whoever looks next takes over what is left."""
@@ -259,4 +277,4 @@ class Members:
 
 _MEMBERS = """SELECT writer, epoch, role, machine, place,
     CASE WHEN ended IS NULL THEN extract(epoch FROM until - now())::float8 ELSE -1 END,
-    extract(epoch FROM since)::float8 FROM kernel_lease ORDER BY writer"""
+    coalesce(extract(epoch FROM now() - ready), -1)::float8 FROM kernel_lease ORDER BY writer"""

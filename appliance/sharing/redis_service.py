@@ -10,7 +10,7 @@ from typing import Any
 
 from appliance.contracts import ConfigError
 from appliance.sharing.drivers import driver
-from appliance.sharing.service import MAX_MESSAGES, MESSAGE_AGE, BoxFull, ServiceAway
+from appliance.sharing.service import LONGEST_WAIT, MAX_MESSAGES, MESSAGE_AGE, BoxFull, ServiceAway
 
 #: Seconds for which the difference between the server's clock and ours is believed; to wait for a connection.
 _CLOCK_AGE = 60.0
@@ -58,8 +58,8 @@ class RedisService:
         }
         try:
             self._client: Any = self._redis.Redis.from_url(url, socket_timeout=_CONNECT, **options)
-            # Waits on the server for longer than any other answer may take.
-            self._waiting: Any = self._redis.Redis.from_url(url, socket_timeout=None, **options)
+            # Waits on the server for longer than any other answer may take, but not for one that was unplugged.
+            self._waiting: Any = self._redis.Redis.from_url(url, socket_timeout=LONGEST_WAIT + _CONNECT, **options)
         except ValueError as exc:
             raise ConfigError(f"the queue's Redis URL cannot be used: {exc}") from None
         self._prefix = f"flowork:{name}:"
@@ -87,7 +87,7 @@ class RedisService:
         """See the protocol."""
         key = self._box(box)
         with self._explained():
-            found = self._waiting.blpop([key], timeout)
+            found = self._waiting.blpop([key], min(timeout, LONGEST_WAIT))
             if found is None:
                 return []
             return [found[1], *(self._client.lpop(key, _AT_ONCE) or [])]

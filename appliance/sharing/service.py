@@ -14,6 +14,8 @@ from appliance.contracts import ConfigError, FlowError
 #: Seconds for which a message lies in a box that nobody empties, and how many may lie there.
 MESSAGE_AGE = 60.0
 MAX_MESSAGES = 20_000
+#: Seconds that one look into a box waits at most: then it shows whether the server is still there.
+LONGEST_WAIT = 10.0
 
 
 class ServiceAway(FlowError):

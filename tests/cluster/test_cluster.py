@@ -23,7 +23,7 @@ from simple_websocket import Client
 
 from appliance.engine.states import RunState
 from appliance.security.owner import show_owner
-from appliance.security.wallet import address_of, new_private_key, sign_message
+from appliance.security.wallet import sign_message
 from appliance.sharing.members import LEASE, Member
 from appliance.store.history import RunFilter
 from appliance.store.places import make_history

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 CLUSTER = (
-    # Gateways have numbers too, since they make ids of runs; `place` tells one installation from another. `ended`: its
-    # holder left, or was taken over from.
+    # Gateways have numbers too, since they make ids of runs; `place` tells one installation from another. `ready`: its
+    # holder has come up. `ended`: it left, or was taken over from.
     """ALTER TABLE kernel_lease ADD role TEXT COLLATE "C" NOT NULL DEFAULT 'kernel',
-        ADD place TEXT COLLATE "C" NOT NULL DEFAULT '', ADD ended TIMESTAMPTZ""",
+        ADD place TEXT COLLATE "C" NOT NULL DEFAULT '', ADD ready TIMESTAMPTZ, ADD ended TIMESTAMPTZ""",
     # The one kernel that holds a flow's triggers, values and runs under way.
     "CREATE TABLE flow_home (flow BIGINT PRIMARY KEY, writer SMALLINT NOT NULL, since TIMESTAMPTZ NOT NULL)",
     "CREATE INDEX flow_home_of ON flow_home (writer)",
