@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from appliance.kernel.kernel import Kernel
 from tests.commands.box import Box
-from tests.support.broker import eventually
+from tests.support import boxes
+from tests.support.broker import eventually, free_port
 from tests.support.flows import compute, flow, node
 
 
@@ -186,3 +189,35 @@ def test_who_sees_what_a_step_works_on_is_said(box: Box) -> None:
         "path": "nodes[0].config.models",
         "message": "the model 'clout/gpt': there is no upstream 'clout'; there are: cloud, local",
     }
+
+
+@pytest.fixture
+def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, box: Box, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Another engine, paired with this one, whose kernel runs."""
+    other = boxes.box(tmp_path / "others", "laptop")
+    try:
+        monkeypatch.setenv("FLOWORK_PEER_DISCOVERY", "never")
+        monkeypatch.setenv("FLOWORK_PEER_PORT", str(free_port()))
+        request.getfixturevalue("kernel")
+        made = other.client.call("peer_pair", roles=boxes.EVERYTHING)
+        box.json("peer", "join", made["code"], f"127.0.0.1:{made['port']}")
+        eventually(lambda: "laptop" in box.run("peer", "list"), "the peer")
+        yield other
+    finally:
+        other.close()
+
+
+def test_a_flow_goes_to_another_engine(box: Box, laptop: Any) -> None:
+    box.deploy(named("Greenhouse", node("a", "log", {"message": "{{ secrets.mail }}"})))
+    said = box.run("flow", "copy", "greenhouse", "--to", "laptop")
+    assert "copied to laptop as greenhouse with 1 version; it is saved there, not deployed" in said
+    assert "to be set there: mail" in said
+    moved = box.run("flow", "move", "greenhouse", "--to", "laptop", "--yes")
+    assert "moved to laptop as greenhouse" in moved
+    assert not box.json("flow", "show", "greenhouse")["enabled"]
+    assert "no engine that is called 'desk' is paired" in box.fails("flow", "copy", "greenhouse", "--to", "desk")
+
+
+def test_without_a_kernel_a_flow_goes_nowhere(box: Box) -> None:
+    box.deploy(named("Greenhouse"))
+    assert "kernel" in box.fails("flow", "copy", "greenhouse", "--to", "laptop", code=5)

@@ -149,7 +149,7 @@ class FoundOnBoxes(Struct, frozen=True):
     items: list[BoxFound]
 
 
-class Search(InWorkspace, frozen=True, kw_only=True):
+class BoxSearch(InWorkspace, frozen=True, kw_only=True):
     """What is looked for."""
 
     text: Annotated[str, Meta(min_length=1, max_length=200, description="Part of a flow's name, or of a run's data")]
@@ -198,7 +198,7 @@ def boxes(call: Call[InWorkspace, Nothing]) -> Boxes:
 
 
 @noun.get("/placements/search", permission="flows:read", errors=(409, 503))
-def search(call: Call[Search, Nothing]) -> FoundOnBoxes:
+def search(call: Call[BoxSearch, Nothing]) -> FoundOnBoxes:
     """Flows and runs on all boxes that have a text in them."""
     asked = call.query
     told = call.gateway.call("boxes", what="search", text=asked.text, limit=asked.limit, workspaces=[call.workspace])
