@@ -7,6 +7,7 @@ holds the folder's kernel lock, so ``flowork up`` and it keep out of each other'
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -129,7 +130,8 @@ def scratch(session: Session) -> Iterator[Path]:
     try:
         lock.acquire()
         _furnish(session, folder, home is not None)
-        yield folder
+        with _on_its_own():
+            yield folder
     finally:
         lock.release()
         shutil.rmtree(folder, ignore_errors=True)
@@ -158,7 +160,7 @@ def _home(session: Session) -> Path | None:
 def _furnish(session: Session, folder: Path, engine: bool) -> None:
     from appliance.security.keyring import VAULT_KEY
     from appliance.security.keys import init_keys
-    from appliance.store.sqlite_file import backup_database
+    from appliance.store.places import copy_store
 
     # An identity of its own: with the engine's it would throw the engine off its MQTT brokers.
     init_keys(folder)
@@ -167,4 +169,17 @@ def _furnish(session: Session, folder: Path, engine: bool) -> None:
     if not engine:
         return
     shutil.copyfile(session.folder / "keys" / VAULT_KEY, folder / "keys" / VAULT_KEY)
-    backup_database(session.folder / "flowork.db", folder / "flowork.db")
+    copy_store(session.folder, folder / "flowork.db")
+
+
+@contextmanager
+def _on_its_own() -> Iterator[None]:
+    """What is opened in the block is in its folder, also where the engine's data is on a server."""
+    from appliance.store.places import URL
+
+    url = os.environ.pop(URL, None)
+    try:
+        yield
+    finally:
+        if url is not None:
+            os.environ[URL] = url

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -19,7 +21,7 @@ _SQLITE = "sqlite"
 @leaf(
     "flowork migrate --to postgresql://flowork@db.example:5432/flowork",
     "flowork migrate --to sqlite",
-    "FLOWORK_DATABASE_URL=postgresql://… flowork migrate --to sqlite --data /var/lib/flowork",
+    "flowork migrate --to sqlite --data /var/lib/flowork",
     name="migrate",
 )
 @click.option("--to", "target", required=True, metavar="URL|sqlite", help="A Postgres database, or the data folder.")
@@ -36,7 +38,7 @@ def command(session: Session, target: str) -> None:
     here = database_url()
     if target == _SQLITE and not here:
         raise BadInput(f"{URL} names no database to move from")
-    if target != _SQLITE and not database_url({URL: target}):
+    if target != _SQLITE and not target.startswith(("postgresql://", "postgres://")):
         raise BadInput("--to takes postgresql://user@host:5432/database, or sqlite")
     folder = session.need_identity()
     with EngineLock(folder, "kernel"), EngineLock(folder, "gateway"), progress(session, "moving", unit="rows") as tell:
@@ -49,7 +51,18 @@ def command(session: Session, target: str) -> None:
             from appliance.store.postgres.moving import move_to_server
 
             moved = move_to_server(folder, target, read_engine(folder).id, tell)
+    _note(session, folder, moved, "" if target == _SQLITE else target)
     _say(session, moved, back=target == _SQLITE)
+
+
+def _note(session: Session, folder: Path, moved: Moved, url: str) -> None:
+    """In the audit log, which has moved too."""
+    from appliance.security.audit import AuditLog
+    from appliance.store.metadata import open_store
+    from appliance.store.places import URL
+
+    with closing(open_store(folder, environ={URL: url})) as store:
+        AuditLog(store.audit, folder).append(session.identity.label, "engine.migrate", moved.to)
 
 
 def _say(session: Session, moved: Moved, *, back: bool) -> None:

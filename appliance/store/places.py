@@ -12,10 +12,12 @@ from pathlib import Path
 from appliance.contracts import ConfigError
 from appliance.store.history import History
 from appliance.store.journal import Journal
+from appliance.store.opening import DATABASE
 from appliance.store.retention import Exchange, Retention
 from appliance.store.shard_history import ShardHistory
 from appliance.store.shard_journal import ShardJournal
 from appliance.store.shard_retention import ShardRetention
+from appliance.store.sqlite_file import backup_database
 
 URL = "FLOWORK_DATABASE_URL"
 _SCHEMES = ("postgresql://", "postgres://")
@@ -71,3 +73,14 @@ def make_retention(
     from appliance.store.postgres.retention import PostgresRetention
 
     return PostgresRetention(url)
+
+
+def copy_store(data: Path, path: Path) -> None:
+    """A copy of flows, people and settings as the new file ``path``, while the engine runs. Raises ``StoreError``."""
+    url = database_url()
+    if not url:
+        backup_database(data / DATABASE, path)
+        return
+    from appliance.store.postgres.export import copy_store as copy_from_server
+
+    copy_from_server(url, path)

@@ -14,7 +14,8 @@ from pathlib import Path
 from appliance.store import shards
 from appliance.store.journal import RUN_COLUMNS
 from appliance.store.migrations import migrate
-from appliance.store.postgres.connecting import Connection
+from appliance.store.postgres.connecting import Connection, explained
+from appliance.store.postgres.connecting import connect as connect_server
 from appliance.store.postgres.days import bounds
 from appliance.store.postgres.rows import Proof, columns_of, counted, file_rows, proved, server_rows, tables, to_file
 from appliance.store.runids import SPAN_BITS
@@ -36,6 +37,12 @@ def snapshot(connection: Connection) -> Iterator[None]:
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         yield
+
+
+def copy_store(url: str, path: Path) -> None:
+    """Flows, people and settings of a database as a new ``flowork.db``. Raises ``StoreError``."""
+    with explained(url), closing(connect_server(url)) as connection, snapshot(connection):
+        export_store(connection, path)
 
 
 def export_store(connection: Connection, path: Path) -> dict[str, Proof]:
