@@ -109,7 +109,7 @@ def test_an_engine_is_compiled_put_together_tried_and_found(
     assert [each.name for each in Places(tmp_path).work.iterdir()] == [place.LOG], "what was needed meanwhile is gone"
     jobs, options = toys.read_text().strip().split(" ", 1)
     assert jobs == "2"
-    assert "-DLLAVA_BUILD=OFF" in options
+    assert "-DLLAMA_SUBPROCESS=OFF" in options
     assert "NATIVE" not in options
 
 

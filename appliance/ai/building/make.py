@@ -35,7 +35,7 @@ _ELF = b"\x7fELF"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _TRY = "import onnxruntime, tokenizers, PIL"
 _TRY_READY = "; import xllamacpp; xllamacpp.CommonParams()"
-_TRY_LLAMA = "; import llama_cpp; llama_cpp.llama_backend_init(); print(llama_cpp.__version__)"
+_TRY_LLAMA = "; import llama_cpp, llama_cpp.mtmd_cpp; llama_cpp.llama_backend_init(); print(llama_cpp.__version__)"
 
 
 class CannotBuild(FlowError):
