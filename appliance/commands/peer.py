@@ -88,7 +88,7 @@ def show(session: Session, peer: str) -> None:
     if session.as_json:
         out.emit(state)
         return
-    offers = state["offers"]
+    offers, here = state["offers"], state["state"] == "self"
     out.fields(
         [
             ("name", state["name"]),
@@ -98,11 +98,11 @@ def show(session: Session, peer: str) -> None:
             ("state", f"{state['state']}: {state['text']}"),
             ("to do", state["hint"]),
             ("since", out.moment(state["since"])),
-            ("paired", out.moment(state["paired"]) if state["paired"] else "no"),
+            ("paired", out.moment(state["paired"]) if state["paired"] else "" if here else "no"),
             ("addresses", ", ".join(state["addresses"])),
             ("panel", state["url"]),
-            ("may here", _may(state["roles"])),
-            ("this engine may there", _may(state["allows"])),
+            ("may here", _may(state["roles"]) if state["paired"] else ""),
+            ("this engine may there", _may(state["allows"]) if state["paired"] else ""),
             ("clock ahead by", f"{state['offset']:.3f} s" if state["latency"] else ""),
             ("models", ", ".join(model["name"] for model in offers["models"])),
             ("devices", ", ".join(offers["devices"])),

@@ -7,6 +7,7 @@ an announcement, another address of this machine, its return from sleep.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -106,11 +107,13 @@ class EnginePeers:
         paired = [circle.state(remote) for remote in circle.all]
         others = circle.found.engines() - {state.id for state in paired} - {self._about.engine}
         found = [state for engine in others if (state := circle.found.state(engine)) is not None]
-        return [
-            self.presence.me(),
-            *sorted(paired, key=lambda state: state.name),
-            *sorted(found, key=lambda state: (state.name, state.id)),
-        ]
+        return told_apart(
+            [
+                self.presence.me(),
+                *sorted(paired, key=lambda state: state.name),
+                *sorted(found, key=lambda state: (state.name, state.id)),
+            ]
+        )
 
     def request(
         self,
@@ -289,3 +292,13 @@ class EnginePeers:
         self.circle.keep(remote)
         self.post(lambda: self.circle.changed(remote))
         return self.circle.state(remote)
+
+
+def told_apart(states: list[PeerState]) -> list[PeerState]:
+    """Those that have one name between them say so: their ids tell them apart, and their owners can."""
+    names = Counter(state.calls_itself for state in states)
+    hint = "another engine calls itself that, too: set engine_name on one of the two, or `flowork peer rename`"
+    return [
+        msgspec.structs.replace(state, hint=hint) if names[state.calls_itself] > 1 and not state.hint else state
+        for state in states
+    ]

@@ -96,8 +96,6 @@ class Presence:
         self._beacon.on_found = lambda found: self._post(lambda: self.saw(found))
         self._beacon.on_gone = lambda key: self._post(lambda: self._lost(key))
         self.settle()
-        if self.gate.port:
-            self.refresh_offers()
 
     def look(self) -> None:
         """See who is there, for a while."""
@@ -144,7 +142,7 @@ class Presence:
     def due(self) -> Iterator[float]:
         """When something is to be done, by the clock that goes on in sleep."""
         yield self._settle_at
-        if self._is_heard:
+        if self.gate.port or self._is_heard:
             yield self._offer_at
         if self._asks:
             yield self._ask_at
@@ -153,7 +151,7 @@ class Presence:
         """Do what is due."""
         if up >= self._settle_at:
             self.settle()
-        if self._is_heard and up >= self._offer_at:
+        if up >= self._offer_at and (self.gate.port or self._is_heard):
             self.refresh_offers()
         if self._asks and up >= self._ask_at:
             self._ask_listed()
@@ -188,7 +186,7 @@ class Presence:
 
     def refresh_offers(self) -> None:
         """See anew what this engine has to offer."""
-        self._offer_at = self._about.up() + OFFER_EVERY
+        self._offer_at = self._about.up() + (OFFER_EVERY if self._is_heard else ANNOUNCE_EVERY)
         if self._gathering or self.frozen:
             return
         self._gathering = True

@@ -176,6 +176,11 @@ def test_names_that_are_taken_get_a_number_and_can_be_changed(made: Engines) -> 
     made.pair(a, b)
     made.pair(a, c)
     assert {state.name for state in a.peers.states()[1:]} == {"robot-in-the-den", "robot-in-the-den-2"}
+    assert [state.hint for state in a.peers.states()] == [""] * 3
+    d = made("delta", name="robot in the den")
+    made.pair(a, d)
+    twins = [state for state in a.peers.states() if "calls itself that, too" in state.hint]
+    assert {state.id for state in twins} == {"idgamma", "iddelta"}
     a.peers.rename("robot-in-the-den-2", "spare")
     assert a.connected("spare")
     with pytest.raises(ConfigError, match="already"):
