@@ -7,6 +7,7 @@ requests wait for a gateway that is being started again instead of being refused
 from __future__ import annotations
 
 import errno
+import re
 import socket
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,6 +19,9 @@ _BACKLOG = 2048
 ANY = ("0.0.0.0", "::")  # noqa: S104
 #: Endings that routers give a host's name in a home; none of them can be registered by a stranger.
 ENDINGS = (".local", ".lan", ".home", ".home.arpa", ".internal", ".localdomain")
+HOSTNAME = Path("/etc/hostname")
+#: Letters, digits and dashes between dots (RFC 1123, 2.1).
+_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?")
 #: Addresses kept for documentation (RFC 5737, RFC 3849): on the way to them lies the default gateway.
 _OUTSIDE = ("192.0.2.1", "2001:db8::1")
 
@@ -70,9 +74,21 @@ def addresses(sock: socket.socket, scheme: str = "http") -> list[str]:
 
 def host_names() -> tuple[str, ...]:
     """What a home's network may call this machine: its name with each ending, mDNS's first, then without one."""
-    name = socket.gethostname().lower().rstrip(".")
-    first = name.partition(".")[0]
-    return tuple(dict.fromkeys((*(first + ending for ending in ENDINGS), first, name)))
+    names = [name.lower().rstrip(".") for name in (_set_name(), socket.gethostname()) if name]
+    found: list[str] = []
+    for name in names:
+        first = name.partition(".")[0]
+        found += [*(first + ending for ending in ENDINGS), first, name]
+    return tuple(dict.fromkeys(found))
+
+
+def _set_name() -> str:
+    """The name that was set last; a service that systemd keeps from renaming the machine sees that of its own start."""
+    try:
+        name = HOSTNAME.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
+    return name if _HOST_NAME.fullmatch(name) else ""
 
 
 def is_loopback(sock: socket.socket) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -73,3 +74,19 @@ def test_every_address_means_this_machine_and_its_network(host: str) -> None:
         assert urls[0] == f"http://localhost:{port}"
         with socket.create_connection(("127.0.0.1", port), timeout=5):
             pass
+
+
+@pytest.mark.parametrize("text", ["", "# a comment", "localhost; rm -rf /", "-x", "\u00e4"])
+def test_a_name_that_was_set_counts_before_a_restart_and_nonsense_does_not(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "HOSTNAME", tmp_path / "hostname")
+    monkeypatch.setattr(socket, "gethostname", lambda: "Box.lan")
+    (tmp_path / "hostname").write_text("Greenhouse\n")
+    names = listener.host_names()
+    assert names[0] == "greenhouse.local"
+    assert {"greenhouse", "greenhouse.home.arpa", "box.local", "box", "box.lan"} <= set(names)
+    (tmp_path / "hostname").write_text(text)
+    assert listener.host_names()[0] == "box.local"
+    (tmp_path / "hostname").unlink()
+    assert listener.host_names()[0] == "box.local"
