@@ -127,11 +127,24 @@ class Session:
 
     @cached_property
     def client(self) -> KernelClient:
-        from appliance.kernel.client import KernelClient
+        from appliance.kernel.reach import reach
 
-        client = KernelClient(self.need_engine())
+        client = reach(self.need_engine(), self._flow_of, visitor=True)
         self._stack.callback(client.close)
         return client
+
+    def _flow_of(self, run: str) -> int:
+        """The number of a run's flow. Raises ``NotFound``."""
+        from appliance.gateway.places import no_run
+        from appliance.store.runids import from_text
+
+        try:
+            head = self.history.head(from_text(run))
+        except ValueError:
+            head = None
+        if head is None:
+            raise no_run(run)
+        return head.flow
 
     @cached_property
     def registry(self) -> Registry:

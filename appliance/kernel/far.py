@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
@@ -16,12 +17,15 @@ from typing import Any
 from appliance.contracts import FlowError
 from appliance.kernel import wire
 from appliance.kernel.server import Server
+from appliance.sharing.members import VISITOR
 from appliance.sharing.service import Service
 
 logger = logging.getLogger(__name__)
 
 #: See :meth:`appliance.sharing.post.Post.send`.
 Send = Callable[[str, Any, Callable[[FlowError], None] | None], None]
+#: Seconds for which a visitor, of whom nobody knows whether it lives, is answered.
+_VISIT = 3600.0
 CALL, END, NOTE, ANSWER = "call", "end", "note", "answer"
 
 
@@ -35,7 +39,12 @@ class FarCaller:
         self._box = box
         self._gone = gone
         self._over = over
+        self._since = time.monotonic()
         self.closed = False
+
+    def may_have_gone(self) -> bool:
+        """Whether somebody whose box is not known to belong to a living process may be forgotten."""
+        return not self._box.startswith(VISITOR) or time.monotonic() - self._since > _VISIT
 
     def send(self, data: bytes) -> None:
         """Send a frame; one who does not empty its box is forgotten."""
@@ -109,8 +118,8 @@ class FarDoor:
             caller.close()
 
     def keep_only(self, boxes: Collection[str]) -> None:
-        """Forget the callers of all other boxes: their processes have ended."""
+        """Forget the callers of all other boxes: their processes have ended. Nobody knows that of visitors."""
         with self._lock:
-            gone = [key for key in self._callers if key[0] not in boxes]
+            gone = [key for key, caller in self._callers.items() if key[0] not in boxes and caller.may_have_gone()]
         for key in gone:
             self._close(key)

@@ -11,20 +11,21 @@ from typing import Any
 
 from appliance.contracts import FlowError
 from appliance.sharing.cluster import Cluster, place_of
-from appliance.sharing.members import GATEWAY, KERNEL, Member
+from appliance.sharing.members import KERNEL, Member
 from appliance.sharing.service import Service
 from appliance.store.journal import Lease
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which a flow's home is believed. Who is asked in vain says so, and it is looked up again.
-_HOMES_AGE = 5.0
+#: Seconds for which a flow's home is believed. Who is asked in vain says so, and it is looked up again; while a flow
+#: is on its way from a dead kernel to the next, that often.
+_HOMES_AGE, _HOMES_AGE_LEAST = 5.0, 0.1
 
 
 class Joined:
     """Who lives, where flows are at home, and how to reach them. Safe from any thread; raises ``StoreError``."""
 
-    def __init__(self, data: Path, role: str = GATEWAY, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(self, data: Path, role: str, environ: Mapping[str, str] | None = None) -> None:
         self._data = data
         self._environ = environ
         self._role = role
@@ -89,14 +90,21 @@ class Joined:
 
     def home(self, flow: int) -> Member | None:
         """The living kernel that a flow belongs to. One that nobody has claimed yet is for whoever is asked first."""
+        kernels = self.kernels()
+        for age in (_HOMES_AGE, _HOMES_AGE_LEAST):
+            homes = self._read_homes(age)
+            if found := next((one for one in kernels if one.writer == homes.get(flow)), None):
+                return found
+        if flow in homes:
+            return None
+        return next((one for one in kernels if self.is_here(one)), next(iter(kernels), None))
+
+    def _read_homes(self, age: float) -> dict[int, int]:
         read, homes = self._homes
-        if time.monotonic() - read > _HOMES_AGE or flow not in homes:
+        if time.monotonic() - read > age:
             homes = self.cluster.members.homes()
             self._homes = (time.monotonic(), homes)
-        kernels = self.kernels()
-        if flow not in homes:
-            return next((one for one in kernels if self.is_here(one)), next(iter(kernels), None))
-        return next((one for one in kernels if one.writer == homes[flow]), None)
+        return homes
 
     def look_again(self) -> None:
         """What is known of homes has turned out to be old."""

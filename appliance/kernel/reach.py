@@ -9,8 +9,12 @@ from appliance.kernel.client import KernelClient
 from appliance.store.places import database_url
 
 
-def reach(data: Path, flow_of: Callable[[str], int], environ: Mapping[str, str] | None = None) -> KernelClient:
+def reach(
+    data: Path, flow_of: Callable[[str], int], environ: Mapping[str, str] | None = None, *, visitor: bool = False
+) -> KernelClient:
     """The client for a data folder. ``flow_of`` gives the number of a run's flow, by the run's id.
+
+    ``visitor``: it is not a gateway, and makes no runs of its own (:meth:`KernelClient.cluster` has no number).
 
     Raises ``ConfigError`` for a wrong ``FLOWORK_DATABASE_URL``.
     """
@@ -18,5 +22,6 @@ def reach(data: Path, flow_of: Callable[[str], int], environ: Mapping[str, str] 
         return KernelClient(data)
     from appliance.kernel.cluster import ClusterKernel
     from appliance.kernel.joining import Joined
+    from appliance.sharing.members import GATEWAY, VISITOR
 
-    return ClusterKernel(data, Joined(data, environ=environ), flow_of)
+    return ClusterKernel(data, Joined(data, VISITOR if visitor else GATEWAY, environ), flow_of)

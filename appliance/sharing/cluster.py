@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import logging
 import os
+import secrets
 import socket
 import threading
 import time
@@ -21,7 +22,7 @@ from appliance.contracts import ConfigError, FlowError
 from appliance.security.files import keys_folder
 from appliance.security.keys import ENGINE_FILE, derived_secret, read_engine
 from appliance.security.sealing import Cipher
-from appliance.sharing.members import LEASE, RENEW, Member, Members, reachable
+from appliance.sharing.members import LEASE, RENEW, VISITOR, Member, Members, reachable
 from appliance.sharing.post import Handler, Post
 from appliance.sharing.service import Service, open_service
 from appliance.store.errors import LeaseLost, StoreAway, StoreError
@@ -117,6 +118,7 @@ class Cluster:
         self.members = Members(self.url)
         self.service: Service = open_service(environ.get(QUEUE_URL) or self.url, read_engine(data).id)
         self.lease = Lease(0, 0)
+        self._visit = secrets.token_hex(8)
         self.holds_until = 0.0
         self._around: tuple[float, list[Member]] = (-1e9, [])
         self._post: Post | None = None
@@ -130,6 +132,8 @@ class Cluster:
     @property
     def box(self) -> str:
         """Where messages for this process go."""
+        if self.role == VISITOR:
+            return f"{VISITOR}.{self._visit}"
         return f"{self.role}.{self.lease.writer}.{self.lease.epoch}"
 
     def join(self) -> None:
@@ -140,6 +144,8 @@ class Cluster:
         proof = _proof(self.key)
         if self.members.proof(proof) != proof:
             raise stranger()
+        if self.role == VISITOR:
+            return
         began = clock()
         self.lease = self.members.join(self.role, self.machine, self.place)
         self.holds_until = began + LEASE - MARGIN
@@ -151,7 +157,8 @@ class Cluster:
         """Take messages from now on until the cluster is left, and say so. Raises ``StoreError``, ``LeaseLost``."""
         self._post = Post(self.service, self.cipher, self.box, handler)
         self._post.start()
-        self.members.ready(self.lease)
+        if self.role != VISITOR:
+            self.members.ready(self.lease)
 
     def send(self, box: str, part: object, failed: Callable[[FlowError], None] | None = None) -> None:
         """Have a part of a message sent soon (see :class:`appliance.sharing.post.Post`)."""

@@ -26,6 +26,8 @@ FENCES = 1718185074
 #: Only one process takes a number at a time.
 _JOINING = 0x666C6F776A6F696E
 KERNEL, GATEWAY = "kernel", "gateway"
+#: Who only asks: a command of the command line. It takes no number.
+VISITOR = "visitor"
 
 
 class Crowded(FlowError):
