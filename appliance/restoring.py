@@ -19,9 +19,10 @@ from appliance.safemode import END, STATE, SafeMode
 from appliance.security.keys import init_keys
 from appliance.store.archive import TOP, Manifest, Progress
 from appliance.store.backup import restore_backup
-from appliance.store.errors import explained
+from appliance.store.errors import StoreError, explained
 from appliance.store.good_copy import GOOD_COPY
 from appliance.store.opening import DATABASE
+from appliance.store.places import database_url
 from appliance.store.seal import Keys
 from appliance.store.sqlite_file import sync_folder
 
@@ -44,6 +45,12 @@ def stage(
     ``as_another`` gives it an identity of its own and safe mode, as ``flowork restore --as-another`` does. Raises
     ``StoreError``, ``KeysError``; then nothing waits.
     """
+    if database_url():
+        raise StoreError(
+            "this engine's flows and runs are in a database server, which is not overwritten: restore into an empty "
+            "folder with `flowork restore`, and bring that into an empty database with `flowork migrate`",
+            retryable=False,
+        )
     drop(data)
     room = data / FOLDER / _ENGINE
     with explained(room):

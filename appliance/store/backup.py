@@ -24,6 +24,7 @@ from appliance.store.good_copy import GOOD_COPY
 from appliance.store.metadata import open_store
 from appliance.store.migrations import pending
 from appliance.store.opening import DATABASE, RESTORING
+from appliance.store.places import database_url
 from appliance.store.seal import Keys, Lock, check_lock, sealed
 from appliance.store.sqlite_file import backup_database, check_database, connect, folder_lock, sync_file, sync_folder
 
@@ -63,7 +64,8 @@ def make_backup(
     link or a file that goes away is left out and named in ``Manifest.left_out``. Raises ``StoreError``; then
     there is no ``target``. See the module's warning about keys.
     """
-    if not (data / DATABASE).exists():
+    url = database_url()
+    if not url and not (data / DATABASE).exists():
         raise StoreError(f"there is no engine in {data}: {DATABASE} is missing", retryable=False)
     if target.exists():
         raise StoreError(f"{target} exists already; choose another name", retryable=False)
@@ -74,7 +76,7 @@ def make_backup(
         place = (data / GOOD_COPY).parent if lock else target.parent
         stage = Path(tempfile.mkdtemp(prefix=".flowork-backup-", dir=place))
         try:
-            manifest, keys = _Backup(data, stage, progress).write(part, now(), lock)
+            manifest, keys = _made_of(url, data, stage, progress).write(part, now(), lock)
             if read_archive(part, keys=keys) != manifest:
                 raise StoreError(f"{part} cannot be read back as it was written; try another disk")
             part.rename(target)
@@ -96,8 +98,19 @@ def _only_backup(data: Path) -> Iterator[None]:
         yield
 
 
-class _Backup:
+def _made_of(url: str, data: Path, stage: Path, progress: Progress | None) -> Backup:
+    if not url:
+        return Backup(data, stage, progress)
+    from appliance.store.postgres.backup import ServerBackup
+
+    return ServerBackup(url, data, stage, progress)
+
+
+class Backup:
     """One backup being written; ``stage`` is a folder for copies beside the target."""
+
+    #: Folders whose files are taken as they are.
+    folders: tuple[str, ...] = _FOLDERS
 
     def __init__(self, data: Path, stage: Path, progress: Progress | None) -> None:
         self._data = data
@@ -111,22 +124,34 @@ class _Backup:
     def write(self, part: Path, created: float, lock: Lock) -> tuple[Manifest, Keys]:
         part.unlink(missing_ok=True)
         os.close(os.open(part, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600))
-        shards = [*sorted((self._data / "runs").glob("*.db")), *self._data.glob(MEMORY)]
-        plain = [path for folder in _FOLDERS for path in self._files(self._data / folder)]
-        self._total = sum(_size(path) for path in [self._data / DATABASE, *shards, *plain])
+        plain = [path for folder in self.folders for path in self._files(self._data / folder)]
+        self._total = self.size_of_store() + sum(_size(path) for path in [*self._data.glob(MEMORY), *plain])
         with sealed(part, lock) as (out, keys), writing(out, self._count) as archive:
-            # The database's copy comes first: the shards, copied later, then have every change of state that
-            # it lacks (see Values.droppable).
-            copy = self._stage / DATABASE
-            backup_database(self._data / DATABASE, copy)
-            for shard in shards:
-                self._shard(archive, shard)
-            self._database(archive, copy)
+            self.add_store(archive)
+            for path in self._data.glob(MEMORY):
+                self._shard(archive, path)
             for path in plain:
                 self._plain(archive, path)
             manifest = archive.finish(created, self._left_out)
         sync_file(part)
         return manifest, keys
+
+    def size_of_store(self) -> int:
+        """Bytes of the flows and runs, about."""
+        return sum(_size(path) for path in [self._data / DATABASE, *self._shards()])
+
+    def add_store(self, archive: ArchiveWriter) -> None:
+        """Add the flows and runs. Raises ``StoreError``."""
+        # The database's copy comes first: the shards, copied later, then have every change of state that
+        # it lacks (see Values.droppable).
+        copy = self._stage / DATABASE
+        backup_database(self._data / DATABASE, copy)
+        for shard in self._shards():
+            self._shard(archive, shard)
+        self._database(archive, copy)
+
+    def _shards(self) -> list[Path]:
+        return sorted((self._data / "runs").glob("*.db"))
 
     def _files(self, folder: Path) -> Iterator[Path]:
         for root, folders, names in os.walk(folder, onerror=_fail) if folder.exists() else ():
@@ -145,7 +170,7 @@ class _Backup:
         if reason:
             self._left_out.append(f"{self._relative(shard)!r}: {reason}")
         else:
-            self._add(archive, self._relative(shard), copy)
+            self.add(archive, self._relative(shard), copy)
         copy.unlink(missing_ok=True)
 
     def _database(self, archive: ArchiveWriter, copy: Path) -> None:
@@ -158,7 +183,7 @@ class _Backup:
         damage = check_database(copy)
         if damage:
             raise StoreCorrupt(f"{DATABASE} is damaged ({damage}); restart Flowork to restore its last good copy")
-        self._add(archive, DATABASE, copy)
+        self.add(archive, DATABASE, copy)
 
     def _plain(self, archive: ArchiveWriter, path: Path) -> None:
         name, source = self._relative(path), path
@@ -166,11 +191,12 @@ class _Backup:
             if not name.startswith(_NEVER_CHANGED):
                 source = self._stage / "file"
                 shutil.copy2(path, source)
-            self._add(archive, name, source)
+            self.add(archive, name, source)
         except FileNotFoundError:
             self._left_out.append(f"{name!r}: {_GONE}")
 
-    def _add(self, archive: ArchiveWriter, name: str, path: Path) -> None:
+    def add(self, archive: ArchiveWriter, name: str, path: Path) -> None:
+        """Add a file under its name in the archive."""
         self._name = name
         archive.add(name, path)
 

@@ -10,8 +10,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from appliance import restoring
 from appliance.engine.states import RunState
 from appliance.kernel.blobs import FileBlobs
+from appliance.store.backup import make_backup, restore_backup
 from appliance.store.errors import StoreError
 from appliance.store.history import RunFilter
 from appliance.store.journal import Batch, StateOp
@@ -21,6 +23,7 @@ from appliance.store.places import URL, make_history, make_journal
 from appliance.store.postgres import moving
 from appliance.store.postgres.connecting import connect
 from appliance.store.postgres.moving import move_to_folder, move_to_server
+from appliance.store.seal import Keys
 from tests.store.stores import Clock, body
 from tests.support.shard_files import DAY, NOON, put
 
@@ -260,6 +263,32 @@ def test_the_moved_folder_is_sound_for_sqlite(engine: Path, bare_url: str, tmp_p
             assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
             assert file.execute("PRAGMA foreign_key_check").fetchall() == []
     assert not list((tmp_path / "other").rglob("*.new"))
+
+
+def test_a_backup_of_an_engine_in_postgres_restores_into_a_folder_and_from_there_anywhere(
+    engine: Path, bare_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (engine / "keys").mkdir()
+    (engine / "keys" / "engine.json").write_text("{}")
+    move_to_server(engine, bare_url, "me", silent)
+    monkeypatch.setenv(URL, bare_url)
+    before = contents(engine, {URL: bare_url})
+    told: list[tuple[int, int]] = []
+    manifest = make_backup(engine, tmp_path / "b.tar.gz", lambda done, total, what: told.append((done, total)))
+    assert manifest.left_out == [] and told == sorted(told)
+    assert {name.split("/")[0] for name in manifest.files} == {"flowork.db", "runs", "blobs", "keys"}
+    assert len([name for name in manifest.files if name.startswith("blobs/")]) == 2
+    assert not list(tmp_path.glob(".flowork-backup-*"))
+    monkeypatch.delenv(URL)
+    restore_backup(tmp_path / "b.tar.gz", tmp_path / "restored")
+    assert contents(tmp_path / "restored", {}) == before
+    assert FileBlobs(tmp_path / "restored").get(FileBlobs(engine).put(b"")) == b""
+
+
+def test_an_engine_in_postgres_is_not_restored_over(database_url: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv(URL, database_url)
+    with pytest.raises(StoreError, match="flowork migrate"):
+        restoring.stage(tmp_path, tmp_path / "b.tar.gz", Keys())
 
 
 def test_an_empty_database_beside_a_full_folder_is_refused(engine: Path, bare_url: str) -> None:

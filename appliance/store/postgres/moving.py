@@ -364,13 +364,6 @@ def _export_store(connection: Connection, address: Address, data: Path) -> int:
     theirs = export_store(connection, fresh)
     with closing(open_file(fresh)) as file:
         ours = {table: proved(file_rows(file, table, columns_of(file, table))) for table in theirs}
-        # The newest change of a durable value has the highest number; the journal goes on behind it.
-        newest = file.execute("SELECT coalesce(max(ver), 0) FROM flow_state").fetchone()[0]
-        file.execute(
-            "INSERT INTO counter (name, value) VALUES ('state_version', ?) "
-            "ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
-            (newest,),
-        )
         file.execute("PRAGMA journal_mode=WAL").fetchone()
     count = sum(_same(theirs[table], ours[table], address, table) for table in theirs)
     if damage := check_database(fresh):
