@@ -17,7 +17,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -29,8 +29,7 @@ from appliance.security import signatures
 from appliance.store.migrations import rehearse, step_back
 from appliance.store.schema import MIGRATIONS
 from appliance.update.machine import Systemd, Undone, write_slot
-from appliance.update.release import BadRelease, Release, open_file
-from appliance.update.updater import GO_BACK, INCOMING, OPT, PLACE, UNDER_WAY, Updater
+from appliance.update.updater import GO_BACK, IMAGE, INCOMING, OPT, PLACE, UNDER_WAY, Updater
 
 
 def main() -> int:
@@ -64,13 +63,17 @@ def _apply(words: Sequence[str]) -> int:
 
 
 def _bring(file: Path) -> int:
+    if not (OPT / "current").is_symlink():
+        raise Undone("Flowork was not installed here by scripts/install; a checkout is updated with git")
     with _alone():
         updater = make_updater()
-        if _is_slot(file, updater.trusted()):
-            return 0
-        state = updater.apply(file)
+        state = updater.bring_system(file, write_slot)
+        if state is None and IMAGE.exists():
+            # Its program lies in the system, which is read-only.
+            state = updater.refuse("this is no release of a whole system, which is all that a flashed box takes")
+        state = state or updater.apply(file)
     sys.stdout.write(f"{state.phase}: {state.reason or state.version}\n")
-    return 0 if state.phase == "done" else 1
+    return 0 if state.phase in ("done", "written") else 1
 
 
 def _back(words: Sequence[str]) -> int:
@@ -78,30 +81,6 @@ def _back(words: Sequence[str]) -> int:
         state = make_updater().go_back()
     sys.stdout.write(f"{state.phase}: {state.reason}\n")
     return 0 if state.phase == "rolled-back" else 1
-
-
-def _is_slot(file: Path, trusted: list[str]) -> bool:
-    """Whether the release is a whole system; then it is written and tried at the next boot."""
-    if not (OPT / "current").is_symlink():
-        raise Undone("Flowork was not installed here by scripts/install; a checkout is updated with git")
-    with ExitStack() as held:
-        try:
-            release = Release(held.enter_context(open_file(file)), trusted)
-            manifest = release.open()
-        except (BadRelease, OSError):
-            return False  # the updater says so, and notes it
-        if manifest.kind != "slot":
-            return False
-        folder = PLACE / "slot"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for old in folder.iterdir():
-            old.unlink()
-        release.unpack(folder)
-    (slot,) = [folder / name for name in manifest.files]
-    write_slot(slot)
-    slot.unlink()
-    sys.stdout.write(f"version {manifest.version} is written: it is tried at the next start of the machine\n")
-    return True
 
 
 def _trust(words: Sequence[str]) -> int:

@@ -15,6 +15,9 @@ from appliance.security import signatures
 from appliance.store.schema import MIGRATIONS
 from appliance.update.release import pack
 
+#: What Debian calls a machine, and what the machine calls itself.
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """The exit code."""
@@ -30,21 +33,23 @@ def main(words: Sequence[str] | None = None) -> int:
     given = parser.parse_args(words)
     if given.what == "key":
         return _new_key(given.file)
-    number = version("flowork")
+    number, machine = version("flowork"), platform.machine()
     if given.what == "slot":
+        # As scripts/image names it; a PC makes those of other machines too.
+        machine = _MACHINES.get(given.source.stem.rpartition("-")[2], machine)
         sources = {given.source.name: given.source}
     else:
         sources = {path.name: path for path in (*given.source.glob("*.whl"), *given.source.glob("constraints.txt"))}
         (ours,) = [name for name in sources if name.startswith("flowork-")]
         number = ours.split("-")[1]
-    target = given.out / f"flowork-{number}-{platform.machine()}{'-slot' * (given.what == 'slot')}.flowork"
+    target = given.out / f"flowork-{number}-{machine}{'-slot' * (given.what == 'slot')}.flowork"
     manifest = pack(
         sources,
         target,
         given.key.read_text(encoding="ascii"),
         kind=given.what,
         version=number,
-        machine=platform.machine(),
+        machine=machine,
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         schema=MIGRATIONS[-1].number,
         made=given.made,

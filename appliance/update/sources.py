@@ -21,7 +21,7 @@ from msgspec import Struct
 from appliance.contracts import FlowError, NodeError
 from appliance.store.schema import MIGRATIONS
 from appliance.update.release import Manifest, Release
-from appliance.update.updater import OPT, PLACE, read_trusted
+from appliance.update.updater import IMAGE, OPT, PLACE, read_trusted
 
 #: Seconds that an address may keep one waiting.
 _PATIENCE = 60.0
@@ -102,6 +102,9 @@ def _why_not(manifest: Manifest) -> str:
     here = platform.machine(), f"{sys.version_info.major}.{sys.version_info.minor}"
     if manifest.machine not in (here[0], "any"):
         return f"it is for {manifest.machine}; this is {here[0]}"
+    if (manifest.kind == "slot") != IMAGE.exists():
+        kind = "a whole system, for a box that was flashed" if manifest.kind == "slot" else "the program alone"
+        return f"it is {kind}; this box " + ("takes whole systems" if IMAGE.exists() else "was not")
     if manifest.kind == "wheels" and manifest.python != here[1]:
         return f"it is for Python {manifest.python}; this is {here[1]}"
     if manifest.schema < MIGRATIONS[-1].number:

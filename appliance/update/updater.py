@@ -9,6 +9,9 @@ tried on a copy) → ``switching`` (the link changes, everything is started anew
 all must stay well) → ``done``; or ``returning`` → ``rolled-back``; or ``refused``; both with the reason. The release
 before stays until the next update, for who wants to go back by hand: as long as both write the same form of the
 database nothing is lost by that.
+
+A release that is a whole system (for a box that was flashed with an image) ends as ``written``: it is tried at the next
+start of the machine.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -30,6 +33,8 @@ from appliance.update.release import BadRelease, Manifest, Release, open_file
 #: Where the installer puts the program; root's own folder, in which everybody may read ``state.json``; and what the
 #: user ``flowork`` leaves for root, in its data folder.
 OPT, PLACE, INCOMING = Path("/opt/flowork"), Path("/var/lib/flowork-update"), "update/incoming.flowork"
+#: What a box that was flashed with an image has.
+IMAGE = Path("/etc/flowork-image")
 #: What it leaves to ask for the release before.
 GO_BACK = "update/go-back"
 #: Seconds that all must stay well, that it may take to become so, and between two looks.
@@ -185,6 +190,40 @@ class Updater:
             return self._tell(msgspec.structs.replace(state, phase="refused", reason=str(exc)))
         return self._switch(state)
 
+    def bring_system(self, source: Path, write: Callable[[Path], None]) -> UpdateState | None:
+        """Bring in a release that is a whole system; how it ended, None for any other (``apply`` tells why not).
+
+        ``write`` puts it into the slot that does not run and has it tried at the next start of the machine; what is
+        not well then is left by the image's own tools.
+        """
+        if self.state.phase in UNDER_WAY:
+            return self.resume()
+        state = UpdateState(phase="unpacking", schema_before=self._schema)
+        with ExitStack() as held:
+            try:
+                release = Release(held.enter_context(open_file(source)), self.trusted())
+                manifest = release.open()
+            except (BadRelease, OSError):
+                return None
+            if manifest.kind != "slot":
+                return None
+            state = msgspec.structs.replace(state, version=manifest.version, schema=manifest.schema)
+            try:
+                self._check_machine(manifest)
+                self._check_schema(manifest)
+                state = self._tell(state)
+                folder = self._fresh("slot")
+                release.unpack(folder)
+                (slot,) = [folder / name for name in manifest.files]
+                state = self._tell(msgspec.structs.replace(state, phase="preparing"))
+                write(slot)
+            except (FlowError, OSError, ValueError) as exc:
+                self._clear(None, "")
+                return self._tell(msgspec.structs.replace(state, phase="refused", reason=str(exc)))
+        self._clear(None, "")
+        reason = "it is tried at the next start of the machine"
+        return self._tell(msgspec.structs.replace(state, phase="written", reason=reason))
+
     def _taken(self, source: Path) -> Path:
         """A copy of root's own: whoever wrote the file cannot change it any more."""
         target = self._fresh("staged") / "release"
@@ -205,9 +244,18 @@ class Updater:
         machine, python = self._about
         if manifest.kind != "wheels":
             raise BadRelease("this release is a whole system, for a flashed image; here the program alone is updated")
-        if manifest.machine not in (machine, "any") or manifest.python != python:
+        if manifest.python != python:
             here = f"{machine} with Python {python}"
             raise BadRelease(f"this release is for {manifest.machine} with Python {manifest.python}; this is {here}")
+        self._check_machine(manifest)
+        self._check_schema(manifest)
+
+    def _check_machine(self, manifest: Manifest) -> None:
+        machine = self._about[0]
+        if manifest.machine not in (machine, "any"):
+            raise BadRelease(f"this release is for {manifest.machine}; this is {machine}")
+
+    def _check_schema(self, manifest: Manifest) -> None:
         if manifest.schema < self._schema:
             raise BadRelease(
                 f"version {manifest.version} is older and cannot read this engine's database; restore a backup of its "
@@ -264,6 +312,10 @@ class Updater:
         self._clear(Path(state.release), state.before)
         return self._tell(msgspec.structs.replace(state, phase="rolled-back", reason=reason))
 
+    def refuse(self, reason: str) -> UpdateState:
+        """Note that a release was not even looked into."""
+        return self._tell(UpdateState(phase="refused", reason=reason))
+
     def go_back(self) -> UpdateState:
         """Return to the release before, because somebody asks for it. Raises ``BadRelease``."""
         state = self.state
@@ -294,8 +346,8 @@ class Updater:
         _sync(self._opt)
 
     def _clear(self, release: Path | None, before: str) -> None:
-        for folder in (self._place / "staged", self._place / "wheels"):
-            shutil.rmtree(folder, ignore_errors=True)
+        for name in ("staged", "wheels", "slot"):
+            shutil.rmtree(self._place / name, ignore_errors=True)
         if release is not None and str(release) != before:
             shutil.rmtree(release, ignore_errors=True)
 

@@ -70,10 +70,17 @@ def test_a_file_and_an_address_are_looked_at_without_being_fetched(place: Path) 
         ({"machine": "sparc"}, "it is for sparc"),
         ({"python": "2.7"}, "it is for Python 2.7"),
         ({"schema": 0}, "cannot read this engine's database"),
+        ({"kind": "slot"}, "it is a whole system, for a box that was flashed; this box was not"),
     ],
 )
 def test_what_is_not_for_this_machine_is_said(place: Path, about: dict[str, object], why: str) -> None:
     assert why in look(str(release(place / "r.flowork", **about))).why_not
+
+
+def test_a_flashed_box_takes_whole_systems_alone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "IMAGE", place / "opt")
+    assert look(str(release(place / "r.flowork", kind="slot"))).why_not == ""
+    assert "takes whole systems" in look(str(release(place / "r.flowork"))).why_not
 
 
 def test_of_a_folder_the_newest_that_fits_counts(place: Path) -> None:

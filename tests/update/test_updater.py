@@ -298,3 +298,61 @@ def test_a_release_that_nobody_trusts_is_refused_in_the_state_that_everybody_rea
     assert main._bring(bench.file) == 0 and bench.current == "2-7"
     with pytest.raises(ValueError, match="not a key"):
         main._trust(["bm9uZQ=="])
+
+
+# --- whole systems -------------------------------------------------------------------------------------------
+
+
+def test_a_whole_system_is_written_and_tried_later(bench: Bench) -> None:
+    bench.pack(kind="slot")
+    seen: list[bytes] = []
+    state = bench.updater.bring_system(bench.file, lambda slot: seen.append(slot.read_bytes()))
+    assert state is not None
+    assert (state.phase, state.version, seen) == ("written", "2", [b"new"])
+    assert bench.updater.state == state
+    assert not (bench.place / "slot").exists()
+    assert bench.updater.apply(bench.file).phase == "refused", "the program alone is another kind"
+
+
+@pytest.mark.parametrize(
+    ("about", "reason"), [({"machine": "aarch64"}, "for aarch64; this is x86_64"), ({"schema": 4}, "cannot read this")]
+)
+def test_a_whole_system_for_another_machine_or_an_older_one_is_refused(
+    bench: Bench, about: dict[str, Any], reason: str
+) -> None:
+    bench.pack(**{"kind": "slot", "python": "3.13", **about})
+    seen: list[Path] = []
+    state = bench.updater.bring_system(bench.file, seen.append)
+    assert state is not None
+    assert state.phase == "refused"
+    assert reason in state.reason
+    assert seen == []
+
+
+def test_a_slot_that_cannot_be_written_is_told(bench: Bench) -> None:
+    bench.pack(kind="slot")
+
+    def write(slot: Path) -> None:
+        raise FlowError("the card is failing")
+
+    state = bench.updater.bring_system(bench.file, write)
+    assert state is not None
+    assert (state.phase, state.reason) == ("refused", "the card is failing")
+
+
+def test_what_is_no_whole_system_or_not_signed_is_left_to_the_other_way(bench: Bench) -> None:
+    assert bench.updater.bring_system(bench.file, lambda slot: None) is None
+    bench.file.write_bytes(b"no release")
+    assert bench.updater.bring_system(bench.file, lambda slot: None) is None
+    assert bench.updater.state == UpdateState()
+
+
+def test_a_slots_release_is_for_the_machine_that_its_name_says(tmp_path: Path) -> None:
+    from appliance.update import making
+
+    (tmp_path / "key").write_text(KEY)
+    (tmp_path / "flowork-1-arm64.slot").write_bytes(b"system")
+    words = ["slot", str(tmp_path / "flowork-1-arm64.slot"), "--key", str(tmp_path / "key"), "--out", str(tmp_path)]
+    assert making.main(words) == 0
+    (file,) = tmp_path.glob("*.flowork")
+    assert file.name.endswith("-aarch64-slot.flowork")
