@@ -49,6 +49,7 @@ def of_status(status: Mapping[str, Any]) -> list[Finding]:
     """The faults in the kernel's own word (its method ``status``)."""
     return [
         *_journal(status),
+        *_bus(status),
         *_load(status),
         *_backups(status),
         *_integrity(status),
@@ -57,6 +58,12 @@ def of_status(status: Mapping[str, Any]) -> list[Finding]:
         *_brokers(status),
         *_peers(status.get("peers") or {}),
     ]
+
+
+def _bus(status: Mapping[str, Any]) -> Iterator[Finding]:
+    if why := status.get("bus"):
+        text = f"gateways on other machines do not reach the kernel: {why}"
+        yield Finding("bus", "critical", text, "mend the server that FLOWORK_QUEUE_URL names; runs under way go on")
 
 
 def _journal(status: Mapping[str, Any]) -> Iterator[Finding]:

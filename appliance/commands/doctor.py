@@ -31,6 +31,11 @@ def command(session: Session, port: int) -> int:
         for one in found:
             out.say(f"{one.level}: {out.plain(one.text)}", color="red" if one.level == "critical" else "yellow")
             out.say(f"    {out.plain(one.mend)}")
+        for kernel in (status or {}).get("kernels", ()):
+            out.say(
+                f"kernel {kernel['writer']} on {out.plain(kernel['machine'])}: {kernel['flows']} flows, "
+                f"{kernel['runs']} runs under way, its lease holds {kernel['lease']:.0f} s more"
+            )
         if not found:
             out.say("all is well", color="green")
     return {"ok": 0, "warning": 1}.get(level, 2)

@@ -12,6 +12,7 @@ import queue
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,10 @@ _ALL = 6.0
 _END: Any = object()
 
 
+class BusAway(KernelAway):
+    """The bus to the other machines cannot be used. What comes in is put down for their kernels to find."""
+
+
 class ClusterKernel(KernelClient):
     """All kernels of the cluster as if they were one. ``flow_of(run)`` names a run's flow by its number."""
 
@@ -63,7 +68,7 @@ class ClusterKernel(KernelClient):
         """As :meth:`KernelClient.call`, of the kernel or kernels that this is for."""
         request = _request(0, method, params)
         if merge := _OF_ALL.get(method):
-            return merge(self._ask_all(method, request, min(timeout, _ALL)))
+            return merge(self._ask_all(method, request, min(timeout, _ALL), params))
         if method in _BY_FLOW:
             return self._at_home(method, int(params[_BY_FLOW[method]]), timeout, params)
         if method in _BY_RUN:
@@ -135,6 +140,9 @@ class ClusterKernel(KernelClient):
                     if exc.error_id != ELSEWHERE:
                         raise
                     self._joined.look_again()
+                except BusAway as exc:
+                    exc.sent = sent
+                    raise
                 except KernelAway as exc:
                     sent = sent or exc.sent
                     if exc.sent and not again:
@@ -146,17 +154,26 @@ class ClusterKernel(KernelClient):
                 raise away
             time.sleep(_PAUSE)
 
-    def _ask_all(self, method: str, request: bytes, timeout: float) -> list[Any]:
+    def _ask_all(self, method: str, request: bytes, timeout: float, params: dict[str, Any]) -> list[Any]:
         """The answers of all kernels that gave one; raises what the only one raised."""
         kernels = self._kernels()
         if not kernels:
             raise KernelAway("no kernel of the cluster is running")
-        asked = [(member, *self._send(member, request, timeout)) for member in kernels]
-        answers, failures = [], []
+        asked: list[tuple[Member, Callable[[], Any]]] = []
+        answers: list[Any] = []
+        failures: list[FlowError] = []
         deadline = time.monotonic() + timeout
-        for member, number, box in asked:
+        for member in kernels:
+            if self._joined.is_here(member):
+                asked.append((member, partial(super().call, method, timeout, **params)))
+                continue
             try:
-                answer = self._wait(member, number, box, deadline)
+                asked.append((member, partial(self._wait, member, *self._send(member, request, timeout), deadline)))
+            except BusAway as exc:
+                failures.append(exc)
+        for member, ask in asked:
+            try:
+                answer = ask()
                 if method == "status":
                     answer = {**answer, "writer": member.writer, "machine": member.machine, "lease": member.left}
                 answers.append(answer)
@@ -189,10 +206,10 @@ class ClusterKernel(KernelClient):
             expires = self._joined.service.clock() + timeout
         except FlowError as exc:
             del self._pending[number]
-            raise KernelAway(exc.message) from None
+            raise BusAway(exc.message) from None
         body = wire.frame([number, *message[1:]])[4:]
         part = [far.CALL, self._joined.box, number, expires, body]
-        self._joined.send(member.box, part, lambda exc: answers.put(KernelAway(exc.message)))
+        self._joined.send(member.box, part, lambda exc: answers.put(BusAway(exc.message)))
 
     def next_number(self) -> int:
         """For :meth:`ask`."""

@@ -152,6 +152,9 @@ class Homes:
         self._notice_changes()
         self._bury(members)
         self._find_new()
+        if self._cluster.bus_away:
+            # Nobody can call us for what gateways put down.
+            self._kernel.engine.post(self._kernel.take_strays)
         self._even_out(members)
         self._settle_moves()
         if self.leads(members):
