@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -146,19 +147,31 @@ class Beacon:
                     self._thread = None
                     return
                 self._said = wish
-                process = self._process = _start()
-                _write(process, wish)
             began = time.monotonic()
-            self._listen(process)
-            _end(process)
+            told = self._work(wish)
             with self._lock:
-                self._process = None
-                if process.returncode == 0:
-                    continue  # as it was told
+                if told or self._closed:
+                    continue
                 self.trouble = self.trouble or "the program for mDNS has ended"
                 logger.warning("looking for engines on the local network stopped: %s; tried again", self.trouble)
                 pause = AGAIN if time.monotonic() - began > LONGEST else min(pause * 2, LONGEST)
                 self._lock.wait(pause)
+
+    def _work(self, wish: Mapping[str, Any]) -> bool:
+        """Run the program once; whether it ended because it was told to."""
+        try:
+            process = _start()
+        except OSError as exc:
+            self.trouble = f"the program for mDNS cannot be started: {(exc.strerror or str(exc)).lower()}"
+            return False
+        with self._lock:
+            self._process = process
+            _write(process, wish)
+        self._listen(process)
+        _end(process)
+        with self._lock:
+            self._process = None
+        return process.returncode == 0
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
@@ -195,16 +208,25 @@ def text(value: str, name: str) -> str:
 def _start() -> subprocess.Popen[bytes]:
     """It ends with our end of its standard input."""
     command = [sys.executable, "-m", "appliance.fleet.peers.multicast"]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
     )
+    assert process.stdin is not None
+    os.set_blocking(process.stdin.fileno(), False)
+    return process
 
 
 def _write(process: subprocess.Popen[bytes], wish: Mapping[str, Any]) -> None:
+    """One that does not read hangs: it is ended, and another one started."""
     assert process.stdin is not None
-    with suppress(OSError, ValueError):
-        process.stdin.write(json.dumps(wish).encode() + b"\n")
-        process.stdin.flush()
+    line = json.dumps(wish).encode() + b"\n"
+    try:
+        if os.write(process.stdin.fileno(), line) < len(line):
+            process.kill()
+    except BlockingIOError:
+        process.kill()
+    except (OSError, ValueError):
+        pass  # it has ended, or was told to
 
 
 def _hush(process: subprocess.Popen[bytes]) -> None:

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 #: Requests of one peer that are worked on at one time, and ours that wait for its answers.
 MOST_ASKED, MOST_ASKING = 256, 1000
+#: Bytes of the bodies of requests that are worked on at one time.
+MOST_BYTES = 64_000_000
 #: Bytes that the peer has not taken yet, beyond which no more items are sent.
 MOST_WAITING = 8_000_000
 #: Bytes of a detail that goes along with an error.
@@ -90,21 +92,24 @@ class Asking(Struct, eq=False):
 
 
 class Asked:
-    """Implements :class:`appliance.contracts.PeerRequest`. ``post`` does something on the peers' thread."""
+    """Implements :class:`appliance.contracts.PeerRequest`. ``size`` is that of its body, which is set once the blobs
+    are here; ``post`` does something on the peers' thread.
+    """
 
     def __init__(
         self,
         peer: PeerState,
         number: int,
-        body: Any,
+        size: int,
         until: float,
         link: PeerLink,
         post: Callable[[Callable[[], None]], None],
     ) -> None:
         self.peer = peer
-        self.body = body
+        self.body: Any = None
         self.until = until
         self.number = number
+        self.size = size
         self._link = link
         self._post = post
         self._lock = threading.Lock()
@@ -234,7 +239,7 @@ class Calls:
             if link.asking.pop(message.id, None) is not None:
                 asking.fail(PeerFailed(f"{asking.title}: {why}", error_id="blob"))
 
-        link.transfers.take_up(("answer", message.id), message.blobs, deliver, failed)
+        link.transfers.take_up(("answer", message.id), len(message.body), message.blobs, deliver, failed)
 
     def _give_item(self, asking: Asking, body: msgspec.Raw) -> None:
         if asking.on_item is None or asking.future.done():
@@ -261,13 +266,13 @@ class Calls:
             refusal = PeerNotAllowed(f"this engine does not know {ask.method[:60]!r}; bring both to the same release")
         elif served.right is not None and not state.roles.may(served.right):
             refusal = PeerNotAllowed(f"{state.name} may not do that here; `flowork peer allow` gives it {served.right}")
-        elif len(link.asked) >= MOST_ASKED:
-            refusal = Busy(f"{MOST_ASKED} requests of this peer are under way already")
+        elif len(link.asked) >= MOST_ASKED or sum(each.size for each in link.asked.values()) > MOST_BYTES:
+            refusal = Busy(f"{len(link.asked)} requests of this peer are under way already")
         if refusal is not None or served is None:
             link.send(failure(ask.id, refusal or PeerNotAllowed("")))
             return
         until = time.monotonic() + min(max(ask.left, 0.0), 10 * 86400.0)
-        request = Asked(state, ask.id, None, until, link, self._post)
+        request = Asked(state, ask.id, len(ask.body), until, link, self._post)
         link.asked[ask.id] = request
         link.expires = min(link.expires, until)
 
@@ -276,9 +281,10 @@ class Calls:
                 request.body = wire.decode_body(ask.body)
                 self._handle(served, request)
 
-        link.transfers.take_up(
-            ("ask", ask.id), ask.blobs, deliver, lambda why: request.error(PeerFailed(why, error_id="blob"))
-        )
+        def failed(why: str) -> None:
+            request.error(PeerFailed(why, error_id="blob"))
+
+        link.transfers.take_up(("ask", ask.id), request.size, ask.blobs, deliver, failed)
 
     def _handle(self, served: Served, request: Asked) -> None:
         try:

@@ -32,6 +32,8 @@ SERVICE = "_flowork._tcp.local."
 MOST = 256
 #: Names that may wait for their facts to be asked for, and how many are asked for at once.
 MOST_WAITING, AT_ONCE = 512, 4
+#: Seconds between two names that one worker asks for: who announces as fast as it can has no more of the machine.
+PACE = 0.005
 #: Milliseconds that an engine has to tell its facts.
 PATIENCE = 3000
 #: Seconds for which changes of this machine's addresses settle.
@@ -160,6 +162,7 @@ class Multicast:
             del self._waiting[name]
             if self._zeroconf is None:
                 continue
+            await asyncio.sleep(PACE)
             with suppress(Exception):  # what a stranger sends is no reason to end
                 info = AsyncServiceInfo(SERVICE, name)
                 if await info.async_request(self._zeroconf.zeroconf, PATIENCE):

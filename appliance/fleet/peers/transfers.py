@@ -15,10 +15,13 @@ from msgspec import Struct
 
 from appliance.contracts import FlowError
 from appliance.fleet.peers import wire
+from edge_agent.protocol.channel import ChannelClosed
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 #: Pieces of one blob that are asked for at one time, and blobs that are fetched at one time.
-WINDOW, AT_ONCE = 4, 4
+WINDOW, AT_ONCE = 4, 2
+#: Bytes of messages that may wait for their blobs.
+MOST_WAITING = 64_000_000
 #: Blobs that a peer may still ask for, the newest ones.
 OFFERED = 10_000
 
@@ -44,6 +47,7 @@ class Waiting(Struct):
     """A message that is taken up once its blobs are there; ``failed`` is called with why they never will be."""
 
     needs: set[str]
+    size: int
     deliver: Callable[[], None]
     failed: Callable[[str], None]
 
@@ -95,11 +99,14 @@ class Transfers:
     def take_up(
         self,
         key: tuple[str, int],
+        size: int,
         blobs: Iterable[wire.Blob],
         deliver: Callable[[], None],
         failed: Callable[[str], None],
     ) -> None:
-        """Deliver a message once its blobs are here, and behind those of the same ``key`` that came before it."""
+        """Deliver a message of ``size`` bytes once its blobs are here, and behind those of the same ``key`` that came
+        before it. Raises ``ChannelClosed`` for a peer that sends more than can wait.
+        """
         needs = set()
         for blob in blobs:
             if not _DIGEST.fullmatch(blob.digest) or not 0 <= blob.size <= wire.LARGEST_BLOB:
@@ -113,7 +120,9 @@ class Transfers:
         if not needs and key not in self._waiting:
             deliver()
             return
-        self._waiting.setdefault(key, deque()).append(Waiting(needs, deliver, failed))
+        if sum(each.size for waiting in self._waiting.values() for each in waiting) + size > MOST_WAITING:
+            raise ChannelClosed("it sends more than can wait")
+        self._waiting.setdefault(key, deque()).append(Waiting(needs, size, deliver, failed))
         self._fetch()
 
     def came(self, piece: wire.Piece) -> None:

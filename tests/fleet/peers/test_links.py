@@ -86,11 +86,12 @@ def test_a_machine_that_has_slept_calls_at_once(made: Engines) -> None:
     ahead = [0.0]
     a, b = made("alpha", up=lambda: boottime() + ahead[0]), made("beta")
     made.pair(a, b)
-    old = a.peers.circle.remotes["idbeta"].link
+    hold = threading.Event()
+    b.peers.post(lambda: hold.wait(PATIENCE) and None)  # whose link is dead, as its own side has found meanwhile
     ahead[0] = 3600.0
-    a.peers.post(lambda: None)  # it wakes up
-    until(lambda: a.peers.circle.remotes["idbeta"].link is not old and a.connected("beta"), "a new link")
-    until(lambda: b.connected("alpha"), "the link")
+    until(lambda: a.peers.post(lambda: None) or not a.connected("beta"), "the end of the old link")
+    hold.set()
+    until(lambda: a.connected("beta") and b.connected("alpha"), "a new link")
 
 
 def test_one_that_says_nothing_any_more_is_away_within_ten_seconds_and_not_before(made: Engines) -> None:
