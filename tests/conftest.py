@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import leaks, offline
-from tests.support.databases import bare_url, database_url, postgres
+from tests.support.databases import bare_url, database_url, leave_out_files_only, place, postgres
 
-__all__ = ["bare_url", "database_url", "postgres"]
+__all__ = ["bare_url", "database_url", "place", "postgres"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -17,6 +17,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "files_only: about files of the store, of which a database server has none")
     offline.install()
     leaks.adopt_orphans()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is about files (``files_only``) is not asked of Postgres."""
+    leave_out_files_only(config, items)
 
 
 @pytest.fixture(autouse=True)

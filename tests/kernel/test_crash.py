@@ -18,6 +18,7 @@ from appliance.engine.states import RunState
 from appliance.kernel.submission import Submission
 from appliance.store.journal import Batch
 from tests.support.bench_engine import Bench
+from tests.support.databases import emptied
 from tests.support.flows import compute, flow, node
 from tests.support.probes import ProbeConfig
 
@@ -121,6 +122,28 @@ def shapes(draw: st.DrawFn) -> dict[str, Any]:
 @given(shape=shapes(), crash=st.integers(1, 8), behind=st.booleans(), policy=st.sampled_from(["ask", "skip", "retry"]))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 def test_a_crash_at_any_commit(shape: dict[str, Any], crash: int, behind: bool, policy: str) -> None:
+    crash_anywhere(shape, crash, behind, policy)
+
+
+@given(shape=shapes(), crash=st.integers(1, 8), behind=st.booleans(), policy=st.sampled_from(["ask", "skip", "retry"]))
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
+def test_a_crash_at_any_commit_on_postgres(
+    database_url: str, shape: dict[str, Any], crash: int, behind: bool, policy: str
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOWORK_DATABASE_URL", database_url)
+        try:
+            crash_anywhere(shape, crash, behind, policy)
+        finally:
+            emptied(database_url)
+
+
+def crash_anywhere(shape: dict[str, Any], crash: int, behind: bool, policy: str) -> None:
     world: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         shape = {**shape, "settings": {"on_crash": policy}}
@@ -138,7 +161,7 @@ def test_a_crash_at_any_commit(shape: dict[str, Any], crash: int, behind: bool, 
 
 @pytest.mark.parametrize("behind", [False, True])
 @pytest.mark.parametrize("crash", range(1, 7))
-def test_families_survive(tmp_path: Path, crash: int, behind: bool) -> None:
+def test_families_survive(place: str, tmp_path: Path, crash: int, behind: bool) -> None:
     world: list[str] = []
     body = {"nodes": [node("o", "once"), compute("s", "payload * 10")], "edges": [{"from": "o", "to": "s"}]}
     each = node("f", "for_each", {"items": "payload", "concurrency": 2, "body": body})
@@ -153,30 +176,30 @@ def test_families_survive(tmp_path: Path, crash: int, behind: bool) -> None:
 
 @pytest.mark.parametrize("behind", [False, True])
 @pytest.mark.parametrize("crash", range(1, 6))
-def test_a_counter_counts_every_event_once(tmp_path: Path, crash: int, behind: bool) -> None:
+def test_a_counter_counts_every_event_once(place: str, tmp_path: Path, crash: int, behind: bool) -> None:
     shape = flow(node("n", "state", {"action": "increment", "key": "n"}), node("o", "idempotent"))
     rows, counter = crash_and_finish(tmp_path, shape, [], [1, 2, 3], crash, behind)
     assert len(rows) == counter == 3
 
 
-def test_an_unverified_step_asks_and_obeys(tmp_path: Path) -> None:
-    for decision, expected in (("retry", 2), ("skip", 1), ("fail", 1)):
-        world: list[str] = []
-        folder = tmp_path / decision
-        first = Bench(folder, acts(world))
-        first.deploy(1, flow(node("o", "once"), compute("z", "'end'")))
-        crash_at(first, 2, behind=False)
-        send(first, [1])
-        first.die()
-        assert len(world) == 1
-        again = Bench(folder, acts(world))
-        again.deploy(1, first.flows[1])
-        again.recover()
-        (run,) = again.engine.runs.values()
-        assert run.parked[0].unverified
-        assert again.states() == ["waiting"]
-        again.engine.steps.decide(run, 0, decision, "ann")
-        again.engine.pump()
-        assert again.states() == ["failed" if decision == "fail" else "succeeded"]
-        assert len(world) == expected
-        again.die()
+@pytest.mark.parametrize(("decision", "expected"), [("retry", 2), ("skip", 1), ("fail", 1)])
+def test_an_unverified_step_asks_and_obeys(place: str, tmp_path: Path, decision: str, expected: int) -> None:
+    world: list[str] = []
+    folder = tmp_path / decision
+    first = Bench(folder, acts(world))
+    first.deploy(1, flow(node("o", "once"), compute("z", "'end'")))
+    crash_at(first, 2, behind=False)
+    send(first, [1])
+    first.die()
+    assert len(world) == 1
+    again = Bench(folder, acts(world))
+    again.deploy(1, first.flows[1])
+    again.recover()
+    (run,) = again.engine.runs.values()
+    assert run.parked[0].unverified
+    assert again.states() == ["waiting"]
+    again.engine.steps.decide(run, 0, decision, "ann")
+    again.engine.pump()
+    assert again.states() == ["failed" if decision == "fail" else "succeeded"]
+    assert len(world) == expected
+    again.die()

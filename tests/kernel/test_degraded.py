@@ -45,6 +45,11 @@ class Disk:
         self.bench.engine.keeper._next_try = 0.0
 
 
+@pytest.fixture(autouse=True)
+def everywhere(place: str) -> None:
+    """Each of these tests, but for those about files, is asked of both kinds of store."""
+
+
 @pytest.fixture
 def disk(bench: Bench) -> Disk:
     return Disk(bench)
@@ -184,6 +189,7 @@ def full(bench: Bench) -> None:
     shard.execute(f"PRAGMA max_page_count={pages}")
 
 
+@pytest.mark.files_only
 def test_a_shard_that_is_really_full(bench: Bench) -> None:
     bench.deploy(1, flow(compute("a", "payload * 1000"), node("d", "delay", {"for": "1h"})))
     bench.submit(1, "x")
@@ -200,6 +206,7 @@ def test_a_shard_that_is_really_full(bench: Bench) -> None:
     assert bench.states() == ["waiting"] * 6 and not bench.engine.keeper.degraded
 
 
+@pytest.mark.files_only
 @pytest.mark.parametrize("harm", ["header", "flow_span", "chunk", "cut off"])
 def test_a_shard_that_breaks_under_way(bench: Bench, make_bench: Callable[..., Bench], harm: str) -> None:
     """Also runs that wait in it go on, as far as they can be read; later ones are not hurt at all."""
@@ -230,6 +237,7 @@ def test_a_shard_that_breaks_under_way(bench: Bench, make_bench: Callable[..., B
     assert other.recover() == 0
 
 
+@pytest.mark.files_only
 def test_one_run_with_damaged_records_fails_and_the_others_go_on(
     bench: Bench, make_bench: Callable[..., Bench]
 ) -> None:
@@ -299,7 +307,7 @@ def test_midnight_in_the_middle(bench: Bench, make_bench: Callable[..., Bench]) 
     bench.pass_time(3700)
     bench.submit(1, "morning")
     bench.engine.pump()
-    assert len(shards.days(bench.data)) == 2
+    assert len({day_of(row.id) for row, _ in bench.rows()}) == 2
     bench.die()
     other = make_bench()
     for num, shape in bench.flows.items():
@@ -316,6 +324,7 @@ def test_midnight_in_the_middle(bench: Bench, make_bench: Callable[..., Bench]) 
     assert len([row for row, _ in other.rows() if row.parent]) == 3
 
 
+@pytest.mark.files_only
 def test_a_full_file_system_for_real(tmp_path: Path, make_bench: Callable[..., Bench]) -> None:
     """Only where a small file system can be mounted."""
     import subprocess

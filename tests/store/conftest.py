@@ -6,31 +6,7 @@ from pathlib import Path
 import pytest
 
 from appliance.store.metadata import Store, open_store
-from appliance.store.places import URL
 from tests.store.stores import DAY, Clock, body, here, write_shard
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What is about files (``files_only``) is not asked of Postgres."""
-
-    def unfit(item: pytest.Item) -> bool:
-        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-        return params.get("place") == "postgres" and item.get_closest_marker("files_only") is not None
-
-    left_out = [item for item in items if unfit(item)]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
-
-
-@pytest.fixture(params=["files", "postgres"])
-def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where the test's store is; child processes of the test use the same."""
-    if request.param == "postgres":
-        monkeypatch.setenv(URL, request.getfixturevalue("database_url"))
-    else:
-        monkeypatch.delenv(URL, raising=False)
-    return str(request.param)
 
 
 @pytest.fixture

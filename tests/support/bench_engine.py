@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from appliance.contracts import Event, Node
+from appliance.engine import trace
 from appliance.engine.plan import plan_flow
 from appliance.engine.states import RunState
 from appliance.engine.trace import Record, records_of
@@ -22,8 +24,10 @@ from appliance.kernel.recovery import Recovery
 from appliance.kernel.runs import FlowSlot, LiveRun
 from appliance.kernel.submission import Submission
 from appliance.registry import Registry
+from appliance.store.history import RunFilter
 from appliance.store.journal import RunRow
-from appliance.store.places import make_journal
+from appliance.store.places import database_url, make_history, make_journal
+from appliance.store.tables import STATE
 
 
 class AnyWorld:
@@ -120,6 +124,8 @@ class Bench:
 
     def rows(self) -> list[tuple[RunRow, list[Record]]]:
         """Everything in the journal, oldest first."""
+        if database_url():
+            return self._rows_of_server()
         from appliance.store import shards
 
         found = []
@@ -135,6 +141,16 @@ class Bench:
             reader.close()
         return found
 
+    def _rows_of_server(self) -> list[tuple[RunRow, list[Record]]]:
+        found = []
+        with closing(make_history(self.data)) as history:
+            heads = history.page(RunFilter(children=True), limit=100_000).items
+        for head in reversed(heads):
+            loaded = self.journal.load(head.id)
+            assert loaded is not None
+            found.append((loaded[0], list(records_of([loaded[0].steps, *loaded[1]]))))
+        return found
+
     def states(self) -> list[str]:
         return [RunState(row.state).label for row, _ in self.rows()]
 
@@ -142,10 +158,20 @@ class Bench:
         """End as a killed process does: nothing more is written."""
         self.engine.steps.io.stop()
         self.journal.close()
+        self.services.blobs.close()
 
     def recover(self) -> int:
         """Take up what the journal has under way."""
-        self.services.states.load([], 0, self.journal.state_ops(0))
+        self.services.states.load(self._kept_values(), 0, self.journal.state_ops(0))
         taken = Recovery(self.engine).all()
         self.engine.pump()
         return taken
+
+    def _kept_values(self) -> list[tuple[int, str, Any]]:
+        """What the journal's commits have written to the store."""
+        if not (url := database_url()):
+            return []
+        from appliance.store.postgres.database import PostgresDatabase
+
+        with closing(PostgresDatabase(url)) as database:
+            return [(row["flow"], row["key"], trace.unpack(row["value"])) for row in database.all(STATE.select())]

@@ -48,9 +48,38 @@ def bare_url(postgres: str) -> Iterator[str]:
     yield from _database(postgres, "")
 
 
+@pytest.fixture(params=["files", "postgres"])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where the test's store is; child processes of the test use the same."""
+    if request.param == "postgres":
+        monkeypatch.setenv("FLOWORK_DATABASE_URL", request.getfixturevalue("database_url"))
+    else:
+        monkeypatch.delenv("FLOWORK_DATABASE_URL", raising=False)
+    return str(request.param)
+
+
+def leave_out_files_only(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect tests marked ``files_only`` where they would run on Postgres."""
+
+    def unfit(item: pytest.Item) -> bool:
+        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        return params.get("place") == "postgres" and item.get_closest_marker("files_only") is not None
+
+    left_out = [item for item in items if unfit(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
 def sibling(url: str, name: str) -> str:
     """Another database on the same server."""
     return f"{url.rpartition('/')[0]}/{name}"
+
+
+def emptied(url: str) -> None:
+    """Take the runs and durable values out of a test's database."""
+    tables = "run, chunk, blob_use, letter_note, event_key, flow_state, blob, blob_piece"
+    _admin(url, f"SET search_path = flowork; TRUNCATE {tables}")
 
 
 def _database(url: str, how: str) -> Iterator[str]:
