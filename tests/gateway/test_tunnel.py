@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from simple_websocket import Client
 
+from appliance.gateway.identity import TUNNEL
 from appliance.security.wallet import address_of, sign_message
 from tests.gateway.engine import API, PATIENCE, Home, wait_for
 from tests.gateway.served import Served
@@ -83,6 +85,23 @@ def test_a_stranger_gets_nothing_of_the_engine(home: Home, served: Served, outsi
     assert served.get(f"{API}/health")[0] == 200, "what is public at home stays so at home"
     # What one signs in with is all.
     assert json.loads(outside("GET", f"{API}/session")[2])["signed_in"] is False
+
+
+#: What anybody may have there: the panel's own files, what one signs in with. (The certificate's page is not given.)
+OPEN = ("/", "/docs/errors", "/<path:path>", "/certificate", "/certificate/flowork.crt", "/certificate/flowork.pem")
+
+
+def test_every_other_address_wants_an_identity_there(home: Home) -> None:
+    found = []
+    for rule in home.app.url_map.iter_rules():
+        if rule.rule in OPEN or rule.rule.startswith(f"{API}/session"):
+            continue
+        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+            address = re.sub(r"<[^>]+>", "1", rule.rule)
+            there = {"SERVER_NAME": TUNNEL}
+            with home.client().open(address, method=method, environ_overrides=there) as response:
+                found += [] if response.status_code == 401 else [(method, address, response.status_code)]
+    assert found == []
 
 
 def test_one_signs_in_through_it_and_the_session_knows_https(home: Home, outside: Outside) -> None:
