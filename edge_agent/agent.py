@@ -26,13 +26,12 @@ from edge_agent.config import write_atomic
 from edge_agent.dialer import Dialer, Route
 from edge_agent.launcher import AGAIN
 from edge_agent.loop import Loop
-from edge_agent.machine import LOCK
+from edge_agent.machine import LOCK, machine_id
 from edge_agent.memory import CommandMemory, Outcome
 from edge_agent.notify import Systemd
 from edge_agent.outbox import Clocks, Outbox, system_clocks
 from edge_agent.protocol import messages
 from edge_agent.protocol.channel import Channel, ChannelClosed
-from edge_agent.protocol.hardware import machine_id
 from edge_agent.protocol.messages import Body, Configure, Done, Events, Hello, Watch, encode
 from edge_agent.survey import Survey
 from edge_agent.updating import Updating

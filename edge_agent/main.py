@@ -14,9 +14,8 @@ from typing import Any
 
 from edge_agent import __version__, config, launcher
 from edge_agent.config import Settings, SettingsError
-from edge_agent.machine import is_running
+from edge_agent.machine import is_running, machine_id
 from edge_agent.notify import Systemd
-from edge_agent.protocol.hardware import machine_id
 from edge_agent.protocol.pairing import PairingError
 
 logger = logging.getLogger("flowork-agent")

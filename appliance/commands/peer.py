@@ -125,7 +125,8 @@ def pair(
     """Show a code with which one other engine can be paired with this one.
 
     There: `flowork peer join CODE`. What it may do here is said with --allow, now or later (`flowork peer allow`); what
-    this engine may do there is said over there. Exit code 1 if nobody came while it was waited for.
+    this engine may do there is said over there. Ctrl-C ends the waiting and not the code, `flowork peer unpair` does.
+    Exit code 1 if nobody came while it was waited for.
     """
     before = {peer["id"]: peer["paired"] for peer in session.call("peers")}
     made = session.call("peer_pair", name=name, minutes=length / 60, roles=_roles(rights, workspaces))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from appliance.ai.library.cards import all_models
 from appliance.contracts import ModelOffer, PeerOffers
 from appliance.fleet.peers.beacon import Beacon
-from appliance.fleet.peers.hardware import digest_of_machine
+from appliance.fleet.peers.hardware import marks
 from appliance.fleet.peers.peers import EnginePeers
 from appliance.fleet.peers.surroundings import Surroundings
 from appliance.running import holder, open_port
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Bytes to which free memory is rounded, and load: what changes all the time is not told all the time.
 _GRAIN, _LOAD = 64 << 20, 0.1
+#: Entities that are told at most.
+_ENTITIES = 500
 
 
 def make_peers(kernel: Kernel, beacon: Beacon) -> EnginePeers:
@@ -40,7 +43,7 @@ def make_peers(kernel: Kernel, beacon: Beacon) -> EnginePeers:
         engine=engine,
         name=settings.engine_name or socket.gethostname().split(".")[0] or engine[:8],
         software=version("flowork"),
-        machine=digest_of_machine(),
+        machine=marks(),
         port=settings.peer_port,
         discovery=settings.peer_discovery,
         listed=settings.peers,
@@ -71,6 +74,9 @@ def offers(kernel: Kernel) -> PeerOffers:
             runs = {str(driver["driver"]) for driver in agent.drivers if driver["ok"]}
             runs |= {name for name, why_not in agent.available.items() if not why_not}
             devices += [f"{agent.name}/{driver}" for driver in sorted(runs)]
+    if kernel.fleet is not None:
+        entities = (one for one in kernel.fleet.entities() if one.online)
+        devices += [f"{one.agent}/{one.driver}/{one.id}" for one in itertools.islice(entities, _ENTITIES)]
     return PeerOffers(
         models=tuple(
             ModelOffer(model.name, model.kind, model.context) for model in all_models(kernel.data) if not model.trouble

@@ -369,7 +369,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = "paired"
     peers: Annotated[
-        tuple[str, ...],
+        tuple[Annotated[str, Meta(pattern=r"^[^\s/,]+$", max_length=300)], ...],
         Meta(
             title="Addresses of other engines",
             description="Tried beside what is found, as 192.168.1.20 or box.lan:5011: for networks that mDNS does not "

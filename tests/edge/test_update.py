@@ -18,7 +18,7 @@ from appliance.contracts import AgentState
 from appliance.fleet.updates import NotUpdated, Release
 from edge_agent import __version__, launcher, network
 from edge_agent.config import FILE
-from edge_agent.protocol.hardware import machine_id
+from edge_agent.machine import machine_id
 from edge_agent.protocol import certificates, package
 from edge_agent.protocol.package import Package, PackageError, Requirement
 from edge_agent.versions import State, Trial, Versions

@@ -14,10 +14,10 @@ from appliance.contracts import Busy, ConfigError
 from appliance.fleet import codes, door, listening
 from appliance.fleet.book import Book
 from edge_agent import network
+from edge_agent.machine import machine_id
 from edge_agent.network import Network
 from edge_agent.outbox import Clocks, system_clocks
 from edge_agent.protocol import certificates, pairing
-from edge_agent.protocol.hardware import machine_id
 from edge_agent.protocol.pairing import PairingError
 from tests.fleet.rig import PATIENCE, Listener, Rig, rig
 from tests.support.broker import free_port

@@ -22,8 +22,8 @@ _ID = re.compile(r"[0-9a-z]{1,40}")
 
 
 class Known(Struct, kw_only=True):
-    """One peer. ``id`` is its engine's, ``fingerprint`` that of its certificate (SHA-256, hex), ``machine`` a digest of
-    the hardware that it ran on when it was paired, ``addresses`` where it was reached last (``host:port``).
+    """One peer. ``id`` is its engine's, ``fingerprint`` its certificate's (SHA-256, hex), ``machine`` are marks of the
+    hardware that it ran on last, ``addresses`` where it was reached last (``host:port``).
     """
 
     id: str

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from appliance.contracts import ModelOffer, PeerOffers, PeerState
 from appliance.fleet.peers.beacon import text
+from appliance.fleet.peers.hardware import is_same
 from appliance.fleet.peers.remote import join, panel_url
 
 #: Engines that are kept, the paired ones not counted; and announcements of one of them.
@@ -55,7 +56,7 @@ class FoundEngines:
             key=key,
             engine=engine,
             instance=facts.get("instance", "")[:40],
-            place=facts.get("place", "")[:40],
+            place=facts.get("place", "")[:120],
             addresses=tuple(join(address, port) for address in _sorted(addresses)),
             facts={name: value[:255] for name, value in facts.items()},
             how=how,
@@ -106,8 +107,8 @@ class FoundEngines:
         newest = sightings[0]
         facts = newest.facts
         addresses = tuple(self.addresses(engine))
-        places = {each.place for each in sightings if each.place}
-        copies = len(places) > 1
+        places = {each.place for each in sightings}
+        copies = any(not is_same(one, other) for one in places for other in places)
         name = facts.get("name", "")
         return PeerState(
             id=engine,
@@ -115,7 +116,7 @@ class FoundEngines:
             calls_itself=name,
             fingerprint=facts.get("fp", ""),
             state="clone" if copies else "found",
-            text=f"{len(places)} machines announce this identity" if copies else "seen on the network, not paired",
+            text="several machines announce this identity" if copies else "seen on the network, not paired",
             hint="give the copy an identity of its own: stop it, and run `flowork peer new-identity` there"
             if copies
             else "",

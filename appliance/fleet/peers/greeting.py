@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from appliance.contracts import PeerOffers
 from appliance.fleet.peers import wire
+from appliance.fleet.peers.hardware import is_same
 from appliance.fleet.peers.link import PeerLink
 from appliance.fleet.peers.remote import Remote
 from edge_agent.protocol.channel import ChannelClosed
@@ -68,7 +69,7 @@ class Greeting:
             ours, theirs = (", ".join(map(str, each[:10])) for each in (wire.VERSIONS, hello.versions))
             text = f"one engine speaks the peers' protocol {theirs}, the other {ours}: bring both to the same release"
             self.refuse(link, "version", text)
-        elif remote.known.machine and hello.machine and hello.machine != remote.known.machine:
+        elif not is_same(remote.known.machine, hello.machine):
             self.refuse(
                 link,
                 "moved",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from appliance.contracts import ConfigError, PeerAway, PeerRoles, PeerState
 from appliance.fleet.peers import gate
@@ -73,7 +74,11 @@ class Joining:
         about, found = self._circle.about, self._circle.found
         port = about.port or gate.DEFAULT_PORT
         seen = [each for engine in sorted(found.engines()) for each in found.addresses(engine)]
-        return [*seen, *(join(*split(each, port)) for each in about.listed)]
+        listed = []
+        for each in about.listed:
+            with suppress(ValueError):
+                listed.append(join(*split(each, port)))
+        return [*seen, *listed]
 
     def joined(self, theirs: Introduction, agreement: Agreement, address: str) -> str:
         """An engine that knew the code, or whose code we knew: keep it. Why not, or nothing. Raises ``OSError``."""

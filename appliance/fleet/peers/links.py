@@ -242,7 +242,7 @@ class Links:
         known = remote.known
         before = msgspec.json.encode(known)
         known.allows, known.calls_itself, known.version = message.roles, hello.name, hello.software
-        known.panel, known.machine = message.panel, known.machine or hello.machine
+        known.panel, known.machine = message.panel, hello.machine or known.machine
         if hello.port:
             remote.remember(join(link.address, hello.port))
         if msgspec.json.encode(known) != before:

@@ -15,7 +15,7 @@ from appliance.fleet.peers.link import boottime
 class Surroundings:
     """The callables are safe from any thread; ``offers`` and ``panel`` may block, and are called ``aside``.
 
-    ``machine`` is a digest of the hardware, ``port`` where others are let in (0: nowhere). ``discovery`` is ``paired``
+    ``machine`` are marks of the hardware, ``port`` where others are let in (0: nowhere). ``discovery`` is ``paired``
     (announce and look only while there is somebody to find), ``always`` or ``never``; ``listed`` are addresses of the
     setting ``peers``. ``panel`` gives the gateway's port for other machines (0: none), ``tell`` takes live events.
     ``up`` is a clock that goes on while the machine sleeps.

@@ -32,7 +32,7 @@ class Message(Struct, tag_field="t", kw_only=True):
 
 
 class Hello(Message, tag="hello", kw_only=True):
-    """Who is there. ``instance`` is new with each start, ``machine`` tells hardware apart (a digest, "" if unknown),
+    """Who is there. ``instance`` is new with each start, ``machine`` tells hardware apart (marks, "" if unknown),
     ``port`` is where this engine can be dialled (0: nowhere).
     """
 
