@@ -51,7 +51,7 @@ class ModelOffer(Struct, frozen=True):
 
 class PeerOffers(Struct, frozen=True, kw_only=True):
     """What an engine has to offer, as it said last. ``devices`` are ``agent/driver`` names that work (``/gpio`` is on
-    that machine itself), ``nodes`` the kinds of step that it knows. ``load`` is the run queue per core of the last
+    that machine itself) and ``agent/driver/entity`` of drivers that run, ``nodes`` the kinds of step that it knows. ``load`` is the run queue per core of the last
     minute, ``memory_free`` and ``memory`` are bytes, ``runs`` its runs under way. ``exact``: told over a link; else it
     is the summary of an announcement, in which lists may be cut.
     """

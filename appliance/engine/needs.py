@@ -65,10 +65,9 @@ def needs_of_nodes(body: Any) -> Iterator[tuple[str, tuple[Need, ...]]]:
 
 
 def _names(device: str) -> set[str]:
-    """By what an ``agent/driver`` may be asked for: whole, the driver alone, the agent alone."""
+    """By what an ``agent/driver`` or ``agent/driver/entity`` may be asked for: whole, or by any of its parts."""
     whole = device.casefold()
-    agent, _, driver = whole.partition("/")
-    return {whole, driver or whole, agent} - {""}
+    return {whole, *whole.split("/", 2)} - {""}
 
 
 def _parts(given: str | Sequence[str]) -> list[str]:

@@ -7,7 +7,6 @@ blobs that it names are carried along, as the real links do.
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -30,13 +29,13 @@ from appliance.contracts.peers import (
 )
 from appliance.engine.plan import plan_flow
 from appliance.engine.trace import pack, unpack
+from appliance.fleet.peers.wire import blobs_in
 from appliance.kernel.hosting import TriggerHost
 from appliance.kernel.peering.guest import flow_of
 from appliance.kernel.recovery import Recovery
 from appliance.kernel.runs import FlowSlot
 from tests.support.bench_engine import Bench
 
-_BLOB = re.compile(rb"\$blob\xd9\x40([0-9a-f]{64})")
 ALL = PeerRoles(rights=frozenset({"run", "models", "events", "flows"}), workspaces=frozenset({"*"}))
 
 
@@ -130,7 +129,12 @@ class End:
             future.set_exception(PeerNotAllowed(f"{peer} does not let this engine do that"))
         else:
             self._net.count[method] = self._net.count.get(method, 0) + 1
-            request = _Request(self._net, other, self, self._net.carried(body, self, other), future, on_item)
+            try:
+                carried = self._net.carried(body, self, other)
+            except FlowError as exc:
+                future.set_exception(PeerFailed(f"{peer}: {exc.message}", error_id="blob"))
+                return future
+            request = _Request(self._net, other, self, carried, future, on_item)
             self._net.pending.add(request)
             future.add_done_callback(lambda done: request.end("cancelled") if done.cancelled() else None)
             handler(request)
@@ -203,8 +207,8 @@ class Net:
         assert len(data) < 3_000_000
         here, there = self.blobs.get(sender.name), self.blobs.get(to.name)
         if here is not None and there is not None:
-            for digest in set(_BLOB.findall(data)):
-                there.put(here.get({"$blob": digest.decode()}))
+            for blob in blobs_in(unpack(data)):
+                there.put(here.get({"$blob": blob.digest, "size": blob.size}))
         return unpack(data)
 
     def cut(self, one: str, other: str) -> None:
@@ -263,7 +267,7 @@ class PeerBench(Bench):
         engine = self.engine
         engine.guests.versions = self._version
         engine.guests.flows_of = lambda peer: [self._number(peer.name)]
-        engine.guests.kinds = lambda: self.registry.nodes.keys()
+        engine.guests.kinds = lambda: self.registry.nodes
         engine.guests.restore = self.recovery.told
         engine.placement.peers = engine.outbox.peers = self.end
         self.services.peers = lambda: self.end

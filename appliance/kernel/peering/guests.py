@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from appliance.contracts import Busy, ConfigError, Event, FlowError, NodeError, Park
+from appliance.contracts import Busy, ConfigError, Event, FlowError, Node, NodeError, Park
 from appliance.contracts.peers import PeerFailed, PeerRequest, Peers, PeerState
 from appliance.engine import trace
 from appliance.engine.states import RunState
@@ -69,7 +69,7 @@ class Guests:
         self.hide: Callable[[Iterable[str]], None] = lambda values: None
         #: A run as the journal has it, for how it ended.
         self.restore: Callable[[RunRow, list[bytes]], LiveRun] | None = None
-        self.kinds: Callable[[], Iterable[str]] = lambda: ()
+        self.kinds: Callable[[], Mapping[str, Node[Any]]] = dict
 
     def start(self, peers: Peers) -> None:
         """Let peers in."""
@@ -103,9 +103,12 @@ class Guests:
             blobs = self._engine.services.blobs
             asked.payload = wire.whole(asked.payload, blobs)
             asked.names = wire.whole(asked.names, blobs)
-            kind = asked.node.get("type")
-            if kind not in tuple(self.kinds()):
-                raise NodeError(f"this engine has no node type {kind!r}", retryable=False)
+            kind = self.kinds().get(str(asked.node.get("type")))
+            if kind is None:
+                raise NodeError(f"this engine has no node type {asked.node.get('type')!r}", retryable=False)
+            if kind.has_body:
+                # Its inner templates would be filled in here, with the secrets of this engine's workspace.
+                raise NodeError(f"a {asked.node['type']!r} runs where its flow is", retryable=False)
             flow, version = self.versions(request.peer, asked.workspace, asked.node)
         except Exception as exc:
             if not isinstance(exc, FlowError):
@@ -164,7 +167,7 @@ class Guests:
         sub.version = version
         sub.prepare = partial(self._began, visit)
         sub.committed = lambda run: self._say(request, {"run": run})
-        sub.ended = partial(self._ended, asked.id, request)
+        sub.ended = partial(self._ended, visit, asked.id, request)
         sub.refused = partial(self._refused, asked.id, request)
         return sub
 
@@ -201,6 +204,7 @@ class Guests:
         if visit is None:
             # Taken up behind a crash (or replayed by a person).
             visit = self._visits[str(view.get("id"))] = Visit(str(view.get("peer", {}).get("id", "")))
+            run.on_end.append(partial(self._forget, visit, str(view.get("id"))))
         visit.run = run
         kept = view.get("guest", {})
         if visit.asked is None and not kept.get("whole", True):
@@ -234,7 +238,7 @@ class Guests:
                 request.answer(msgspec.to_builtins(wire.Outcome(state=wire.AGAIN, run=run.text)))
                 return
             self._attend(visit, request)
-            run.on_end.append(partial(self._ended, asked, request))
+            run.on_end.append(partial(self._ended, visit, asked, request))
             self._say(request, {"run": run.text})
             return
         number = self._find(request.peer, asked)
@@ -244,7 +248,7 @@ class Guests:
             visit = self._visits.setdefault(asked, Visit(request.peer.id))
             visit.run = live
             self._attend(visit, request)
-            live.on_end.append(partial(self._ended, asked, request))
+            live.on_end.append(partial(self._ended, visit, asked, request))
             return
         outcome = wire.Outcome(state=wire.UNKNOWN) if number is None else self._journaled(number)
         request.answer(msgspec.to_builtins(outcome))
@@ -267,10 +271,14 @@ class Guests:
         else:
             request.error(error)
 
-    def _ended(self, asked: str, request: PeerRequest, run: LiveRun) -> None:
-        visit = self._visits.pop(asked, None)
-        logs = visit.ctx.logs if visit is not None and visit.ctx is not None else []
+    def _ended(self, visit: Visit, asked: str, request: PeerRequest, run: LiveRun) -> None:
+        self._forget(visit, asked, run)
+        logs = visit.ctx.logs if visit.ctx is not None else []
         request.answer(msgspec.to_builtins(self._outcome(run, logs)))
+
+    def _forget(self, visit: Visit, asked: str, run: LiveRun) -> None:
+        if self._visits.get(asked) is visit:
+            del self._visits[asked]
 
     def _journaled(self, number: int) -> wire.Outcome:
         """How a run ended that is not in memory any more."""

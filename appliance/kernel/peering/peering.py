@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from appliance.contracts import NodeError
@@ -42,7 +42,7 @@ class Peering:
         engine = self.kernel.engine
         guests, placement = engine.guests, engine.placement
         guests.versions, guests.flows_of = self._version, self._flows_of
-        guests.kinds = lambda: self.kernel.registry.nodes.keys()
+        guests.kinds = lambda: self.kernel.registry.nodes
         guests.restore = self._restore
         guests.hide = self.kernel.hide
         placement.peers = engine.outbox.peers = peers
@@ -88,9 +88,10 @@ class Peering:
         flow_id, body = flow_id_of(peer, workspace), flow_of(peer.name, node)
         key = flow_id, content_hash(body)
         with self._lock:
+            known = self._flows_of(peer)
             if key not in self._versions:
                 self._versions[key] = self._saved(flow_id, workspace, body, key[1], peer)
-                self._flows.setdefault(peer.id, set()).add(self._versions[key][0])
+                known.add(self._versions[key][0])
             return self._versions[key]
 
     def _saved(
@@ -117,14 +118,13 @@ class Peering:
                 return workspace
         raise NodeError("the pairing names no workspace in which this engine may run steps", retryable=False)
 
-    def _flows_of(self, peer: PeerState) -> Iterable[int]:
-        """The flows of a peer's steps, in every workspace."""
+    def _flows_of(self, peer: PeerState) -> set[int]:
+        """The flows of a peer's steps, in every workspace: all of them, or a request that was done would be unknown."""
         found = self._flows.get(peer.id)
         if found is None:
-            found = set()
-            page = self.kernel.store.flows.list(None, flow_id_of(peer, ""), "peer", "", 500)
-            found = {flow.num for flow in page.items if flow.id.startswith(flow_id_of(peer, ""))}
-            self._flows[peer.id] = found
+            begin = flow_id_of(peer, "")
+            page = self.kernel.store.flows.list(None, begin, "", "", 500)
+            found = self._flows.setdefault(peer.id, {flow.num for flow in page.items if flow.id.startswith(begin)})
         return found
 
 

@@ -15,10 +15,11 @@ Everything here runs on the engine's thread; what peers say is posted to it.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -32,6 +33,7 @@ from appliance.kernel.peering import wire
 from appliance.kernel.peering.away import BOUND, CUT, WAITING, Away
 from appliance.kernel.peering.choice import HERE, choose, why_nobody
 from appliance.kernel.runs import LiveRun, Parked
+from appliance.security.scrub import Scrubber
 
 if TYPE_CHECKING:
     from appliance.engine.plan import PlannedNode
@@ -47,6 +49,13 @@ SOON = 0.25
 PASS_OVER = 10.0
 #: Seconds for which a peer is sure to know what it was asked: it looks its requests up in the newest two days.
 REMEMBERED = 23 * 3600.0
+
+
+class Known(NamedTuple):
+    """What is known at a moment: the engines, and the steps that each has of this one."""
+
+    states: list[PeerState]
+    mine: Counter[str]
 
 
 class Placement:
@@ -72,7 +81,7 @@ class Placement:
             message = f"it needs {pinned[0]}, and this kernel has no links to other engines"
             self._engine.steps.failed(away.flight, NodeError(message, retryable=False))
             return True
-        found = self._choose(away)
+        found = self._choose(away, self._known())
         if found is HERE:
             return False
         try:
@@ -95,17 +104,17 @@ class Placement:
         flight.payload = run.walk.payload_of(index)
         return Away(flight, tuple(needs), now, now + (DEFAULT_TIMEOUT if limit is None else limit))
 
-    def _choose(self, away: Away) -> PeerState | Any | None:
-        """The engine to ask, ``HERE``, or None if there is none now."""
+    def _known(self) -> Known:
+        """The engines, and how many steps each of them has by now."""
         assert self.peers is not None
-        states = self.peers.states()
-        mine: dict[str, int] = {}
-        for other in self._away.values():
-            if other.peer:
-                mine[other.peer] = mine.get(other.peer, 0) + 1
+        mine = Counter(away.peer for away in self._away.values())
+        return Known(self.peers.states(), mine)
+
+    def _choose(self, away: Away, known: Known) -> PeerState | Any | None:
+        """The engine to ask, ``HERE``, or None if there is none now."""
         now = self._engine.services.wall()
         passed_over = {peer for peer, until in away.passed_over.items() if until > now}
-        return choose(states, away.needs, away.run.node(away.index).spec.type, mine, passed_over)
+        return choose(known.states, away.needs, away.run.node(away.index).spec.type, known.mine, passed_over)
 
     def _park(self, away: Away) -> None:
         """Keep where the step is; a peer is asked once that is on disk."""
@@ -114,6 +123,7 @@ class Placement:
         if away.flight.rendered:
             extra["config"] = away.flight.rendered
         steps.record(run, Record(trace.PARKED, index, away.attempt, self._engine.keeper.since(run), 0, "", None, extra))
+        away.flight.rendered = None  # it is kept now, and need not be with the step's end again
         self._hold(away)
         if away.peer:
             self._engine.keeper.after_commit(partial(self._send, away, away.number))
@@ -133,6 +143,7 @@ class Placement:
         """Take up a step that was away, or waited, when the process ended."""
         away = self._new(run, index, attempt, needs_in(run, run.node(index)))
         away.restore(extra)
+        away.flight.ctx = self._engine.steps.context(run, index, attempt, away.flight.payload)
         self._away[away.place] = away
         self._hold(away)
         if away.peer:
@@ -214,10 +225,12 @@ class Placement:
 
     def _hidden(self, run: LiveRun, body: dict[str, Any]) -> list[str]:
         """The workspace's secrets that are in what is sent: the peer hides them as this engine does."""
-        if not self._engine.keeper.found_secret(trace.pack(body)):
+        packed = trace.pack(body)
+        if not self._engine.keeper.found_secret(packed):
             return []
-        shown = repr((body["config"], body["names"]))
-        return [value for value in self._engine.services.secrets.get(run.flow.workspace, {}).values() if value in shown]
+        # In whatever form: a template may have encoded it.
+        values = self._engine.services.secrets.get(run.flow.workspace, {}).values()
+        return [value for value in values if Scrubber([value]).found_in(packed)]
 
     # --- what comes back -----------------------------------------------------------------------------
 
@@ -299,34 +312,37 @@ class Placement:
         """A peer has come or gone, or offers something else."""
         if not state.connected:
             return
+        self._place_waiting()
         for away in list(self._away.values()):
-            if away.state == WAITING:
-                self._place(away)
-            elif away.state == CUT and away.peer == state.id:
+            if away.state == CUT and away.peer == state.id:
                 self._ask_again(away)
 
     def refresh(self) -> None:
         """Look for all that wait."""
         if self.peers is None:
             return
+        self._place_waiting()
         for away in list(self._away.values()):
-            if away.state == WAITING:
-                self._place(away)
-            elif away.state == CUT and self._is_there(away):
+            if away.state == CUT and self._is_there(away):
                 self._ask_again(away)
 
     def _is_there(self, away: Away) -> bool:
         return self.peers is not None and any(one.id == away.peer and one.connected for one in self.peers.states())
 
-    def _place(self, away: Away) -> None:
-        """Give a step that waits to an engine that has what it needs now, if there is one."""
-        found = self._choose(away)
-        if found is HERE:
-            self._over(away)
-            self._engine.steps.here(away.run, away.index, away.attempt)
-        elif isinstance(found, PeerState):
-            away.assign(found)
-            self._park(away)
+    def _place_waiting(self) -> None:
+        """Give the steps that wait to engines that have what they need now."""
+        waiting = [away for away in self._away.values() if away.state == WAITING]
+        known = self._known() if waiting else None
+        for away in waiting:
+            assert known is not None
+            found = self._choose(away, known)
+            if found is HERE:
+                self._over(away)
+                self._engine.steps.here(away.run, away.index, away.attempt)
+            elif isinstance(found, PeerState):
+                known.mine[found.id] += 1
+                away.assign(found)
+                self._park(away)
 
     def _wait_for(self, away: Away) -> None:
         """The link is gone: the peer may be back in a moment."""
@@ -358,7 +374,7 @@ class Placement:
             at = self._engine.keeper.since(run)
             steps.record(run, Record(trace.RETRY, away.index, away.attempt, at, 0, "", error, {"again": now}))
         away.drop()
-        found = self._choose(away)
+        found = self._choose(away, self._known())
         if found is HERE:
             self._over(away)
             steps.here(run, away.index, away.attempt)

@@ -7,7 +7,7 @@ the id asks again. The id is journaled on both sides: there it is the event's id
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -23,9 +23,6 @@ VALUE = "application/x-flowork-value"
 #: (its secrets were kept nowhere). ``gone``: it was done, and how it ended is not kept any more.
 DONE, FAILED, CANCELLED = "done", "failed", "cancelled"
 UNKNOWN, AGAIN, GONE = "unknown", "again", "gone"
-
-#: A blob's reference as msgpack writes it: the key, then a text of 64 characters.
-_BLOB = re.compile(rb"\$blob\xd9\x40([0-9a-f]{64})")
 
 RequestId = Annotated[str, Meta(min_length=1, max_length=400)]
 
@@ -76,9 +73,22 @@ def light(value: Any, blobs: Blobs) -> Any:
     packed = trace.pack(value)
     if len(packed) <= ASIDE:
         return value
-    inside = [{"$blob": digest.decode()} for digest in dict.fromkeys(_BLOB.findall(packed))]
     # What it refers to is named beside it: those who carry it do not look into it.
-    return {**blobs.put(packed, VALUE), **({"with": inside} if inside else {})}
+    inside = {reference["$blob"]: reference for reference in references(value)}
+    return {**blobs.put(packed, VALUE), **({"with": list(inside.values())} if inside else {})}
+
+
+def references(value: Any) -> Iterator[dict[str, Any]]:
+    """The references to blobs in plain data."""
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            if isinstance(each.get("$blob"), str):
+                yield {name: each[name] for name in ("$blob", "size", "type") if name in each}
+            waiting += each.values()
+        elif isinstance(each, list | tuple):
+            waiting += each
 
 
 def whole(value: Any, blobs: Blobs) -> Any:

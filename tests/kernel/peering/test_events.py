@@ -157,3 +157,16 @@ def test_patterns() -> None:
     assert not matches("a/+", "a/b/c") and not matches("a", "b") and not matches("a/b", "a")
     assert [p.path for p in PeerEvent().check({"topic": "a/#/b"}, AnyWorld())] == ["topic"]
     assert not list(PeerEvent().check({"topic": "a/+/#"}, AnyWorld()))
+
+
+def test_an_event_that_can_never_be_sent_holds_up_no_other(house: House) -> None:
+    """Its blob is gone, say."""
+    pi, laptop = two(house)
+    house.net.cut("pi", "laptop")
+    send(pi, [], "a", {"file": pi.services.blobs.put(b"gone")}, "b")
+    for info in list(pi.services.blobs):  # type: ignore[call-overload]
+        pi.services.blobs.delete(info.digest)  # type: ignore[attr-defined]
+    house.net.join("pi", "laptop")
+    turn([pi, laptop], lambda: not waiting(pi))
+    assert received(laptop) == ["a", "b"]
+    assert laptop.recovery.told(laptop.rows()[-1][0], []).event["missed"] == 1

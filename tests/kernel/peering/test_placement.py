@@ -310,3 +310,39 @@ def test_the_run_tells_which_engine_it_is_at_and_was_at(pair: Pair) -> None:
     laptop.engine.cancel(next(iter(laptop.engine.runs.values())), "a person there")
     turn(list(pair), lambda: not pi.engine.runs)
     assert step(pi).state == "failed" and step(pi).where["run"] == laptop.recovery.told(laptop.rows()[0][0], []).text
+
+
+def test_a_peer_cannot_have_its_templates_filled_in_here(house: House) -> None:
+    """A body's templates would see this engine's secrets: what has one is refused, whatever the peer's checks say."""
+    pi, laptop = house.engine("pi"), house.engine("laptop")
+    laptop.services.secrets = {"home": {"mail": "hunter2-hunter2"}}
+    body = {"nodes": [node("x", "transform", {"expression": "secrets.mail"})]}
+    spec = {"id": "a", "type": "for_each", "config": {"items": "[1]", "body": body}}
+    request = {"id": "r1", "node": spec, "config": spec["config"], "workspace": "home"}
+    future = pi.end.request("laptop", "step", request, 10.0)
+    turn([pi, laptop], future.done)
+    assert "runs where its flow is" in str(future.exception())
+    assert laptop.rows() == []
+    plain = {"id": "a", "type": "transform", "config": {"expression": "secrets.mail"}}
+    future = pi.end.request("laptop", "step", {"id": "r2", "node": plain, "config": plain["config"]}, 10.0)
+    turn([pi, laptop], future.done)
+    assert future.result()["value"] is None, "there are no secrets but the peer's own"
+
+
+def test_secrets_in_any_form_are_hidden_there(house: House) -> None:
+    from appliance.security.scrub import Scrubber
+
+    nodes: dict[str, Any] = {"tell": Tell()}
+    pi, laptop = house.engine("pi", nodes), house.engine("laptop", nodes)
+    secret = 'quo"te\nand line: hunter2'
+    for bench in (pi, laptop):
+        scrubber = Scrubber([secret] if bench is pi else [])
+        bench.engine.keeper.found_secret, bench.engine.keeper.scrub = scrubber.found_in, scrubber.scrub
+        bench.engine.guests.hide = scrubber.update
+    pi.services.secrets = {"home": {"mail": secret}}
+    pi.deploy(1, flow({**need("a", "tell", "engine:laptop"), "config": {"text": "{{ secrets.mail | b64encode }}"}}))
+    assert finished((pi, laptop), pi).state is RunState.SUCCEEDED
+    import base64
+
+    for bench in (pi, laptop):
+        assert base64.b64encode(secret.encode()).decode() not in repr(bench.rows())
