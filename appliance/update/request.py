@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from appliance.contracts import ConfigError, FlowError, NodeError
 from appliance.update.automatic import Looked, looked
 from appliance.update.release import ALL
-from appliance.update.sources import Available, look, opened
+from appliance.update.sources import Available, is_newer, look, opened
 from appliance.update.updater import GO_BACK, INCOMING, OPT, PLACE, UpdateState, read_state, why_no_way_back
 
 _CHUNK = 1 << 20
@@ -60,7 +60,7 @@ def view(data: Path) -> UpdateView:
         found=found,
         sticks=[_seen(path) for path in found],
         fetching=_fetching((data / INCOMING).parent),
-        looked=looked(data),
+        looked=_still(looked(data)),
         why_no_way_back=why_no_way_back(state),
     )
 
@@ -70,6 +70,14 @@ def _seen(path: str) -> Available:
         return look(path)
     except FlowError as exc:
         return Available(source=path, why_not=exc.message)
+
+
+def _still(seen: Looked) -> Looked:
+    """What was newer then may be what runs now."""
+    if (found := seen.found) is None:
+        return seen
+    newer = is_newer(found.version, found.made)
+    return structs.replace(seen, found=structs.replace(found, newer=newer))
 
 
 def _fetching(folder: Path) -> Fetching | None:

@@ -85,17 +85,20 @@ def look(source: str) -> Available:
 
 
 def _judged(source: str, manifest: Manifest) -> Available:
-    running = version("flowork")
-    ours, theirs = _number(running), _number(manifest.version)
-    newer = theirs > ours or (theirs == ours and 0 < made_here() < manifest.made)
     return Available(
         source=source,
         version=manifest.version,
         made=manifest.made,
         kind=manifest.kind,
-        newer=newer,
+        newer=is_newer(manifest.version, manifest.made),
         why_not=_why_not(manifest),
     )
+
+
+def is_newer(release: str, made: int) -> bool:
+    """Whether a release is newer than what runs here; of the same version the one that was made later is."""
+    ours, theirs = _number(version("flowork")), _number(release)
+    return theirs > ours or (theirs == ours and 0 < made_here() < made)
 
 
 def _why_not(manifest: Manifest) -> str:

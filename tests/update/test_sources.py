@@ -200,6 +200,19 @@ def test_tell_tells_and_install_brings_in_each_release_once(place: Path) -> None
     assert street.brought[1:] == ["/stick/s.flowork"]
 
 
+def test_what_was_newer_is_not_any_more_once_it_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Street(place / "data").automatic.turn("tell", "/stick", "04:00")
+    seen = request.view(place / "data").looked.found
+    assert seen is not None
+    assert seen.newer
+    monkeypatch.setattr(sources, "version", lambda name: "99.1")
+    (place / "opt/current").unlink()
+    (place / "opt/current").symlink_to(place / "opt/releases/99.1-1000")
+    seen = request.view(place / "data").looked.found
+    assert seen is not None
+    assert not seen.newer
+
+
 def test_what_is_not_newer_or_cannot_be_read_is_noted_and_nothing_more(place: Path) -> None:
     street = Street(place / "data")
     street.has = Available(source="/stick", version="0.1", why_not="it is for sparc; this is x86_64", newer=True)
