@@ -11,25 +11,24 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from simple_websocket import Client
 
 from appliance.engine.states import RunState
 from appliance.security.owner import show_owner
 from appliance.security.wallet import sign_message
-from appliance.sharing.members import LEASE, Member
+from appliance.sharing.members import LEASE
 from appliance.store.history import RunFilter
 from appliance.store.places import make_history
 from appliance.store.runids import from_text
 from tests.cluster.conftest import Running
-from tests.support.cluster import ROOT, until
+from tests.support.cluster import ROOT, taken_after, until
 from tests.support.flows import compute, node
 
 pytestmark = pytest.mark.timeout(240)  # on a busy machine the processes alone take half a minute to come up
@@ -226,7 +225,7 @@ def test_a_kernel_killed_and_one_frozen_lose_nothing(running: Running, tmp_path:
             running.kernels[frozen].signal(signal.SIGSTOP)
             writers = {one.writer for one in lost.values()}
             until(lambda: not writers & set(running.house.members.homes().values()), "they are taken over", 60)
-            _taken_in_time(running, flows, lost.values())
+            assert max(taken_after(running.house.database, one) for one in writers) <= TAKEOVER
             running.kernels[frozen].signal(signal.SIGCONT)
             until(lambda: not running.kernels[frozen].alive, "the frozen one ends when it finds out")
             count = len(accepted)
@@ -247,18 +246,6 @@ def test_a_kernel_killed_and_one_frozen_lose_nothing(running: Running, tmp_path:
     missing = {f"{name} {number}" for name in ("before", "behind") for number in accepted} - done.keys()
     # Only what was cut off in the middle, and a person has said to skip it.
     assert len(missing) <= 40
-
-
-def _taken_in_time(running: Running, flows: list[int], dead: Iterable[Member]) -> None:
-    """By the server's own records: since when a flow has its new home, and when the old one last renewed its lease."""
-    sql = "SELECT extract(epoch FROM since)::float8 FROM flow_home WHERE flow = ANY(%s)"
-    last = "SELECT extract(epoch FROM until)::float8 FROM kernel_lease WHERE writer = %s"
-    with psycopg.connect(running.house.database, options="-c search_path=flowork") as connection:
-        taken = [row[0] for row in connection.execute(sql, (flows,))]
-        for one in dead:
-            row = connection.execute(last, (one.writer,)).fetchone()
-            assert row is not None
-            assert max(taken) - (row[0] - LEASE) <= TAKEOVER
 
 
 def _settle(running: Running, flows: list[int]) -> None:

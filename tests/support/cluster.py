@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from appliance.security.keys import init_keys
 from appliance.security.roles import EVERYWHERE, SCOPES, local_identity
 from appliance.security.tokens import Tokens
-from appliance.sharing.members import Member, Members
+from appliance.sharing.members import LEASE, Member, Members
 from appliance.store.metadata import open_store
 from tests.support.servers import free_port
 
@@ -170,6 +172,19 @@ class Cluster:
         self._parts.clear()
         self.members.close()
         self.store.close()
+
+
+def taken_after(database: str, dead: int) -> float:
+    """Seconds from a dead kernel's last renewal of its lease to the moment when the last of its flows had a new home.
+
+    By the server's own records. To be asked before flows move for another reason.
+    """
+    sql = """SELECT extract(epoch FROM max(flow_home.since) - (until - %s * interval '1 second'))::float8
+        FROM kernel_lease, flow_home WHERE kernel_lease.writer = %s AND flow_home.since > until GROUP BY until"""
+    with psycopg.connect(database, options="-c search_path=flowork") as connection:
+        row = connection.execute(sql, (LEASE, dead)).fetchone()
+        assert row is not None
+        return float(row[0])
 
 
 @contextlib.contextmanager
