@@ -41,19 +41,19 @@ class PeerRoles(Struct, frozen=True, kw_only=True):
 
 
 class ModelOffer(Struct, frozen=True):
-    """A model that an engine has on its own disk; ``loaded``: it answers without being read first."""
+    """A model that an engine has on its own disk; ``context`` is in tokens, 0 if that is not known."""
 
     name: str
     task: str = ""
     context: int = 0
-    loaded: bool = False
 
 
 class PeerOffers(Struct, frozen=True, kw_only=True):
     """What an engine has to offer, as it said last. ``devices`` are ``agent/driver`` names that work (``/gpio`` is on
-    that machine itself) and ``agent/driver/entity`` of drivers that run, ``nodes`` the kinds of step that it knows. ``load`` is the run queue per core of the last
-    minute, ``memory_free`` and ``memory`` are bytes, ``runs`` its runs under way. ``exact``: told over a link; else it
-    is the summary of an announcement, in which lists may be cut.
+    that machine itself) and ``agent/driver/entity`` of drivers that run, ``nodes`` the kinds of step that it knows.
+    ``load`` is the run queue per core of the last minute, ``memory_free`` and ``memory`` are bytes, ``runs`` its runs
+    under way. ``exact``: told over a link; else it is the summary of an announcement, in which lists may be cut, and
+    ``devices`` are kinds of driver.
     """
 
     models: tuple[ModelOffer, ...] = ()

@@ -1,4 +1,4 @@
-"""Peers: how soon an engine is found, what a thousand of them cost, and what a question to a peer takes.
+"""Peers: how soon an engine is found, and what a thousand of them cost.
 
 Engines in network namespaces with real multicast (needs root); the crowd is simulated, its announcements are real.
 """

@@ -131,9 +131,10 @@ class FoundEngines:
 
 def facts_of(offers: PeerOffers) -> dict[str, str]:
     """The coarse things of what there is, for an announcement: lists are cut, numbers rounded, so it seldom changes."""
+    drivers = {device.partition("/")[2].partition("/")[0] for device in offers.devices}
     return {
         "models": text(",".join(model.name for model in offers.models), "models"),
-        "devices": text(",".join(sorted({device.partition("/")[2] for device in offers.devices})), "devices"),
+        "devices": text(",".join(sorted(drivers)), "devices"),
         "mem": str(round(offers.memory_free / 1e9)),
         "load": f"{min(round(offers.load * 2) / 2, 9):g}",
         "cores": str(offers.cores),

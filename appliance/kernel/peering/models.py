@@ -60,7 +60,7 @@ class LinkedModels:
                 ),
             )
             for state in states
-            for model in sorted(state.offers.models, key=lambda model: not model.loaded)
+            for model in state.offers.models
         ]
 
     async def ask(

@@ -17,7 +17,6 @@ export interface ModelOffer {
   name: string
   task: string
   context: number
-  loaded: boolean
 }
 
 /** What an engine has; bytes, and its run queue per core. */
