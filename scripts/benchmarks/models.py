@@ -1,16 +1,14 @@
-"""Language models: the engine beside llama.cpp's bare loop and beside llama-cpp-python's ``Llama`` class.
+"""Language models: the engine beside llama.cpp's llama-bench, its bare loop, and llama-cpp-python's ``Llama`` class.
 
 The model has the shape of Qwen2.5-0.5B (Q4_0) and random weights: speed does not depend on what it says. All compared
-figures come from the same run, in turns, with the same threads. Qwen's real vocabulary lies in the source package of
-llama-cpp-python, which pip fetches once; without it a made-up one of the same size does.
+figures come from the same run, in turns, with the same threads and as many tokens. Qwen's real vocabulary lies in the
+source package of llama-cpp-python, which pip fetches once; without it a made-up one of the same size does.
 """
 
 from __future__ import annotations
 
 import statistics
-import subprocess
 import sys
-import tarfile
 import tempfile
 import threading
 import time
@@ -24,10 +22,13 @@ from appliance.ai.host.llama import Options, load
 from appliance.ai.host.llama.native import Context, Model
 from appliance.ai.host.llama.states import States
 from appliance.ai.host.work import Answer, Ask, Language
+from scripts.benchmarks import llama_bench
 from scripts.benchmarks.common import Row
 from tests.support.tinymodel import big_model
 
-_VOCABULARY = "vendor/llama.cpp/models/ggml-vocab-qwen2.gguf"
+_VOCABULARY = "models/ggml-vocab-qwen2.gguf"
+#: Tokens that are written one by one.
+_WRITTEN = 48
 _RECORDS = {
     "type": "array",
     "minItems": 50,
@@ -54,7 +55,7 @@ def run(quick: bool) -> list[Row]:
     bare = _Bare(path, options)
     language = load(path, options)
     try:
-        rows = [*_single(language, bare, rounds), *_turns(language, path, options, rounds), *rows]
+        rows = [*_single(language, bare, path, options, rounds), *_turns(language, path, options, rounds), *rows]
         rows += [*_schema(language, rounds), *_parallel(language, rounds)]
     finally:
         language.close()
@@ -67,27 +68,14 @@ def _model() -> Path:
     target = Path(tempfile.gettempdir()) / "flowork-bench-0.5b.gguf"
     if not target.exists():
         draft = target.with_suffix(".draft")
-        with tempfile.TemporaryDirectory() as folder:
-            big_model(draft, _vocabulary(Path(folder)))
+        source = llama_bench.source()
+        big_model(draft, None if source is None else source / _VOCABULARY)
         draft.replace(target)
     return target
 
 
-def _vocabulary(folder: Path) -> Path | None:
-    import llama_cpp
-
-    package = f"llama-cpp-python=={llama_cpp.__version__}"
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", str(folder)]
-    if subprocess.run([*command, package], check=False, capture_output=True, timeout=600).returncode:
-        return None
-    with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
-        member = next(name for name in archive.getnames() if name.endswith(_VOCABULARY))
-        archive.extract(member, folder, filter="data")
-        return folder / member
-
-
 class _Bare:
-    """What llama-bench does: evaluate tokens, wait until that is done, look at nothing."""
+    """What llama-bench does, in this process: evaluate tokens, wait until that is done, look at nothing."""
 
     def __init__(self, path: Path, options: Options) -> None:
         self._model = Model(path)
@@ -162,25 +150,37 @@ def _per_token(answer: Answer) -> float:
     return (answer.seconds - answer.first) / max(1, answer.tokens_out - 1)
 
 
-def _single(language: Language, bare: _Bare, rounds: int) -> list[Row]:
-    prompts, answers, speeds = [], [], []
+def _single(language: Language, bare: _Bare, path: Path, options: Options, rounds: int) -> list[Row]:
+    reference = llama_bench.Reference()
+    if reference.program is None:
+        print(f"  llama-bench: {reference.why}", file=sys.stderr)
+    speeds: dict[str, list[tuple[float, float]]] = {"ours": [], "the bare loop": [], "llama-bench": []}
     for turn in range(rounds + 1):
         (reading,), _ = _ask(language, Ask(prompt=_text(language, 500, turn), max_tokens=1))
-        ours = reading.tokens_in / (reading.first - reading.began)
-        theirs = 512 / bare.prompt(512)
-        (writing,), _ = _ask(language, Ask(prompt=f"{turn} is", max_tokens=49))
-        our_pace, their_pace = 1 / _per_token(writing), 48 / bare.answer(48, 8)
-        if turn:  # the first warms up
-            prompts.append(ours / theirs)
-            answers.append(our_pace / their_pace)
-            speeds.append((ours, our_pace))
-    prompt, answer = statistics.median(prompts), statistics.median(answers)
-    return [
-        Row("models", "prompt of 500 tokens", statistics.median(speed for speed, _ in speeds), "tokens/s"),
-        Row("models", "prompt: against the bare loop", prompt, "x", ">= 0.97", prompt >= 0.97),
-        Row("models", "answer", statistics.median(speed for _, speed in speeds), "tokens/s"),
-        Row("models", "answer: against the bare loop", answer, "x", ">= 0.97", answer >= 0.97),
-    ]
+        (writing,), _ = _ask(language, Ask(prompt=f"{turn} is", max_tokens=_WRITTEN + 1))
+        # As many tokens each: llama.cpp multiplies four rows at a time, and what is left over one by one.
+        count = min(512, reading.tokens_in)
+        found = {
+            "ours": (reading.tokens_in / (reading.first - reading.began), 1 / _per_token(writing)),
+            "the bare loop": (count / bare.prompt(count), _WRITTEN / bare.answer(_WRITTEN, 8)),
+        }
+        if reference.program is not None:
+            found["llama-bench"] = (
+                reference.speed(path, prompt=count, threads=options.reading_threads()),
+                reference.speed(path, answer=_WRITTEN, threads=options.answer_threads()),
+            )
+        for name, speed in found.items() if turn else ():  # the first warms up
+            speeds[name].append(speed)
+    rows = []
+    for part, what in enumerate(("prompt of 500 tokens", "answer")):
+        ours = [speed[part] for speed in speeds["ours"]]
+        rows.append(Row("models", what, statistics.median(ours), "tokens/s"))
+        for name in ("llama-bench", "the bare loop"):
+            if speeds[name]:
+                theirs = [speed[part] for speed in speeds[name]]
+                ratio = statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
+                rows.append(Row("models", f"{what}: against {name}", ratio, "x", ">= 0.97", ratio >= 0.97))
+    return rows
 
 
 def _turns(language: Language, path: Path, options: Options, rounds: int) -> list[Row]:

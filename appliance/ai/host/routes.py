@@ -153,17 +153,21 @@ class Routes:
     async def _embeddings(self, request: Request, reply: Reply) -> None:
         body = asks.read(asks.EmbeddingsBody, request.body)
         texts = body.texts()
-        vectors: list[list[float]] = []
+        vectors: dict[int, list[float]] = {}
+        # Those of about the same length together, over all of the request: less is filled up.
+        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
         async with self._shelf.lease(body.model) as model:
             if not hasattr(model, "embed"):
                 raise BadRequest(f"{body.model!r} makes no embeddings; its task is {model.describe().get('task')!r}")
             for at in range(0, len(texts), _AT_ONCE):
-                vectors += await _to_its_end(model.embed, texts[at : at + _AT_ONCE])
+                places = order[at : at + _AT_ONCE]
+                found = await _to_its_end(model.embed, [texts[place] for place in places])
+                vectors.update(zip(places, found, strict=True))
             tokens = await _to_its_end(_count, model, texts)
         packed = body.encoding_format == "base64"
         data = [
             {"object": "embedding", "index": index, "embedding": _packed(vector) if packed else vector}
-            for index, vector in enumerate(vectors)
+            for index, vector in sorted(vectors.items())
         ]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         await reply.send({"object": "list", "data": data, "model": body.model, "usage": usage})

@@ -14,6 +14,8 @@ from appliance.contracts import ConfigError, NodeError
 #: Tokens evaluated in one call at least, however short the model's context.
 _BATCH = 512
 _TOGETHER = 16
+#: Characters of a text by which an error names it.
+_SHOWN = 40
 
 
 class Embedder:
@@ -44,13 +46,13 @@ class Embedder:
 
     def _split(self, texts: Sequence[str]) -> list[list[int]]:
         split = []
-        for number, text in enumerate(texts):
+        for text in texts:
             tokens = self._model.tokenize(text, begin=True, special=False)
             if len(tokens) > self.context:
-                where = f"text {number + 1} of {len(texts)}"
-                raise ConfigError(f"{where} has {len(tokens)} tokens, and this model reads {self.context} at most")
+                begins = f"the text that begins with {text[:_SHOWN]!r}"
+                raise ConfigError(f"{begins} has {len(tokens)} tokens, and this model reads {self.context} at most")
             if not tokens:
-                raise ConfigError(f"text {number + 1} of {len(texts)} is empty")
+                raise ConfigError("a text is empty")
             split.append(tokens)
         return split
 
