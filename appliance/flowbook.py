@@ -16,6 +16,7 @@ Raises :class:`InvalidFlow` with all problems in ``detail["problems"]``, and wha
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -117,7 +118,7 @@ class FlowBook:
         settings = self._store.settings.load()
         upstreams = Upstreams(self._catalog.providers, settings.model_upstreams)
         defaults = {"language": settings.model_default, "embed": [settings.model_embed] if settings.model_embed else []}
-        return self._world(exists, self._kernel.data, KnownModels(upstreams, defaults, self._elsewhere))
+        return self._world(exists, self._kernel.data, KnownModels(upstreams, defaults, functools.cache(self._elsewhere)))
 
     def _elsewhere(self, name: str, kind: str) -> str:
         """The peer that answers for a model which is not on this machine, as far as a running kernel knows."""

@@ -70,6 +70,7 @@ def validate(session: Session, file: str, workspace: str) -> int:
 
     body, notes = readable(given.read_json_file(file))
     problems = flows.problems(session, body, workspace)
+    notes += session.book.notes(body) if session.has_engine else ()
     if session.as_json:
         sends = flows.sends_to(session, body)
         out.emit({"valid": not problems, "problems": flows.plain(problems), "notes": notes, "sends_to": sends})
