@@ -22,8 +22,9 @@ from tests.support.broker import eventually, free_port
 class Appliance:
     """Starts on ``with``; ``log`` is what it printed. Nothing of it is left afterwards."""
 
-    def __init__(self, data: Path, *, environ: dict[str, str] | None = None) -> None:
+    def __init__(self, data: Path, *, environ: dict[str, str] | None = None, host: str = "127.0.0.1") -> None:
         self.data = data
+        self._host = host
         self.port = free_port()
         self._environ = {**os.environ, **(environ or {})}
         self._file = data.parent / f"{data.name}.log"
@@ -45,7 +46,7 @@ class Appliance:
     def start(self) -> None:
         """Start and wait until gateway and kernel answer."""
         began = len(self.log) if self._file.exists() else 0
-        arguments = ["up", "--host", "127.0.0.1", "--port", str(self.port), "--data", str(self.data)]
+        arguments = ["up", "--host", self._host, "--port", str(self.port), "--data", str(self.data)]
         with self._file.open("ab") as log:
             command = [sys.executable, "-m", "appliance.cli", *arguments]
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environ)
