@@ -118,7 +118,8 @@ class FlowBook:
         settings = self._store.settings.load()
         upstreams = Upstreams(self._catalog.providers, settings.model_upstreams)
         defaults = {"language": settings.model_default, "embed": [settings.model_embed] if settings.model_embed else []}
-        return self._world(exists, self._kernel.data, KnownModels(upstreams, defaults, functools.cache(self._elsewhere)))
+        known = KnownModels(upstreams, defaults, functools.cache(self._elsewhere))
+        return self._world(exists, self._kernel.data, known)
 
     def _elsewhere(self, name: str, kind: str) -> str:
         """The peer that answers for a model which is not on this machine, as far as a running kernel knows."""
