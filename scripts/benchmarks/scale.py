@@ -92,7 +92,7 @@ class Running:
 def _cluster(folder: Path, kernels: int, gateways: int) -> Iterator[Running]:
     folder.mkdir()
     with (
-        postgres_server() as database,
+        postgres_server(durable=True) as database,
         redis_server(folder, free_port()) as queue,
         cluster(folder, database, queue) as house,
     ):

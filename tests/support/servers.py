@@ -28,8 +28,8 @@ PATIENCE = 60.0
 
 
 @contextlib.contextmanager
-def postgres_server() -> Iterator[str]:
-    """A PostgreSQL without durability (it is quicker); yields its URL."""
+def postgres_server(*, durable: bool = False) -> Iterator[str]:
+    """A PostgreSQL, without durability unless that is asked for (it is quicker); yields its URL."""
     programs = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
     with _folder("postgres") as folder:
         secret = folder / "secret"
@@ -38,7 +38,8 @@ def postgres_server() -> Iterator[str]:
         initdb = [str(programs / "initdb"), "-D", str(data), "-U", USER, f"--pwfile={secret}", "-A", "scram-sha-256"]
         _run("postgres", [*initdb, "-E", "UTF8", "--locale=C", "--no-sync"], folder)
         port = free_port()
-        server = [str(programs / "postgres"), "-D", str(data), "-k", str(folder), "-p", str(port), "-F"]
+        server = [str(programs / "postgres"), "-D", str(data), "-k", str(folder), "-p", str(port)]
+        server += [] if durable else ["-F"]
         url = f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{port}"
         with _serving("postgres", server, folder, signal.SIGINT):
             _until(lambda: psycopg.connect(f"{url}/postgres").close(), psycopg.OperationalError)
