@@ -57,11 +57,11 @@ def _requests(folder: Path, count: int) -> list[Row]:
         start = time.perf_counter() - began
         beside = [_beside_the_model(link) for _ in range(count)][count // 10 :]
         late = [_late(host) for _ in range(max(5, count // 20))]
-    middle, most = percentile(beside, 0.5), percentile(beside, 0.99)
+    middle, most, heard = percentile(beside, 0.5), percentile(beside, 0.99), statistics.median(late)
     return [
         Row("model_host", "a request beside the model's work, median", middle, "ms", "<= 5", middle <= 5),
         Row("model_host", "the same, 99th percentile", most, "ms"),
-        Row("model_host", "a token from the model to the caller", statistics.median(late), "ms", "<= 50", None),
+        Row("model_host", "a token from the model to the caller", heard, "ms", "<= 50", heard <= 50),
         Row("model_host", "from its start to the first answer", start, "s"),
     ]
 

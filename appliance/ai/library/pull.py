@@ -289,7 +289,7 @@ def _local(path: Path, projector: Path | None) -> Local:
         raise ConfigError(f"{path.name} is one of {len(together)} files of a model, and {gone[0]} is not beside it")
     if projector is not None and not projector.is_file():
         raise NoSuchModel(f"there is no file {projector}")
-    projector = projector or _projector_of(path)
+    projector = projector or (None if _projects(path) else _projector_of(path))
     size = sum(each.stat().st_size for each in (*together, *([projector] if projector else [])))
     name = cards.name_from(path.name)
     return Local(name=name, path=together[0], rest=together[1:], bytes=size, onnx=False, projector=projector)

@@ -228,6 +228,10 @@ def test_a_projector_beside_a_model_on_a_stick_is_taken(tmp_path: Path) -> None:
     tiny_projector(stick / "mmproj-model-f16.gguf")
     (local,) = pull.look_at(stick)
     assert local.projector == stick / "mmproj-model-f16.gguf"
+    (alone,) = pull.look_at(stick / "mmproj-model-f16.gguf")
+    assert alone.projector is None
+    with pytest.raises(BadModel, match="this is a projector"):
+        pull.bring(tmp_path, alone)
     pull.bring(tmp_path, local)
     assert cards.all_models(tmp_path)[0].images
     assert cards.verify(tmp_path, "tiny")[0]
