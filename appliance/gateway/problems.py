@@ -58,6 +58,7 @@ STATUSES: Mapping[str, int] = {
     "timed-out": 504,
     "kernel-away": 503,
     "store-busy": 503,
+    "store-away": 503,
     "backup-place": 502,
     "cannot-fetch": 502,
     "store-failed": 503,
