@@ -1,4 +1,4 @@
-"""A database server that goes away under a kernel, and comes back: flows go on, and nothing that was promised is lost."""
+"""A database server that goes away under a kernel and comes back: flows go on, nothing that was promised is lost."""
 
 from __future__ import annotations
 
