@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from appliance.ai.library.cards import all_models
 from appliance.contracts import ModelOffer, PeerOffers
 from appliance.fleet.peers.beacon import Beacon
 from appliance.fleet.peers.hardware import marks
@@ -66,6 +65,8 @@ def panel_port(kernel: Kernel) -> int:
 
 def offers(kernel: Kernel) -> PeerOffers:
     """What this engine has at this moment. Reads the models' folder: not for a thread that may not wait."""
+    from appliance.ai.library.cards import all_models  # which a kernel without peers never needs
+
     memory, free = _memory()
     cores = os.cpu_count() or 1
     devices = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -259,6 +260,32 @@ def test_a_crowd_on_the_network_neither_hides_a_peer_nor_fills_the_memory(tmp_pa
                 assert sum(each.memory_full_info().pss for each in [family, *family.children(True)]) < 150_000_000
             finally:
                 crowd.terminate()
+
+
+@pytest.mark.skipif(shutil.which("avahi-daemon") is None, reason="there is no avahi here")
+def test_where_avahi_runs_the_name_of_the_machine_is_its_own(tmp_path: Path, switch: Switch) -> None:
+    """Both answer on one machine; neither disputes a name of the other, and engines are found all the same."""
+    with EngineBox(tmp_path / "kitchen", switch, peer_discovery="always") as kitchen:
+        settings, log = tmp_path / "avahi.conf", tmp_path / "avahi.log"
+        name = socket.gethostname().split(".")[0]
+        settings.write_text(f"[server]\nhost-name={name}\nenable-dbus=no\n")
+        avahi = f"mount -t tmpfs run /run && mkdir /run/avahi-daemon && exec avahi-daemon -f {settings}"
+        command = ["unshare", "-m", "sh", "-c", f"{avahi} --no-drop-root --no-chroot --no-rlimits"]
+        with (
+            log.open("wb") as file,
+            subprocess.Popen(["ip", "netns", "exec", kitchen.namespace, *command], stdout=file, stderr=file) as daemon,
+        ):
+            try:
+                until(lambda: "Server startup complete" in log.read_text(), "avahi")
+                with EngineBox(tmp_path / "laptop", switch, peer_discovery="always") as laptop:
+                    until(lambda: laptop.state(kitchen.id) == "found", "the engine beside avahi")
+                    until(lambda: kitchen.state(laptop.id) == "found", "the other one")
+                    assert f"{kitchen.address}:5011" in laptop.peer(kitchen.id)["addresses"]
+                    kitchen.pair(laptop)
+            finally:
+                daemon.terminate()
+        assert "onflict" not in log.read_text()
+        assert f"Host name is {name}.local" in log.read_text()
 
 
 def test_without_multicast_an_address_in_the_settings_is_enough(tmp_path: Path, switch: Switch) -> None:
