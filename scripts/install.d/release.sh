@@ -27,7 +27,7 @@ make_release() {
       rm -rf -- "$release"
       die "the program could not be installed; what ran before is as it was"
     }
-    ((edge)) || seal
+    ((edge || image)) || "$release/bin/flowork-updater" seal "$release"
     sync -f "$release"
     touch -- "$release/complete"
     sync -f "$release"
@@ -35,12 +35,6 @@ make_release() {
   fi
   rm -rf -- "$work"
   trap - EXIT
-}
-
-# seal: the list of the installed files, signed by a key of root's, which no two flashed boxes are to share.
-seal() {
-  "$release/bin/flowork-updater" seal "$release"
-  ((!image)) || rm -f -- "$update_state/integrity.key"
 }
 
 # copy_sources FOLDER: what a wheel is made of, with the panel if it was built.
