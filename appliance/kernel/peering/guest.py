@@ -25,7 +25,8 @@ class GuestContext(StepContext):
         self._key = str(asked.key if asked else kept.get("key", ""))
         self._sources: list[str] = list(asked.sources if asked else kept.get("sources", []))
         self._their_event: dict[str, Any] = asked.event if asked else kept.get("event", {})
-        self._names: dict[str, Any] = asked.names if asked else kept.get("names", {})
+        secrets = {"secrets": asked.secrets} if asked else {}
+        self._names: dict[str, Any] = {**(asked.names if asked else kept.get("names", {})), **secrets}
         self.given = dict(asked.config if asked else kept.get("config", {}))
 
     @property

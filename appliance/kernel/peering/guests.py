@@ -159,8 +159,8 @@ class Guests:
                 "sources": asked.sources,
                 "event": asked.event,
                 "config": asked.config,
-                "names": {name: value for name, value in asked.names.items() if name != "secrets"},
-                "whole": not (asked.hide or "secrets" in asked.names),
+                "names": asked.names,
+                "whole": not (asked.hide or asked.secrets),
             },
         }
         sub = Submission(flow, GUEST, "peer", Event(payload=asked.payload, id=asked.id, unique=True, meta=meta))

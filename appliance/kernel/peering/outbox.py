@@ -35,6 +35,8 @@ MOST, MOST_BYTES, LONGEST = 20_000, 16_000_000, 7 * 86_400.0
 BATCH, BATCH_BYTES = 100, 800_000
 #: Seconds for a peer to bring a message to its disk, and before one that refused is asked again.
 PATIENCE, PAUSE = 60.0, 30.0
+#: Seconds before a peer is looked for whose link broke.
+SOON = 1.0
 
 
 class Waiting(NamedTuple):
@@ -167,7 +169,9 @@ class Outbox:
         self._under_way.discard(state.id)
         exc = None if done.cancelled() else done.exception()
         if done.cancelled() or isinstance(exc, PeerAway):
-            return  # it is told of when the peer is back
+            # It is told of when the peer is back; a link that broke may be back by now, and was told of already.
+            self._engine.timers.after(SOON, self.send)
+            return
         if exc is not None:
             self._refused(state, count, exc)
             return

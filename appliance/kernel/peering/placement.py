@@ -25,15 +25,14 @@ import msgspec
 
 from appliance.contracts import Busy, Effect, NodeError, TimedOut
 from appliance.contracts.peers import PeerAway, PeerFailed, Peers, PeerState
-from appliance.engine import configs, expressions, trace
+from appliance.engine import trace
 from appliance.engine.needs import ANY, ENGINE, Need
 from appliance.engine.trace import Record
-from appliance.kernel.context import steps_view
 from appliance.kernel.peering import wire
 from appliance.kernel.peering.away import BOUND, CUT, WAITING, Away
 from appliance.kernel.peering.choice import HERE, choose, why_nobody
+from appliance.kernel.peering.requests import request_for
 from appliance.kernel.runs import LiveRun, Parked
-from appliance.security.scrub import Scrubber
 
 if TYPE_CHECKING:
     from appliance.engine.plan import PlannedNode
@@ -157,7 +156,7 @@ class Placement:
             return
         try:
             away.render(self._engine.steps)
-            body = self._body(away)
+            body = request_for(self._engine, away)
         except Exception as exc:
             self._over(away)
             self._engine.steps.failed(away.flight, exc)
@@ -179,58 +178,6 @@ class Placement:
             future.set_exception(exc)
         away.future = future
         future.add_done_callback(lambda done: post(lambda: self._answered(away, number, done)))
-
-    def _body(self, away: Away) -> dict[str, Any]:
-        run, node, flight = away.run, away.run.node(away.index), away.flight
-        assert flight.ctx is not None
-        services = self._engine.services
-        names = self._names(away, node)
-        spec = msgspec.to_builtins(node.spec)
-        body = {
-            "id": away.request,
-            "key": flight.ctx.idempotency_key,
-            "node": {name: spec[name] for name in ("id", "type", "name", "config", "timeout")},
-            "config": away.config,
-            "payload": wire.light(flight.payload, services.blobs),
-            "sources": sources if len(sources := list(run.walk.inputs_of(away.index))) > 1 else [],
-            "event": run.event,
-            "names": wire.light(names, services.blobs) if names else {},
-            "workspace": run.flow.workspace,
-            "flow": run.flow.name,
-            "run": run.text,
-            "attempt": away.attempt,
-        }
-        body["hide"] = self._hidden(run, body)
-        return body
-
-    def _names(self, away: Away, node: PlannedNode) -> dict[str, Any]:
-        """The values that the node's own expressions read; templates are filled in already."""
-        wanted: set[str] = set()
-        for _, source, kind, _ in configs.texts(node.kind.Config, node.spec.config):
-            if kind == "expression":
-                wanted |= expressions.expression(source).names
-        run, services = away.run, self._engine.services
-        found: dict[str, Any] = {}
-        if "steps" in wanted:
-            found["steps"] = steps_view(run.walk)
-        if "vars" in wanted:
-            found["vars"] = dict(services.variables.get(run.flow.workspace, {}))
-        if "state" in wanted:
-            found["state"] = {k: v for k, v in services.states.of(run.flow.num).items() if not k.startswith("@")}
-        if "secrets" in wanted:
-            found["secrets"] = dict(services.secrets.get(run.flow.workspace, {}))
-        if "run" in wanted:
-            found["run"] = {"id": run.text, "flow": run.flow.id, "attempt": away.attempt}
-        return found
-
-    def _hidden(self, run: LiveRun, body: dict[str, Any]) -> list[str]:
-        """The workspace's secrets that are in what is sent: the peer hides them as this engine does."""
-        packed = trace.pack(body)
-        if not self._engine.keeper.found_secret(packed):
-            return []
-        # In whatever form: a template may have encoded it.
-        values = self._engine.services.secrets.get(run.flow.workspace, {}).values()
-        return [value for value in values if Scrubber([value]).found_in(packed)]
 
     # --- what comes back -----------------------------------------------------------------------------
 

@@ -30,8 +30,8 @@ RequestId = Annotated[str, Meta(min_length=1, max_length=400)]
 class StepAsked(Struct, kw_only=True):
     """``step``. ``node`` is the node as it is saved there, ``config`` its settings with all templates filled in.
 
-    ``key`` is the step's idempotency key, ``names`` the values of what its expressions read, ``hide`` the secrets in
-    all this, which are never kept. With ``ask`` alone: how does it stand?
+    ``key`` is the step's idempotency key, ``names`` and ``secrets`` the values of what its expressions read,
+    ``hide`` the secrets in all this, which are never kept. With ``ask`` alone: how does it stand?
     """
 
     id: RequestId
@@ -43,6 +43,7 @@ class StepAsked(Struct, kw_only=True):
     sources: list[str] = []
     event: dict[str, Any] = {}
     names: dict[str, Any] = {}
+    secrets: dict[str, str] = {}
     hide: list[str] = []
     workspace: str = ""
     flow: str = ""

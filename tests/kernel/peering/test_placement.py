@@ -346,3 +346,23 @@ def test_secrets_in_any_form_are_hidden_there(house: House) -> None:
 
     for bench in (pi, laptop):
         assert base64.b64encode(secret.encode()).decode() not in repr(bench.rows())
+
+
+def test_what_its_expressions_read_goes_along(pair: Pair) -> None:
+    pi, laptop = pair
+    pi.services.variables = {"home": {"limit": 3}}
+    pi.services.secrets = {"home": {"word": "open-sesame"}}
+    laptop.services.variables = {"home": {"limit": 99}}
+    names = "[steps.a.n, vars.limit, event.id, payload.n, secrets.word | length]"
+    pi.deploy(1, flow(node("a", "pure"), need("b", "transform", "engine:laptop") | {"config": {"expression": names}}))
+    run = finished(pair, pi, {"n": 1}, id="e1")
+    assert run.output() == [1, 3, "e1", 1, 11], run.error
+    assert "open-sesame" not in repr(laptop.rows())
+
+
+def test_what_is_too_large_for_a_link_says_so(pair: Pair) -> None:
+    pi, _ = pair
+    config = {"set": {"text": "{{ payload.text }}"}}
+    pi.deploy(1, flow(need("a", "transform", "engine:laptop") | {"config": config}))
+    run = finished(pair, pi, {"text": "y" * 3_000_000})
+    assert run.state is RunState.FAILED and "too many for a peer" in run.error["message"]
