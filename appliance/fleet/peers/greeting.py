@@ -112,9 +112,13 @@ class Greeting:
             self._changed(remote)
 
         def waited() -> None:
-            if not answered[0] and self._is_open(link):
-                self._drop(old, "it does not answer any more")
-                self._welcome(link, remote, hello)
+            if answered[0] or not self._is_open(link):
+                return
+            if remote.link not in (old, None):  # another one was quicker
+                self.refuse(link, "double", "it has connected anew meanwhile")
+                return
+            self._drop(old, "it does not answer any more")
+            self._welcome(link, remote, hello)
 
         old.on_pong.append(alive)
         try:

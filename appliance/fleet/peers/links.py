@@ -225,7 +225,7 @@ class Links:
             self._circle.note(remote)
             self._circle.changed(remote)
         elif isinstance(message, wire.Offers):
-            remote.offers = msgspec.structs.replace(message.offers, exact=True)
+            remote.offered(message.offers)
             if remote.known.panel != message.panel:
                 remote.known.panel = message.panel
                 self._circle.note(remote)
@@ -238,11 +238,11 @@ class Links:
             return
         link.ready = True
         remote.came(self._about.wall())
-        remote.offers = msgspec.structs.replace(message.offers, exact=True)
+        remote.offered(message.offers)
         known = remote.known
         before = msgspec.json.encode(known)
-        known.allows, known.calls_itself, known.version = message.roles, hello.name, hello.software
-        known.panel, known.machine = message.panel, hello.machine or known.machine
+        known.allows, known.calls_itself, known.version = message.roles, hello.name[:60], hello.software[:40]
+        known.panel, known.machine = message.panel, hello.machine[:200] or known.machine
         if hello.port:
             remote.remember(join(link.address, hello.port))
         if msgspec.json.encode(known) != before:

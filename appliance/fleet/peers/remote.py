@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+
+import msgspec
 
 from appliance.contracts import PeerOffers, PeerRoles, PeerState
 from appliance.fleet.peers.book import Known
@@ -13,8 +14,8 @@ from appliance.fleet.peers.link import PeerLink
 FIRST, LONGEST = 0.5, 30.0
 #: Seconds that the engine with the higher id leaves the other one to call first.
 POLITE = 1.0
-#: Addresses that are remembered of a peer.
-MOST_ADDRESSES = 8
+#: Addresses that are remembered of a peer, and things of one kind that it may offer.
+MOST_ADDRESSES, MOST_OFFERED = 8, 1000
 
 
 class Remote:
@@ -78,18 +79,25 @@ class Remote:
         """Another machine has come with its identity, and was refused."""
         self.copy, self.hint = text, _HINTS["clone"]
 
-    def remember(self, address: str) -> bool:
-        """An address has worked; whether that is news."""
-        if self.known.addresses[:1] == [address]:
-            return False
+    def remember(self, address: str) -> None:
+        """An address has worked."""
         others = [each for each in self.known.addresses if each != address]
         self.known.addresses = [address, *others][:MOST_ADDRESSES]
-        return True
 
-    def state(self, found: PeerState | None, extra: Iterable[str] = ()) -> PeerState:
-        """As others see it. ``found`` is its announcement, ``extra`` are further addresses (the setting)."""
+    def offered(self, offers: PeerOffers) -> None:
+        """What it has, as it says over its link; so much of it as anybody would read."""
+        self.offers = msgspec.structs.replace(
+            offers,
+            models=offers.models[:MOST_OFFERED],
+            devices=offers.devices[:MOST_OFFERED],
+            nodes=offers.nodes[:MOST_OFFERED],
+            exact=True,
+        )
+
+    def state(self, found: PeerState | None) -> PeerState:
+        """As others see it. ``found`` is its announcement."""
         known, link = self.known, self.link if self.connected else None
-        addresses = [*known.addresses, *(found.addresses if found else ()), *extra]
+        addresses = [*known.addresses, *(found.addresses if found else ())]
         seen = [*(["link"] if link else []), *(found.seen if found else ()), *(["last"] if known.addresses else [])]
         best = link.best if link is not None else None
         offers = self.offers if link is not None or found is None or not found.offers.models else found.offers
