@@ -184,7 +184,7 @@ def test_an_engine_alone_is_told_what_pairing_gives(open_panel: OpenPanel) -> No
         page = window.goto("/peers")
         expect(page.get_by_role("heading", name="No other engine is paired yet")).to_be_visible()
         expect(card(window, "pi")).to_contain_text("this engine")
-        expect(card(window, "pi").get_by_text("Flows that are live")).to_be_visible()
+        expect(card(window, "pi").get_by_text("Live flows")).to_be_visible()
         assert window.in_both_themes(name) == []
 
 
@@ -225,6 +225,7 @@ def test_a_code_that_is_wrong_is_said_so(panel: Panel, there: Panel) -> None:
 def test_two_are_paired_by_their_panels_and_see_who_the_other_is(panel: Panel, there: Panel) -> None:
     page = there.goto("/peers")
     page.get_by_role("button", name="Pair an engine").click()
+    expect(page.get_by_role("dialog", name="Pair an engine")).to_be_visible()
     there.shot("peers-rights")
     assert there.accessibility("dialog") == []
     expect(page.get_by_role("checkbox", name="Ask the models")).to_be_checked()
@@ -335,11 +336,24 @@ def test_a_step_says_where_it_ran_and_a_node_what_it_needs(paired: Panel) -> Non
     assert "engine:pi" in page.locator("datalist option").evaluate_all("all => all.map((one) => one.value)")
     needs.fill("model:nowhere-7b")
     needs.press("Enter")
-    expect(page.get_by_text("Nobody has that now")).to_contain_text("model:nowhere-7b")
+    expect(page.get_by_text("No engine can do it now")).to_contain_text("model:nowhere-7b")
     paired.shot("peers-needs")
     assert paired.accessibility("aside") == []
     page.get_by_role("button", name="Take model:nowhere-7b away").click()
-    expect(page.get_by_text("Nobody has that now")).to_have_count(0)
+    expect(page.get_by_text("No engine can do it now")).to_have_count(0)
+
+
+def test_a_step_that_waits_for_an_engine_is_shown(paired: Panel) -> None:
+    node = {"id": "ask", "type": "log", "config": {"message": "x"}, "needs": "model:nowhere-7b"}
+    paired.api("POST", "/flows", {"flow": {"name": "Patience", "nodes": [node], "edges": []}, "deploy": True})
+    run = paired.api("POST", "/flows/patience/runs", {})["run"]
+    page = paired.goto("/peers")
+    way = page.get_by_role("region", name="On the way")
+    expect(way.get_by_role("listitem")).to_contain_text("for an engine with model:nowhere-7b")
+    paired.shot("peers-waits")
+    assert paired.accessibility("main") == []
+    paired.api("POST", f"/runs/{run}/cancel")
+    expect(way).to_have_count(0)
 
 
 def test_rights_are_changed_and_told_at_once(paired: Panel, there: Panel) -> None:

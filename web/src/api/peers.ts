@@ -135,6 +135,34 @@ export interface FoundThere {
   runs: SeenRun[]
 }
 
+/** A step that is at another engine, or waits for one; `cut`: an engine has it, and the link to that is gone. */
+export interface AwayStep {
+  run: string
+  flow: string
+  workspace: string
+  node: string
+  needs: string[]
+  state: 'waiting' | 'bound' | 'cut'
+  peer: string
+  name: string
+  there: string
+  since: number
+  until: number
+}
+
+/** Events that wait for an engine, since when, and how many had to be left out. */
+export interface Outbox {
+  peer: string
+  waiting: number
+  since: number | null
+  lost: number
+}
+
+export interface Placements {
+  steps: AwayStep[]
+  outbox: Outbox[]
+}
+
 export interface SendFlow {
   to: string
   workspace?: string
@@ -169,6 +197,8 @@ export const joinPeer = (join: Join): Promise<PeerState> => post('/peers/join', 
 export const changePeer = (id: string, change: PeerChange): Promise<PeerState> => patch(`/peers/${seg(id)}`, change)
 
 export const revokePeer = (id: string): Promise<void> => remove(`/peers/${seg(id)}`)
+
+export const listPlacements = (workspace: string, signal?: AbortSignal): Promise<Placements> => get('/placements', { workspace }, signal)
 
 /** All engines with how they are, this one first. */
 export const showBoxes = async (workspace: string, signal?: AbortSignal): Promise<Box[]> =>

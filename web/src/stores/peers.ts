@@ -18,6 +18,7 @@ export const usePeers = defineStore('peers', () => {
   const listed = useLoaded(async (signal) => (await api.listPeers(signal)).items)
   const pairings = useLoaded(async (signal) => (session.may('peers:manage') ? (await api.listPeerPairings(signal)).items : []))
   const boxes = useLoaded((signal) => api.showBoxes(session.workspace, signal))
+  const placements = useLoaded((signal) => api.listPlacements(session.workspace, signal))
   const items = computed(() => listed.value.value ?? [])
   const me = computed(() => items.value.find((one) => one.state === 'self') ?? null)
   const paired = computed(() => items.value.filter((one) => one.state !== 'self' && one.paired > 0))
@@ -25,13 +26,13 @@ export const usePeers = defineStore('peers', () => {
   const byId = computed(() => new Map(items.value.map((one) => [one.id, one])))
   const summaries = computed(() => new Map((boxes.value.value ?? []).map((box) => [box.id, box])))
 
-  const load = (): Promise<unknown> => Promise.all([listed.load(), pairings.load(), boxes.load()])
+  const load = (): Promise<unknown> => Promise.all([listed.load(), pairings.load(), boxes.load(), placements.load()])
 
   let gathering: ReturnType<typeof setTimeout> | undefined
   function soon(): void {
     gathering ??= setTimeout(() => {
       gathering = undefined
-      void Promise.all([boxes.load(), pairings.load()])
+      void Promise.all([boxes.load(), placements.load(), pairings.load()])
     }, GATHER)
   }
 
@@ -42,7 +43,7 @@ export const usePeers = defineStore('peers', () => {
     if (users++ === 0) {
       void load()
       round = setInterval(() => {
-        if (document.visibilityState === 'visible') void boxes.load()
+        if (document.visibilityState === 'visible') void Promise.all([boxes.load(), placements.load()])
       }, ROUND)
     }
     return () => {
@@ -93,7 +94,7 @@ export const usePeers = defineStore('peers', () => {
   }
 
   return {
-    listed, pairings, boxes, items, me, paired, found, byId, summaries,
+    listed, pairings, boxes, placements, items, me, paired, found, byId, summaries,
     load, watch, pair, unpair, join, change, revoke, look: api.lookForPeers,
     search: (text: string, signal?: AbortSignal) => api.searchBoxes(text, session.workspace, signal),
     send: api.sendFlow,
