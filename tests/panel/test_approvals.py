@@ -112,12 +112,10 @@ def test_the_pages_are_usable_by_everybody(open_panel: OpenPanel, phone: bool) -
     flow = deployed(panel, asking(f"Valve on a {'phone' if phone else 'desk'}"))
     run = started(panel, flow, {"liters": 3})
     reached(panel, run, "waiting")
-    for scheme in ("light", "dark"):
-        panel.theme(scheme)
-        for name, path in {"approvals": "/approvals", "run-asks": f"/runs/{run}"}.items():
-            page = panel.goto(path)
-            page.get_by_test_id("ask").first.wait_for()
-            panel.shot(f"{name}-{'phone' if phone else 'desktop'}-{scheme}")
-            assert panel.accessibility() == [], (name, scheme)
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (name, "scrolls sideways")
+    faults = {}
+    for name, path in {"approvals": "/approvals", "run-asks": f"/runs/{run}"}.items():
+        page = panel.goto(path)
+        page.get_by_test_id("ask").first.wait_for()
+        faults[name] = panel.in_both_themes(f"{name}-{'phone' if phone else 'desktop'}")
+    assert {name: found for name, found in faults.items() if found} == {}
     panel.api("POST", f"/approvals/{run}/ask/answer", {"answer": "no"})

@@ -25,8 +25,12 @@ _FILL = """(label, text) => {
   input.value = text
   input.dispatchEvent(new Event('input', { bubbles: true }))
 }"""
-_CLICK = """(text, among = 'button') =>
-  [...document.querySelectorAll(among)].find((one) => one.textContent.trim() === text).click()"""
+#: Presses a button, once that can be pressed.
+_CLICK = """(text, among = 'button') => {
+  const button = [...document.querySelectorAll(among)].find((one) => one.textContent.trim() === text && !one.disabled)
+  button?.click()
+  return button !== undefined
+}"""
 #: The middle of a node on the canvas.
 _PLACE = """(name) => {
   const box = document.querySelector(`[data-node="${name}"]`).getBoundingClientRect()
@@ -64,7 +68,7 @@ def test_a_key_signs_in_on_a_page_over_plain_http(firefox: Firefox, api: Panel, 
     firefox.wait("() => document.querySelector('input, textarea') !== null")
     assert firefox.evaluate("() => [isSecureContext, 'subtle' in crypto]") == [False, False]
     firefox.evaluate(_FILL, "Private key", owner.reveal())
-    firefox.evaluate(_CLICK, "Sign in")
+    firefox.wait(_CLICK, "Sign in", what="the button")
     firefox.wait("() => !location.pathname.startsWith('/sign-in')", what="to be signed in")
 
 
@@ -115,7 +119,7 @@ def test_a_flow_is_drawn_with_keys_and_mouse_and_deployed(signed_in: Firefox, ap
     signed_in.shot(SCREENS / "firefox-drawn.png")
     signed_in.evaluate("() => document.querySelector('[data-testid=deploy]').click()")
     signed_in.see("What is this change about?", "dialog")
-    signed_in.evaluate(_CLICK, "Deploy", "dialog[open] button")
+    signed_in.wait(_CLICK, "Deploy", "dialog[open] button", what="the button")
     signed_in.wait("() => document.querySelector('[data-testid=status]').textContent.includes('is live')")
     saved = api.api("GET", f"/flows/{flow}")["flow"]
     assert [node["type"] for node in saved["nodes"]] == ["merge", "throttle"]
