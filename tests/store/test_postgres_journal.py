@@ -10,11 +10,10 @@ import psycopg
 import pytest
 
 from appliance.engine.states import RunState
-from appliance.store.errors import EventTaken, LeaseLost, StoreAway
+from appliance.store.errors import EventTaken, LeaseLost
 from appliance.store.journal import Batch, Lease
 from appliance.store.postgres.connecting import connect
 from appliance.store.postgres.journal import PostgresJournal
-from appliance.store.postgres.leases import Leases
 from appliance.store.shards import StoreFailure
 from tests.support.shard_files import NOON, put, row
 
@@ -97,62 +96,44 @@ def test_a_kernel_sees_its_own_runs_and_takes_up_those_of_nobody(kernel: Make) -
     assert [entry.id for entry, _ in two.under_way()] == theirs
 
 
-def test_a_lease_is_one_kernels_until_it_ends(database_url: str) -> None:
-    leases = Leases(database_url)
-    mine = leases.acquire(3, "greenhouse", 60)
-    assert mine == Lease(3, 1)
-    assert leases.acquire(3, "shed", 60) is None
-    assert leases.renew(mine, 0)
-    theirs = leases.acquire(3, "shed", 60)
-    assert theirs == Lease(3, 2)
-    assert not leases.renew(mine, 60)
-    leases.release(mine)  # is nobody's any more: no harm
-    (held,) = leases.all()
-    assert (held.writer, held.epoch, held.machine) == (3, 2, "shed")
-    assert 50 < held.left <= 60
-    leases.release(theirs)
-    assert leases.all()[0].left <= 0
+def lease(url: str, writer: int, epoch: int = 1) -> Lease:
+    """Make a kernel the holder of a number, in place of whoever was."""
+    with psycopg.connect(url) as connection:
+        connection.execute("SET search_path = flowork")
+        connection.execute("SELECT pg_advisory_xact_lock(1718185074, %s)", (writer,))
+        connection.execute(
+            "INSERT INTO kernel_lease (writer, epoch, until, machine, since) VALUES (%s, %s, now(), 'm', now()) "
+            "ON CONFLICT (writer) DO UPDATE SET epoch = EXCLUDED.epoch",
+            (writer, epoch),
+        )
+    return Lease(writer, epoch)
 
 
 def test_a_kernel_that_was_believed_dead_never_commits_again(kernel: Make, database_url: str) -> None:
-    leases = Leases(database_url)
-    dead, heir = leases.acquire(1, "a", 0), leases.acquire(2, "b", 60)
-    assert dead is not None and heir is not None
-    one, two = kernel(1), kernel(2)
-    one.fence, two.fence = dead, heir
-    runs = put(one, NOON, 2, RunState.WAITING)  # its lease has ended, but nobody has taken it
-    ended = put(one, NOON)
-    assert leases.take_over(1, heir) == 2
-    for work in (lambda: put(one, NOON), lambda: one.set_letter(runs[0], 1, "a", "b", 1)):
-        with pytest.raises(LeaseLost):
+    journal = kernel(1)
+    journal.fence = lease(database_url, 1)
+    (run,) = put(journal, NOON, state=RunState.WAITING)
+    lease(database_url, 1, epoch=2)
+    for work in (lambda: put(journal, NOON), lambda: journal.set_letter(run, 1, "a", "b", 1)):
+        with pytest.raises(LeaseLost, match="taken over from writer 1"):
             work()
-    assert one.load(runs[0]) is not None, "reading goes on"
-    assert [entry.id for entry, _ in two.under_way()] == runs
-    assert list(one.under_way()) == []
-    assert two.load(ended[0]) is not None
-    put(two, NOON)
+    assert [entry.id for entry, _ in journal.under_way()] == [run], "reading goes on, and nothing was added"
 
 
-def test_runs_are_taken_from_the_dead_only(kernel: Make, database_url: str) -> None:
-    leases = Leases(database_url)
-    alive, other = leases.acquire(1, "a", 60), leases.acquire(2, "b", 60)
-    assert alive is not None and other is not None
-    put(kernel(1), NOON, 2, RunState.WAITING)
-    assert leases.take_over(1, other) == 0
-    leases.release(alive)
-    assert leases.take_over(1, Lease(2, 99)) == 0, "who has lost its own lease takes nothing"
-    assert leases.take_over(1, other) == 2
+def test_without_a_lease_nothing_is_written(kernel: Make) -> None:
+    journal = kernel(1)
+    journal.fence = Lease(1, 1)
+    with pytest.raises(LeaseLost):
+        put(journal, NOON)
 
 
-def test_a_takeover_waits_for_a_commit_that_is_under_way(kernel: Make, database_url: str) -> None:
-    leases = Leases(database_url)
-    dead, heir = leases.acquire(1, "a", 0), leases.acquire(2, "b", 60)
-    assert dead is not None and heir is not None
+def test_a_lease_does_not_change_hands_in_the_middle_of_a_commit(kernel: Make, database_url: str) -> None:
+    lease(database_url, 1)
     done = threading.Event()
     with psycopg.connect(database_url) as commit:
         commit.execute("SET search_path = flowork")
         commit.execute("SELECT hold_lease(1::smallint, 1::bigint)")
-        thread = threading.Thread(target=lambda: (leases.take_over(1, heir), done.set()))
+        thread = threading.Thread(target=lambda: (lease(database_url, 1, epoch=2), done.set()))
         thread.start()
         assert not done.wait(0.3)
     thread.join()
@@ -176,8 +157,6 @@ def test_a_server_that_is_away_fails_in_words_and_the_journal_comes_back(databas
             journal.probe()
         assert "secret" not in str(caught.value)
     journal.close()
-    with pytest.raises(StoreAway):
-        Leases(address).all()
 
 
 def test_a_day_that_retention_dropped_is_made_again(kernel: Make, database_url: str) -> None:

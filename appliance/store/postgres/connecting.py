@@ -34,7 +34,7 @@ except ImportError as exc:
 
 #: Everything lies in a schema of its own, so that other programs' tables may be beside it.
 SCHEMA = "flowork"
-#: The oldest server that is tried before a release: identity columns, pruning of partitions at run time, ICU-free "C".
+#: The oldest server that may be used: one that prunes partitions while a query runs and drops databases by force.
 OLDEST = 130000
 #: Seconds until a server that does not answer is given up.
 PATIENCE = 5.0

@@ -186,7 +186,10 @@ class PostgresDatabase(Database):
         try:
             yield
         except PeeweeException as exc:
-            raise explain(getattr(exc, "orig", exc), self._url) from exc
+            cause: BaseException = exc
+            while (inner := getattr(cause, "orig", None)) is not None:
+                cause = inner  # peewee wraps an error once for every block that it leaves
+            raise explain(cause, self._url) from exc
         except psycopg.Error as exc:
             raise explain(exc, self._url) from exc
         except (OverflowError, UnicodeEncodeError) as exc:

@@ -36,6 +36,8 @@ def snapshot(connection: Connection) -> Iterator[None]:
     """All that is read in the block is of one moment; other kernels go on."""
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        # What was read is packed or written to a slow disk meanwhile.
+        connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         yield
 
 
