@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
+from appliance.contracts import FlowError
 from appliance.store.metadata import Store
+
+logger = logging.getLogger(__name__)
 
 #: Seconds for which an answer counts. A deploy by another process is noticed that much later.
 PATIENCE = 0.25
@@ -24,7 +28,13 @@ class Changes:
         """How often ``deployments``, ``values``, ``people`` or ``settings`` have changed."""
         now = self._clock()
         if now - self._read_at > PATIENCE:
-            self._counters = self._store.changes()
+            try:
+                self._counters = self._store.changes()
+            except FlowError as exc:
+                if not self._counters:
+                    raise
+                # With what was known last, requests are still answered as far as that goes.
+                logger.debug("whether anything has changed cannot be told: %s", exc)
             self._read_at = now
         return self._counters.get(what, 0)
 
