@@ -42,8 +42,8 @@ class CertificateView(Struct, frozen=True, kw_only=True):
 class HttpsView(Struct, frozen=True, kw_only=True):
     """How HTTPS is. ``authority`` and ``certificate`` are missing until it is turned on for the first time.
 
-    ``page`` is the address from which other devices install the authority, ``qr`` the same as a picture (a data URI), and
-    ``problem`` why a certificate could not be made anew.
+    ``here``: the request came by https. ``page`` is the address from which other devices install the authority, ``qr``
+    the same as a picture (a data URI), and ``problem`` why a certificate could not be made anew.
     """
 
     mode: str
