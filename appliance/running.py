@@ -7,6 +7,7 @@ import http.client
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 #: Every IPv4 address, in /proc/net/tcp.
 _ANY4 = "00000000"
@@ -33,27 +34,49 @@ def holder(data: Path, role: str) -> int | None:
 
 def listening(pid: int) -> list[tuple[str, int]]:
     """Where a process of this user listens on TCP: host and port as this machine reaches it (proc(5))."""
-    return [(_address(host, loopback), port) for host, port, loopback in _listeners(pid)]
-
-
-def open_port(pid: int) -> int:
-    """A port at which other machines reach a process of this user; 0 if there is none."""
-    ports = (port for host, port, _ in _listeners(pid) if host not in _LOOPBACK and not host.endswith(_LOOPBACK_NET))
-    return next(ports, 0)
-
-
-def _listeners(pid: int) -> Iterator[tuple[str, int, str]]:
-    """Address (as the table has it) and port of each, and what loopback is called in that family."""
     inodes = set(_sockets(pid))
+    return [(_address(row.host, row.loopback), row.port) for row in _rows() if row.inode in inodes]
+
+
+def gateway_port(data: Path, known: int = 0) -> int:
+    """The port at which other machines reach a folder's gateway; 0 if they do not. ``known`` is what it was before.
+
+    Where the gateway's own sockets cannot be seen (a service with ``PrivateUsers=``) this user's others are asked.
+    """
+    pid = holder(data, "gateway")
+    if pid is None:
+        return 0
+    open_ = [row for row in _rows() if row.host not in _LOOPBACK and not row.host.endswith(_LOOPBACK_NET)]
+    seen, own = set(_sockets(pid)), set(_sockets(os.getpid()))
+    for row in open_:
+        if row.inode in seen:
+            return row.port
+    others = [row for row in open_ if row.user == os.getuid() and row.inode not in own] if not seen else []
+    if known in {row.port for row in others}:
+        return known
+    return next((row.port for row in others if answers(_address(row.host, row.loopback), row.port)), 0)
+
+
+class _Row(NamedTuple):
+    """A socket that listens on TCP: its address as the table has it, and what loopback is called in that family."""
+
+    host: str
+    port: int
+    inode: str
+    user: int
+    loopback: str
+
+
+def _rows() -> Iterator[_Row]:
     for table, loopback in (("tcp", "127.0.0.1"), ("tcp6", "::1")):
         try:
             rows = Path("/proc/net", table).read_text().splitlines()[1:]
         except OSError:
             continue
         for fields in (row.split() for row in rows):
-            if fields[3] == "0A" and fields[9] in inodes:
+            if fields[3] == "0A":
                 host, _, port = fields[1].partition(":")
-                yield host, int(port, 16), loopback
+                yield _Row(host, int(port, 16), fields[9], int(fields[7]), loopback)
 
 
 def _sockets(pid: int) -> Iterator[str]:

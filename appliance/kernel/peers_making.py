@@ -14,7 +14,7 @@ from appliance.fleet.peers.beacon import Beacon
 from appliance.fleet.peers.hardware import marks
 from appliance.fleet.peers.peers import EnginePeers
 from appliance.fleet.peers.surroundings import Surroundings
-from appliance.running import holder, open_port
+from appliance.running import gateway_port
 from appliance.security.audit import AuditLog
 from appliance.security.files import keys_folder
 from appliance.security.keys import read_engine
@@ -47,7 +47,7 @@ def make_peers(kernel: Kernel, beacon: Beacon) -> EnginePeers:
         discovery=settings.peer_discovery,
         listed=settings.peers,
         owned=lambda: read_address(keys_folder(data)) is not None,
-        panel=lambda: panel_port(kernel),
+        panel=lambda known: gateway_port(data, known),
         offers=lambda: offers(kernel),
         aside=kernel.engine.steps.io.call,
         wall=kernel.services.wall,
@@ -55,12 +55,6 @@ def make_peers(kernel: Kernel, beacon: Beacon) -> EnginePeers:
         audit=audit,
     )
     return EnginePeers(data, kernel._blobs, beacon, about)
-
-
-def panel_port(kernel: Kernel) -> int:
-    """Where other machines reach the gateway; 0 if they do not."""
-    pid = holder(kernel.data, "gateway")
-    return open_port(pid) if pid else 0
 
 
 def offers(kernel: Kernel) -> PeerOffers:

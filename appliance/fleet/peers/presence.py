@@ -194,7 +194,7 @@ class Presence:
         def work() -> None:
             offers, panel = self.offers, self.panel
             try:
-                offers, panel = self._about.offers(), self._about.panel()
+                offers, panel = self._about.offers(), self._about.panel(self.panel)
             except Exception:
                 logger.exception("what this engine has to offer cannot be told")
             self._post(lambda: self._offer(offers, panel))

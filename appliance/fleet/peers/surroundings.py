@@ -17,8 +17,8 @@ class Surroundings:
 
     ``machine`` are marks of the hardware, ``port`` where others are let in (0: nowhere). ``discovery`` is ``paired``
     (announce and look only while there is somebody to find), ``always`` or ``never``; ``listed`` are addresses of the
-    setting ``peers``. ``panel`` gives the gateway's port for other machines (0: none), ``tell`` takes live events.
-    ``up`` is a clock that goes on while the machine sleeps.
+    setting ``peers``. ``panel`` gives the gateway's port for other machines (0: none), told what it was before;
+    ``tell`` takes live events. ``up`` is a clock that goes on while the machine sleeps.
     """
 
     engine: str
@@ -29,7 +29,7 @@ class Surroundings:
     discovery: str
     listed: tuple[str, ...] = ()
     owned: Callable[[], bool]
-    panel: Callable[[], int] = lambda: 0
+    panel: Callable[[int], int] = lambda known: 0
     offers: Callable[[], PeerOffers] = PeerOffers
     aside: Callable[[Callable[[], None]], Any] = lambda work: work()
     wall: Callable[[], float] = time.time

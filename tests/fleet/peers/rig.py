@@ -69,7 +69,7 @@ class Engine:
                 port=self.port,
                 discovery="never",
                 owned=lambda: True,
-                panel=lambda: 5000,
+                panel=lambda known: 5000,
                 tell=self.told.append,
                 audit=lambda action, target, detail: self.audited.append((action, target, detail)),
             ),
