@@ -64,7 +64,6 @@ class Homes:
         self._marks: tuple[int, ...] = ()
         self._door: FarDoor | None = None
         self._stopping = threading.Event()
-        self._asleep = threading.Event()
         self._guard: threading.Thread | None = None
         self._look_lock = threading.Lock()
 
@@ -89,18 +88,16 @@ class Homes:
         self._door = FarDoor(self._cluster.service, server, {"adopt": self._called})
         self._cluster.on_look = self._look
         self._cluster.on_lost = self.cut
-        self._cluster.open(self._door.take)
         self._door.open(self._cluster.send)
+        self._cluster.open(self._door.take)
         self._guard = threading.Thread(target=self._watch, name="guard", daemon=True)
         self._guard.start()
-
         return self._stopping.set
 
     def _watch(self) -> None:
         """End this process before others take it for dead."""
-        while not self._cluster.left:
+        while not self._cluster.left_within(_WATCH):
             self.hold()
-            self._asleep.wait(_WATCH)
 
     def hold(self) -> None:
         """Go on only if nobody can have taken over; from any thread, before anything is done to the world."""
@@ -271,7 +268,7 @@ class Homes:
         by_writer = {one.writer: one for one in members if one.alive and one.role == KERNEL}
         now = clock()
         going: dict[int, set[int]] = {}
-        for flow in self.flows:
+        for flow in set(self.flows):
             writer = plan.get(flow, lease.writer)
             if writer != lease.writer and flow not in self._leaving and self._rest_until.get(flow, 0.0) <= now:
                 going.setdefault(writer, set()).add(flow)

@@ -1,8 +1,8 @@
 """One process's membership in the cluster: its number, its lease, who else lives, and the bus.
 
-A thread renews the lease and looks around once a second. How long the lease holds is counted from *before* the
-renewal was asked for, on a clock of this machine that goes on while it sleeps, so that this process thinks itself
-dead before anybody else does.
+One thread renews the lease and does nothing else, another looks around once a second. How long the lease holds is
+counted from *before* the renewal was asked for, on a clock of this machine that goes on while it sleeps, so that this
+process thinks itself dead before anybody else does.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Cluster:
         self.place = place_of(data)
         self.key = derived_secret(data, _PURPOSE)
         self.cipher = Cipher(self.key)
-        self.members = Members(self.url)
+        self.members, self._holder = Members(self.url), Members(self.url)
         self.service: Service = open_service(environ.get(QUEUE_URL) or self.url, read_engine(data).id)
         self.lease = Lease(0, 0)
         self._visit = secrets.token_hex(8)
@@ -123,10 +123,10 @@ class Cluster:
         self._around: tuple[float, list[Member]] = (-1e9, [])
         self._post: Post | None = None
         self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
-        #: Called once a second with who lives, on the cluster's thread.
+        self._threads: list[threading.Thread] = []
+        #: Called once a second with everybody, on the thread that looks around.
         self.on_look: Callable[[list[Member]], None] = lambda members: None
-        #: Called when the lease was lost, on the cluster's thread, which ends then.
+        #: Called when the lease was lost, on the thread that finds out, which ends then.
         self.on_lost: Callable[[], None] = lambda: None
 
     @property
@@ -150,8 +150,10 @@ class Cluster:
         self.lease = self.members.join(self.role, self.machine, self.place)
         self.holds_until = began + LEASE - MARGIN
         # From here on, not when everything has come up: that may take longer than a lease.
-        self._thread = threading.Thread(target=self._stay, name="cluster", daemon=True)
-        self._thread.start()
+        for work, name in ((self._renew, "lease"), (self._look, "cluster")):
+            thread = threading.Thread(target=work, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def open(self, handler: Handler) -> None:
         """Take messages from now on until the cluster is left, and say so. Raises ``StoreError``, ``LeaseLost``."""
@@ -165,10 +167,9 @@ class Cluster:
         assert self._post is not None
         self._post.send(box, part, failed)
 
-    @property
-    def left(self) -> bool:
-        """Whether this process has left, or is about to."""
-        return self._stopping.is_set()
+    def left_within(self, seconds: float) -> bool:
+        """Wait so long for this process to leave; whether it has."""
+        return self._stopping.wait(seconds)
 
     @property
     def bus_away(self) -> str:
@@ -192,8 +193,9 @@ class Cluster:
         if self._stopping.is_set():
             return
         self._stopping.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(10.0)
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(10.0)
         if self._post is not None:
             self._post.stop()
         if self.lease.epoch and self.holds():
@@ -202,31 +204,41 @@ class Cluster:
             except FlowError as exc:
                 logger.warning("the lease runs out by itself: %s", exc.message)
         self.members.close()
+        self._holder.close()
         self.service.close()
 
-    def _stay(self) -> None:
-        renewed, failing = clock(), ""
-        while not self._stopping.wait(LOOK):
+    def _renew(self) -> None:
+        """Nothing that takes long is done on this thread, or on its connection."""
+        failing = ""
+        while not self._stopping.wait(LOOK if failing else RENEW):
             try:
                 began = clock()
-                if began - renewed >= RENEW or failing:
-                    self.members.renew(self.lease)
-                    self.holds_until = began + LEASE - MARGIN
-                    renewed = began
-                members = self.members.all()
-                self._around = (clock(), members)
+                self._holder.renew(self.lease)
+                self.holds_until = began + LEASE - MARGIN
                 if failing:
                     logger.warning("the cluster's database answers again")
-                    failing = ""
-                self.on_look(members)
+                failing = ""
             except LeaseLost as exc:
                 logger.critical("%s", exc.message)
                 self.on_lost()
                 return
             except FlowError as exc:
                 if not failing:
-                    logger.warning("the lease could not be renewed, it holds %.1f s more: %s",
-                                   self.holds_until - clock(), exc.message)  # fmt: skip
+                    left = self.holds_until - clock()
+                    logger.warning("the lease could not be renewed, it holds %.1f s more: %s", left, exc.message)
                 failing = exc.message
+
+    def _look(self) -> None:
+        while not self._stopping.wait(LOOK):
+            try:
+                members = self.members.all()
+                self._around = (clock(), members)
+                self.on_look(members)
+            except LeaseLost as exc:
+                logger.critical("%s", exc.message)
+                self.on_lost()
+                return
+            except FlowError as exc:
+                logger.debug("the cluster cannot be looked at: %s", exc.message)  # the lease's thread says so
             except Exception:
                 logger.exception("looking around in the cluster failed")

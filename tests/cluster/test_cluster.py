@@ -278,7 +278,7 @@ assert gateway_of(app).call("ping") == "pong"
 loaded = [name for name in sys.modules if name.startswith(("appliance.sharing", "redis", "psycopg"))]
 assert not loaded, loaded
 threads = {thread.name for thread in threading.enumerate()}
-assert not threads & {"cluster", "guard", "bus-in", "bus-out"}, threads
+assert not threads & {"lease", "cluster", "guard", "bus-in", "bus-out"}, threads
 gateway_of(app).close()
 kernel.stop()
 """
