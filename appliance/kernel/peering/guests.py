@@ -254,7 +254,10 @@ class Guests:
         request.answer(msgspec.to_builtins(outcome))
 
     def _find(self, peer: PeerState, asked: str) -> int | None:
-        """The run of a request, in whichever workspace it is."""
+        """The run of a request, in whichever workspace it is: one that is under way, however old, or of these days."""
+        for run in self._engine.runs.values():
+            if run.trigger == GUEST and run.event.get("id") == asked and run.origin is None:
+                return run.id
         for num in self.flows_of(peer):
             found = self._engine.keeper.run_of_key(key_of(num, GUEST, asked))
             if found is not None:
