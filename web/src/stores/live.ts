@@ -6,7 +6,7 @@ import { Live, type LiveAgent, type LiveDevices, type LiveEvent, type LiveModels
 import { useSession } from './session'
 
 /** Milliseconds that a page's first look may wait for the socket. */
-const PATIENCE = 300
+const PATIENCE = 150
 
 export const useLive = defineStore('live', () => {
   const state = ref<LiveState>('off')
