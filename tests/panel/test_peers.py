@@ -222,6 +222,16 @@ def test_a_code_that_is_wrong_is_said_so(panel: Panel, there: Panel) -> None:
     assert there.api("GET", "/peers/pairings")["items"] == []
 
 
+def test_who_is_not_meant_is_sent_away_again(panel: Panel, there: Panel) -> None:
+    pair(panel, there)
+    in_dialog(panel, "That is not it: end the pairing")
+    expect(panel.page.get_by_role("dialog")).to_have_count(0)
+    expect(there.page.get_by_role("alert")).to_contain_text("The other side has ended the pairing")
+    in_dialog(there, "End it here too")
+    for window in (panel, there):
+        expect(window.page.get_by_role("heading", name="No other engine is paired yet")).to_be_visible()
+
+
 def test_two_are_paired_by_their_panels_and_see_who_the_other_is(panel: Panel, there: Panel) -> None:
     page = there.goto("/peers")
     page.get_by_role("button", name="Pair an engine").click()
@@ -413,9 +423,23 @@ def test_a_pairing_that_is_ended_is_shown_on_both_sides(paired: Panel, there: Pa
     eventually(lambda: not [one for one in paired.api("GET", "/peers")["items"] if one["paired"]], "nobody is paired")
 
 
-def test_the_panel_is_switched_to_an_engine_that_this_browser_knows(paired: Panel, laptop: Appliance) -> None:
+def test_the_panel_is_switched_to_the_other_engine_and_back(paired: Panel, laptop: Appliance) -> None:
+    laptop.flowork("settings", "set", f"allowed_origins={paired.origin}")
+    token = laptop.json("token", "create", "panel", "--scope", "admin", "--workspace", "*")["secret"]
     page = paired.goto("/peers")
     more(paired, "laptop", "Steer it from this panel…")
     page.wait_for_url(re.compile(r"/engines\?"))
     expect(page.get_by_label("Name")).to_have_value("laptop")
     expect(page.get_by_label("Address")).to_have_value(re.compile(rf":{laptop.port}$"))
+    page.get_by_label("Engine token").fill(token)
+    page.get_by_role("button", name="Add", exact=True).click()
+    # It is known now: one press switches.
+    page = paired.goto("/peers")
+    more(paired, "laptop", "Steer it from this panel…")
+    page.get_by_role("button", name="laptop").wait_for()
+    page.goto(f"{paired.origin}/peers")
+    expect(card(paired, "laptop")).to_contain_text("this engine")
+    expect(card(paired, "pi")).to_contain_text("connected")
+    page.get_by_role("button", name=re.compile("· laptop$")).click()
+    page.get_by_role("menuitem", name="This engine").click()
+    page.get_by_role("button", name=re.compile("this engine$")).wait_for()
