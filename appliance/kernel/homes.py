@@ -126,7 +126,9 @@ class Homes:
         if flow in self._leaving:
             raise Elsewhere("the flow is on its way to another kernel")
         if flow not in self.flows:
-            if flow in self._cluster.members.claim(self._cluster.lease, [flow]):
+            members = self._cluster.around()
+            ours = self._plan(members).get(flow) == self._cluster.lease.writer or not self._is_live(flow)
+            if ours and flow in self._cluster.members.claim(self._cluster.lease, [flow]):
                 self._adopt({flow})
             raise Elsewhere("the flow is not at home on this kernel")
 
@@ -207,9 +209,15 @@ class Homes:
                 self._adopt(taken)
 
     def _share(self, members: Collection[Member], flows: set[int]) -> set[int]:
-        """Which of these flows come to us. Of those that are not live only runs are left: one kernel takes them all."""
+        """Which of these flows come to us. Of those that are not live only runs are left: one kernel takes them all.
+
+        Those that are bound to a machine without a living kernel wait for it.
+        """
         plan, mine, first = self._plan(members), self._cluster.lease.writer, self.leads(members)
-        return {flow for flow in flows if (plan[flow] == mine if flow in plan else first)}
+        return {flow for flow in flows if plan.get(flow) == mine or (first and not self._is_live(flow))}
+
+    def _is_live(self, flow: int) -> bool:
+        return any(flow == placed.num for group in self._placed for placed in group)
 
     def _find_new(self) -> None:
         """What was handed to us, and what nobody has and is ours by the plan."""

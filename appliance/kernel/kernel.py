@@ -144,7 +144,9 @@ class Kernel:
         self.journal.open()
         self.registry = Registry().scan(self._home / "packages")
         self.services = self._make_services(sync)
-        self.queue = make_huey(self._queue_url, self.data)
+        # A wake-up that waits in the queue until the consumer starts must not be taken by another kernel of a cluster.
+        name = f"flowork-{read_engine(self.data).id[:8]}-{cluster.lease.writer}" if cluster else "flowork"
+        self.queue = make_huey(self._queue_url, self.data, name)
         self._stops.append(self.queue.close)
         turn = self.queue.wake_up(self._turn, name="turn", priority=100)
         adopt_task(self.queue, self._adopt)

@@ -295,6 +295,15 @@ def test_a_machine_without_the_keys_is_told_what_to_copy(running: Running, tmp_p
     assert not (tmp_path / "other" / "keys" / "engine.json").exists()
 
 
+def test_a_kernel_that_is_started_again_at_once_goes_on(running: Running) -> None:
+    flow = deployed(running, hook("again", node("wait", "delay", {"for": "2s"}), compute("a", "1")))
+    assert post(running, 0, "again", {})[0] == 202
+    part = running.kernels[running.home_of(flow)]
+    part.kill()
+    running.all_live()
+    until(lambda: states(running, flow) == {"succeeded": 1}, "the run is done")
+
+
 def test_kernels_go_in_good_order(running: Running) -> None:
     """A kernel that is stopped hands its flows on at once: nobody waits for its lease to end."""
     flow = deployed(running, hook("order", compute("a", "1")))
