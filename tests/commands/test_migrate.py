@@ -30,8 +30,7 @@ def test_an_engine_moves_there_works_there_and_comes_back(
     assert box.json("runs")["items"] == runs
     assert box.json("secret", "list")["items"] == ["mail"]
     assert box.json("audit", "verify")["ok"] is True
-    there = box.deploy({**flow(node("a", "log", {"message": "hi"})), "name": "There"})
-    assert box.json("run", there)["state"] == "succeeded"
+    box.deploy({**flow(node("a", "log", {"message": "hi"})), "name": "There"})
     assert box.json("run", box.write("trial.json", {**flow(node("a", "log", {"message": "hi"}))}))
     assert [found["id"] for found in box.json("doctor", code=1)["findings"]] == ["stopped"]
     runs = box.json("runs")["items"]
