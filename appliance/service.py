@@ -71,10 +71,9 @@ def run_kernel(folder: Path) -> int:
 
 def _look_at_files(folder: Path, safe: SafeMode) -> None:
     """Rest, if the installed files were changed and the policy refuses that."""
+    from appliance.firststart import has_engine
     from appliance.integrity import LIST, installed_at, must_refuse
     from appliance.store.metadata import open_store
-
-    from appliance.firststart import has_engine
 
     if not (installed_at() / LIST).exists() or not has_engine(folder):
         return

@@ -56,12 +56,24 @@ class _Schemas:
     def __init__(self, kinds: Iterable[Any]) -> None:
         known = list(kinds)
         refs, self.components = msgspec.json.schema_components(known, ref_template=_REF)
+        _take_repeated(self.components)
         self._refs = dict(zip(map(repr, known), refs, strict=True))
         #: Queries are told parameter by parameter.
         self.queries: dict[type, dict[str, Any]] = {}
 
     def __getitem__(self, kind: Any) -> dict[str, Any]:
         return dict(self._refs[repr(kind)])
+
+
+def _take_repeated(schema: Any) -> None:
+    """A set is taken as a list in which something may stand twice: say so, as the decoder does."""
+    if isinstance(schema, dict):
+        schema.pop("uniqueItems", None)
+        for part in schema.values():
+            _take_repeated(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            _take_repeated(part)
 
 
 def _schemas(endpoints: Sequence[Endpoint]) -> _Schemas:

@@ -14,6 +14,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.specs.openapi import checks
 
+from appliance.fleet.peers import joining
 from appliance.gateway.app import all_nouns
 from appliance.gateway.openapi import document
 from tests.gateway.engine import Home
@@ -51,6 +52,15 @@ def test_it_is_served_as_it_is_made(home: Home) -> None:
     served = home.owner.get("/openapi.json")
     assert served["openapi"] == "3.1.0"
     assert served["paths"].keys() == DOCUMENT["paths"].keys()
+
+
+@pytest.fixture(autouse=True)
+def nobody_to_pair_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(host: str, *rest: Any) -> None:
+        raise ConnectionRefusedError(f"nobody listens at {host}")
+
+    monkeypatch.setattr(joining, "PATIENCE", 0.1)
+    monkeypatch.setattr(joining.gate, "join", refused)
 
 
 @pytest.fixture(scope="module")

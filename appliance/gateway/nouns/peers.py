@@ -20,10 +20,13 @@ noun = Noun(
 
 _NAME = "^[a-z0-9][a-z0-9_-]{0,39}$"
 PeerName = Annotated[str, Meta(pattern=_NAME, description="A peer's name here, or its id")]
+PairingName = Annotated[
+    str, Meta(pattern=f"^-$|{_NAME}", description="The name that was given with the code; `-` if there was none")
+]
 NewName = Annotated[str, Meta(pattern=_NAME, description="What it is called here")]
 
 
-class NewPairing(Body, frozen=True):
+class NewPeerPairing(Body, frozen=True):
     """Who is to come in, and what it may do. Without a name it is called as it calls itself."""
 
     name: Annotated[str, Meta(pattern=f"^$|{_NAME}")] = ""
@@ -39,7 +42,7 @@ class OpenPairing(Struct, frozen=True, kw_only=True):
     roles: PeerRoles
 
 
-class MadePairing(OpenPairing, frozen=True, kw_only=True):
+class MadePeerPairing(OpenPairing, frozen=True, kw_only=True):
     """The code, shown this once, and the port at which engines are let in."""
 
     code: str
@@ -55,7 +58,7 @@ class Joining(Body, frozen=True):
     roles: PeerRoles | None = None
 
 
-class Change(Body, frozen=True):
+class PeerChange(Body, frozen=True):
     """What is to be otherwise; what is left out stays. ``moved``: it is let in from the hardware that it is on now."""
 
     name: NewName | None = None
@@ -82,19 +85,19 @@ def list_pairings(call: Call[Query, Nothing]) -> Page[OpenPairing]:
 
 
 @noun.post("/peers/pairings", permission="peers:manage", status=201, errors=(409, 422, 503), audit="peer.pair")
-def pair(call: Call[Query, NewPairing]) -> MadePairing:
+def pair(call: Call[Query, NewPeerPairing]) -> MadePeerPairing:
     """Show a code with which one engine may come in. Without roles it may ask models of this machine."""
     body = call.body
     made = convert(
         call.gateway.call("peer_pair", name=body.name, minutes=body.minutes, roles=to_builtins(body.roles)),
-        MadePairing,
+        MadePeerPairing,
     )
     call.note(body.name, minutes=body.minutes, **_noted(made.roles))
     return made
 
 
 @noun.delete("/peers/pairings/{name}", permission="peers:manage", errors=(404, 409, 503), audit="peer.unpair")
-def unpair(call: Call[Query, Nothing], name: Annotated[str, Meta(pattern=f"^-$|{_NAME}")]) -> None:
+def unpair(call: Call[Query, Nothing], name: PairingName) -> None:
     """End a pairing that is open; `-` is the one without a name."""
     call.note(name)
     if not call.gateway.call("peer_unpair", name="" if name == "-" else name)["ended"]:
@@ -118,7 +121,7 @@ def show(call: Call[Query, Nothing], peer: PeerName) -> PeerState:
 
 
 @noun.patch("/peers/{peer}", permission="peers:manage", errors=(404, 409, 422, 503), audit="peer.change")
-def change(call: Call[Query, Change], peer: PeerName) -> PeerState:
+def change(call: Call[Query, PeerChange], peer: PeerName) -> PeerState:
     """Call it otherwise, or say what it may do here; it holds at once."""
     body, state = call.body, _find(call, peer)
     call.note(state.id, name=body.name or state.name, moved=body.moved, **_noted(body.roles or state.roles))
