@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import quote
 
+from appliance.contracts import FlowError
 from appliance.gateway.identity import by_tunnel, is_local, remote_of
 from appliance.gateway.problems import MEDIA, describe, encode
 from appliance.gateway.services import Gateway
@@ -33,7 +34,10 @@ class Doorway:
         self._inner = inner
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        mode = self._gateway.settings.https
+        try:
+            mode = self._gateway.settings.https
+        except FlowError:  # the store cannot be read: the layers behind say so in their own form
+            return self._inner(environ, start_response)
         if mode == "off" or environ["wsgi.url_scheme"] == "https" or _is_inside(environ):
             return self._inner(environ, start_response)
         path: str = environ.get("PATH_INFO", "")

@@ -187,7 +187,7 @@ def test_who_sees_what_a_step_works_on_is_said(box: Box) -> None:
     (problem,) = box.json("flow", "validate", box.write("asks.json", asks), code=1)["problems"]
     assert problem == {
         "path": "nodes[0].config.models",
-        "message": "the model 'clout/gpt': there is no upstream 'clout'; there are: cloud, local",
+        "message": "the model 'clout/gpt': there is no upstream 'clout'; there are: cloud, local, peer",
     }
 
 

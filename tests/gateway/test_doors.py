@@ -58,6 +58,7 @@ def address(rule: str) -> str:
         "device",
         "model",
         "pull",
+        "peer",
     ):
         rule = rule.replace(f"<{name}>", "1").replace(f"<path:{name}>", "some.file")
     assert "<" not in rule, rule

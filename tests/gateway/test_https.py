@@ -139,12 +139,14 @@ def test_the_panel_watches_live_over_tls(home: Home, served: Served) -> None:
         headers={"Authorization": home.owner.headers["Authorization"]},
         ssl_context=trusting(home),
     )
+    seen = ""
+    while '"hello"' not in seen:  # what happens before is not told
+        seen += str(client.receive(timeout=PATIENCE))
     connection = over(home, served)
     for number in range(30):  # written by one thread while another reads
         client.send("nothing of interest" * 20)
         assert ask(connection, "POST", "/hooks/over-tls-2", {"n": number})[0] == 202
     connection.close()
-    seen = ""
     while seen.count('"succeeded"') < 30:
         message = client.receive(timeout=PATIENCE)
         assert message is not None, seen

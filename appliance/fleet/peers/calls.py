@@ -134,10 +134,11 @@ class Asked:
         """As the contract says."""
         if self._answered or self._ended:
             return
-        if self._link.channel.backlog > MOST_WAITING:
+        if self._link.waiting > MOST_WAITING:
             raise Busy("the peer does not take what was sent", retry_after=0.1)
         body = pack(value)
-        self._send(wire.Item(id=self.number, body=msgspec.Raw(body.data), blobs=body.blobs), body.blobs)
+        message = wire.Item(id=self.number, body=msgspec.Raw(body.data), blobs=body.blobs)
+        self._send(message, body.blobs, size=len(body.data))
 
     def on_end(self, callback: Callable[[str], None]) -> None:
         """As the contract says."""
@@ -171,14 +172,16 @@ class Asked:
             self._on_end.clear()
         self._send(message, blobs, last=True)
 
-    def _send(self, message: wire.Message, blobs: list[wire.Blob], last: bool = False) -> None:
+    def _send(self, message: wire.Message, blobs: list[wire.Blob], last: bool = False, size: int = 0) -> None:
         def send() -> None:
+            self._link.count(-size)
             if last:
                 self._link.asked.pop(self.number, None)
             self._link.transfers.offer(blobs)
             with suppress(ChannelClosed):  # the switchboard will see it
                 self._link.send(message)
 
+        self._link.count(size)
         self._post(send)
 
 

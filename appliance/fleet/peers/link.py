@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -70,10 +71,21 @@ class PeerLink:
         #: When the next of these is too late (monotonic), or earlier.
         self.expires = math.inf
         self.transfers = Transfers(blobs, self.send)
+        self._handed_in, self._counting = 0, threading.Lock()
         self._wall = wall
         self._up = up
         self._heard = self._pinged = up()
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that the peer has not taken yet, those that were only handed in included. From any thread."""
+        return self.channel.backlog + self._handed_in
+
+    def count(self, size: int) -> None:
+        """So many more bytes (or fewer) were handed in and are not on the channel. From any thread."""
+        with self._counting:
+            self._handed_in += size
 
     def send(self, message: wire.Message) -> None:
         """Raises ``ChannelClosed``."""
