@@ -201,7 +201,7 @@ def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, box: Box, request: p
         request.getfixturevalue("kernel")
         made = other.client.call("peer_pair", roles=boxes.EVERYTHING)
         box.json("peer", "join", made["code"], f"127.0.0.1:{made['port']}")
-        eventually(lambda: "laptop" in box.run("peer", "list"), "the peer")
+        eventually(lambda: box.json("peer", "show", "laptop")["state"] == "connected", "the link to it")
         yield other
     finally:
         other.close()
