@@ -119,6 +119,7 @@ def shapes(draw: st.DrawFn) -> dict[str, Any]:
     return flow(*nodes, links=links)
 
 
+@pytest.mark.timeout(240)  # a hundred and fifty engines: 15 s where nothing else runs
 @given(shape=shapes(), crash=st.integers(1, 8), behind=st.booleans(), policy=st.sampled_from(["ask", "skip", "retry"]))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 def test_a_crash_at_any_commit(shape: dict[str, Any], crash: int, behind: bool, policy: str) -> None:
