@@ -6,6 +6,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,31 @@ class Circle:
         self.about = about
         self.book = PeerBook(data)
         self.instance = secrets.token_hex(8)
-        self.certificate = b""
-        self.fingerprint = ""
         self.remotes: dict[str, Remote] = {}
         self.found = FoundEngines(about.up, about.wall, self.remotes)
         self.listeners: list[Callable[[PeerState], None]] = []
-        self._lock = threading.Lock()
+        self._lock, self._making = threading.Lock(), threading.Lock()
         self._told: dict[str, PeerState] = {}
 
     def open(self) -> None:
-        """Read who is paired; this engine's certificate is made at the first time. Raises ``OSError``."""
-        self.certificate = certificates.ensure(self.book.folder, f"flowork {self.about.engine}")
-        self.fingerprint = certificates.fingerprint(self.certificate)
+        """Read who is paired. Raises ``OSError``."""
         for known in self.book.all():
             self.remotes[known.id] = Remote(known, self.about.wall())
+
+    @cached_property
+    def certificate(self) -> bytes:
+        """This engine's, PEM; made when it is first wanted, for what makes it takes 15 MB. Raises ``OSError``."""
+        with self._making:
+            return certificates.ensure(self.book.folder, f"flowork {self.about.engine}")
+
+    def have_certificate(self) -> None:
+        """Others may call from now on. Raises ``OSError``."""
+        assert self.certificate
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """That of :attr:`certificate`."""
+        return certificates.fingerprint(self.certificate)
 
     @property
     def all(self) -> list[Remote]:

@@ -161,8 +161,10 @@ class Gate:
 
     def _identify(self, visitor: Hurried, address: str) -> bool:
         """TLS with a certificate that is known; our own too, for who holds our key is a copy of us."""
-        own = (self._book.folder / CERTIFICATE).read_bytes()
-        trusted = [own, *(peer.certificate.encode() for peer in self._book.all())]
+        own = self._book.folder / CERTIFICATE
+        if not own.exists():  # nobody has been told yet who this engine is
+            return False
+        trusted = [own.read_bytes(), *(peer.certificate.encode() for peer in self._book.all())]
         secure, identity = identify(visitor, self._book.folder, trusted)
         if self._listening.closed:
             secure.close()

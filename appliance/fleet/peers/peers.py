@@ -76,7 +76,7 @@ class EnginePeers:
     # --- life -----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Call and be called, if there is a peer. Raises ``OSError`` if the keys cannot be written."""
+        """Call and be called, if there is a peer. Raises ``OSError`` if it cannot be read who is paired."""
         self.circle.open()
         self._beacon.on_moved = lambda: self.post(self.links.hurry)
         self.links.board.start()
@@ -188,9 +188,10 @@ class EnginePeers:
     # --- what the owner says: pairing -----------------------------------------------------------------
 
     def pair(self, name: str, roles: PeerRoles | None, minutes: float = MINUTES) -> OpenPairing[Agreement]:
-        """Show a code for one engine. Raises ``ConfigError``, ``PeersClosed``, ``Busy``."""
+        """Show a code for one engine. Raises ``ConfigError``, ``PeersClosed``, ``Busy``, ``OSError``."""
         if name and self.circle.is_taken(name):
             raise ConfigError(f"there is a peer {name!r} already; revoke it first, or choose another name")
+        self.circle.have_certificate()
         made = self.gate.pair(name, roles if roles is not None else no_roles(), minutes)
         self.post(self.presence.settle)
         return made

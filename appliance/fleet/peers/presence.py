@@ -129,6 +129,7 @@ class Presence:
     def _listen(self, wanted: bool) -> None:
         if wanted and not self.gate.port:
             try:
+                self._circle.have_certificate()
                 self.gate.open()
                 self.trouble = ""
             except OSError as exc:
