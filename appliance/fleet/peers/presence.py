@@ -117,7 +117,7 @@ class Presence:
         always = about.discovery == "always"
         self._listen(self.gate.allowed and not self.frozen and bool(remotes or codes or always))
         if about.discovery != "never":
-            if up >= self._announced_at + ANNOUNCE_EVERY or not self._announced:
+            if self.gate.port and (up >= self._announced_at + ANNOUNCE_EVERY or not self._announced):
                 self._announced, self._announced_at = self.facts(), up
             self._beacon.announce("peers", self.gate.port, self._announced)
             self._beacon.look(not self.frozen and bool(remotes or self._look_until or always), sorted(remotes))
