@@ -56,6 +56,11 @@ class Circle:
         return certificates.fingerprint(self.certificate)
 
     @property
+    def shown_fingerprint(self) -> str:
+        """:attr:`fingerprint`; nothing as long as no certificate was wanted."""
+        return self.fingerprint if (self.book.folder / certificates.CERTIFICATE).exists() else ""
+
+    @property
     def all(self) -> list[Remote]:
         """The paired engines at this moment."""
         return list(self.remotes.values())

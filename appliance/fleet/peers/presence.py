@@ -80,7 +80,7 @@ class Presence:
             id=about.engine,
             name=about.name,
             calls_itself=about.name,
-            fingerprint=self._circle.fingerprint,
+            fingerprint=self._circle.shown_fingerprint,
             state="self",
             text=f"a machine at {where} runs a copy of this engine, with its identity" if copied else "this engine",
             hint="stop one of the two, and run `flowork peer new-identity` there" if copied else "",
