@@ -28,8 +28,15 @@ _PORTABLE = ("-DGGML_NATIVE=OFF",)
 _PORTABLE_NEEDS = {"x86_64": frozenset({"sse4_2", "avx", "avx2", "bmi2", "f16c", "fma"})}
 #: Read by CMake behind llama.cpp's own options, which would else be forced on. Its tools are left out. What sees
 #: pictures knows 45 kinds of models, a file each, and reads the same headers for each: together they take 6 s, not 60.
+#: The tiles of new server CPUs (AMX) are left alone: there this release, compiled by GCC 12, dies of an illegal
+#: instruction (tilezero) in the first step of a quantized model.
 INCLUDE = """\
 set(LLAMA_BUILD_COMMON OFF)
+include(CheckCXXCompilerFlag)
+check_cxx_compiler_flag(-mno-amx-tile FLOWORK_KNOWS_TILES)
+if(FLOWORK_KNOWS_TILES)
+  add_compile_options(-mno-amx-tile -mno-amx-int8 -mno-amx-bf16)
+endif()
 function(flowork_together)
   get_target_property(folder mtmd SOURCE_DIR)
   get_target_property(alone mtmd SOURCES)
