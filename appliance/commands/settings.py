@@ -58,7 +58,7 @@ def reset(session: Session, name: str) -> None:
 
 def _pair(text: str) -> tuple[str, Any]:
     """A setting's name and value, converted. Raises ``ConfigError``, ``NotFound``."""
-    from appliance.store.settings import check, from_text
+    from appliance.store.settings_store import check, from_text
 
     name, sign, value = text.partition("=")
     if not sign:

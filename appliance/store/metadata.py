@@ -20,7 +20,7 @@ from appliance.store.notes import Notes
 from appliance.store.opening import DATABASE, LOCK, REPAIR_NOTE, OpenReport, prepare
 from appliance.store.people import People
 from appliance.store.places import database_url
-from appliance.store.settings import SettingsStore
+from appliance.store.settings_store import SettingsStore
 from appliance.store.sqlite_file import UserLock
 from appliance.store.values import Values
 

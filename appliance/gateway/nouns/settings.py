@@ -8,7 +8,8 @@ from msgspec import Meta, Struct
 
 from appliance.gateway.common import Body
 from appliance.gateway.routing import Call, Nothing, Noun
-from appliance.store.settings import Setting, schema
+from appliance.store.settings import schema
+from appliance.store.settings_store import Setting
 
 noun = Noun("settings", "What an admin of the whole engine can set. The environment (`FLOWORK_…`) goes before.")
 
