@@ -37,6 +37,10 @@ OPT, PLACE, INCOMING = Path("/opt/flowork"), Path("/var/lib/flowork-update"), "u
 IMAGE = Path("/etc/flowork-image")
 #: What it leaves to ask for the release before.
 GO_BACK = "update/go-back"
+#: In root's own folder: the file of the newest release that has done well, for engines that ask this one for it.
+LAST = "last.flowork"
+#: In root's own folder: the file of the newest release that has done well, for engines that ask this one for it.
+LAST = "last.flowork"
 #: Seconds that all must stay well, that it may take to become so, and between two looks.
 STEADY, LIMIT, PACE = 300.0, 900.0, 5.0
 #: The phases in which an update is under way.
@@ -44,7 +48,10 @@ UNDER_WAY = ("unpacking", "preparing", "rehearsing", "switching", "watching", "r
 
 
 class UpdateState(Struct, frozen=True, kw_only=True):
-    """What the updater is at, or how the last update ended. Times are Unix seconds."""
+    """What the updater is at, or how the last update ended. Times are Unix seconds.
+
+    ``well_since`` is since when all has been well without a break, while it is ``watching``; 0: it is not.
+    """
 
     phase: str = "none"
     version: str = ""
@@ -52,6 +59,7 @@ class UpdateState(Struct, frozen=True, kw_only=True):
     release: str = ""
     reason: str = ""
     at: float = 0.0
+    well_since: float = 0.0
     #: The form of the database that the two write; 0 where it was not noted.
     schema: int = 0
     schema_before: int = 0
@@ -62,7 +70,7 @@ def read_trusted(place: Path) -> list[str]:
     try:
         lines = (place / "trusted").read_text(encoding="ascii").splitlines()
     except OSError:
-        return []
+        lines = []
     return [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
 
 
@@ -134,14 +142,16 @@ class Updater:
 
     @property
     def state(self) -> UpdateState:
-        """What it is at; of a file that cannot be read nothing is known."""
+        """See :func:`read_state`."""
         return read_state(self._place)
 
     def _tell(self, state: UpdateState) -> UpdateState:
+        return self._note(msgspec.structs.replace(state, at=self._now()))
+
+    def _note(self, told: UpdateState) -> UpdateState:
         self._place.mkdir(parents=True, exist_ok=True)
         self._place.chmod(0o755)  # whatever the umask
         unfinished = self._place / "state.json.part"
-        told = msgspec.structs.replace(state, at=self._now())
         with unfinished.open("wb") as out:
             out.write(msgspec.json.format(msgspec.json.encode(told)) + b"\n")
             out.flush()
@@ -173,14 +183,10 @@ class Updater:
                 release = self._opt / "releases" / f"{manifest.version}-{manifest.made}"
                 if str(release) == before:
                     raise BadRelease(f"version {manifest.version} is what runs already")
-                state = self._tell(
-                    msgspec.structs.replace(
-                        state, version=manifest.version, release=str(release), schema=manifest.schema
-                    )
-                )
+                about = {"version": manifest.version, "release": str(release), "schema": manifest.schema}
+                state = self._tell(msgspec.structs.replace(state, **about))
                 wheels = self._fresh("wheels")
                 file.unpack(wheels)
-            staged.unlink()
             state = self._tell(msgspec.structs.replace(state, phase="preparing"))
             self._prepare(wheels, release)
             state = self._tell(msgspec.structs.replace(state, phase="rehearsing"))
@@ -217,6 +223,8 @@ class Updater:
                 (slot,) = [folder / name for name in manifest.files]
                 state = self._tell(msgspec.structs.replace(state, phase="preparing"))
                 write(slot)
+                shutil.rmtree(folder)
+                self._keep_system(source)
             except (FlowError, OSError, ValueError) as exc:
                 self._clear(None, "")
                 return self._tell(msgspec.structs.replace(state, phase="refused", reason=str(exc)))
@@ -229,14 +237,28 @@ class Updater:
         target = self._fresh("staged") / "release"
         with open_file(source) as opened:
             free = shutil.disk_usage(self._place).free
-            if os.fstat(opened.fileno()).st_size * 3 > free:
-                raise BadRelease(f"the disk has {free // 1_000_000} MB left; this update needs three times its size")
+            if os.fstat(opened.fileno()).st_size * 4 > free:
+                raise BadRelease(f"the disk has {free // 1_000_000} MB left; this update needs four times its size")
             _copy(opened, target)
         return target
 
+    def _keep(self, file: Path) -> None:
+        """Have a release at hand for other engines, instead of the one before; a rename."""
+        if file.exists():
+            file.chmod(0o644)
+            file.rename(self._place / LAST)
+
+    def _keep_system(self, source: Path) -> None:
+        """The same for a whole system; where there is little room, none is kept."""
+        (self._place / LAST).unlink(missing_ok=True)
+        copy = self._fresh("staged") / "release"
+        with open_file(source) as opened:
+            if os.fstat(opened.fileno()).st_size * 2 < shutil.disk_usage(self._place).free:
+                _copy(opened, copy)
+                self._keep(copy)
+
     def _fresh(self, name: str) -> Path:
-        folder = self._place / name
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder := self._place / name, ignore_errors=True)
         folder.mkdir(mode=0o700, parents=True)
         return folder
 
@@ -284,6 +306,7 @@ class Updater:
         """Good once all was well for some minutes without a break."""
         began = self._clock()
         since: float | None = None
+        state = msgspec.structs.replace(state, well_since=0.0)
         while True:
             moment = self._clock()
             if self._machine.well():
@@ -292,15 +315,20 @@ class Updater:
                     break
             else:
                 since = None
+            if (since is None) is bool(state.well_since):
+                well_since = 0.0 if since is None else self._now()
+                state = self._note(msgspec.structs.replace(state, well_since=well_since))  # ``at`` stays
             if since is None and moment - began >= LIMIT:
                 return self._back(state, f"it was not well for {LIMIT:g} seconds")
             self._sleep(PACE)
         self._drop_others(state.release, state.before)
-        return self._tell(msgspec.structs.replace(state, phase="done"))
+        self._keep(self._place / "staged" / "release")
+        self._clear(None, "")
+        return self._tell(msgspec.structs.replace(state, phase="done", well_since=0.0))
 
     def _back(self, state: UpdateState, reason: str) -> UpdateState:
         """The release before, with its form of the database."""
-        state = self._tell(msgspec.structs.replace(state, phase="returning", reason=reason))
+        state = self._tell(msgspec.structs.replace(state, phase="returning", reason=reason, well_since=0.0))
         with suppress(FlowError):
             self._machine.stop()
         self._point(state.before)

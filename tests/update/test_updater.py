@@ -12,7 +12,7 @@ from appliance.contracts import FlowError
 from appliance.security import signatures
 from appliance.update import main
 from appliance.update.release import pack
-from appliance.update.updater import LIMIT, STEADY, Updater, UpdateState
+from appliance.update.updater import LAST, LIMIT, STEADY, Updater, UpdateState
 
 KEY = signatures.new_key()
 
@@ -143,6 +143,23 @@ def test_there_is_no_way_back_over_a_change_of_the_databases_form(bench: Bench) 
     assert bench.current == "2-7"
 
 
+def test_the_file_of_the_newest_release_that_did_well_is_kept_for_other_engines(bench: Bench) -> None:
+    bench.updater.apply(bench.file)
+    first = bench.file.read_bytes()
+    kept = bench.place / LAST
+    assert (kept.read_bytes(), kept.stat().st_mode & 0o777) == (first, 0o644)
+    bench.pack(version="3")
+    bench.machine.fails = {"rehearse"}
+    assert bench.updater.apply(bench.file).phase == "refused"
+    bench.machine.fails, bench.machine.health = set(), lambda: False
+    assert bench.updater.apply(bench.file).phase == "rolled-back"
+    assert kept.read_bytes() == first, "one that did not do well is nothing to give on"
+    bench.machine.health = lambda: True
+    assert bench.updater.apply(bench.file).phase == "done"
+    assert kept.read_bytes() == bench.file.read_bytes()
+    assert sorted(path.name for path in bench.place.iterdir()) == [LAST, "state.json", "trusted"]
+
+
 def test_only_one_version_before_is_kept(bench: Bench) -> None:
     bench.updater.apply(bench.file)
     bench.pack(version="3")
@@ -249,6 +266,21 @@ def test_a_cut_in_the_switch_goes_on_with_it(bench: Bench, where: str) -> None:
     assert bench.current == "2-7"
 
 
+def test_it_says_since_when_all_is_well(bench: Bench) -> None:
+    seen: list[tuple[str, float]] = []
+
+    def health() -> bool:
+        now = bench.updater.state.phase, bench.updater.state.well_since
+        if now not in seen[-1:]:
+            seen.append(now)
+        return not 100 < bench.seconds < 120
+
+    bench.machine.health = health
+    done = bench.updater.apply(bench.file)
+    assert seen == [("watching", since) for since in (0.0, 1e9, 0.0, 1e9)]
+    assert (done.phase, done.well_since) == ("done", 0.0)
+
+
 def test_a_cut_while_it_is_watched_begins_the_minutes_anew(bench: Bench) -> None:
     cut: list[float] = []
 
@@ -311,6 +343,7 @@ def test_a_whole_system_is_written_and_tried_later(bench: Bench) -> None:
     assert (state.phase, state.version, seen) == ("written", "2", [b"new"])
     assert bench.updater.state == state
     assert not (bench.place / "slot").exists()
+    assert (bench.place / LAST).read_bytes() == bench.file.read_bytes()
     assert bench.updater.apply(bench.file).phase == "refused", "the program alone is another kind"
 
 
