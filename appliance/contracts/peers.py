@@ -10,6 +10,8 @@ from msgspec import Meta, Struct
 
 from appliance.contracts.errors import FlowError
 
+#: Where engines listen for each other, if nobody says otherwise.
+PEER_PORT = 5011
 #: How an engine stands to this one. ``found``: seen on the network, not paired; nothing is exchanged with it.
 #: ``connected``, ``away``: paired. ``refused``: paired, but one side does not let the other in; the text says why.
 #: ``clone``: two engines have its identity. ``self``: this engine.

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import ssl
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from appliance.fleet.peers import gate
+from appliance.fleet.peers.outgoing import Lines, identified
 from appliance.fleet.peers.remote import split
 
 logger = logging.getLogger(__name__)
 
 #: Calls at one time, and addresses that are tried in one.
 AT_ONCE, MOST = 4, 12
+#: Seconds for which the end waits for calls that were cut off: only the look-up of a name takes longer than a moment.
+ENDING = 1.0
 
 #: Takes a connection, the fingerprint of who is there, the address that was reached and the one that was tried, on the
 #: thread of the call; says whether it wants it.
@@ -22,11 +25,11 @@ Connected = Callable[[ssl.SSLSocket, str, str, str], bool]
 
 
 class Dialing:
-    """``folder`` has this engine's key, ``port`` is that of addresses that name none."""
+    """``folder`` has this engine's key. What is done on its threads calls by ``lines``."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._port = port
+        self.lines = Lines()
         self._lock = threading.Lock()
         self._calling: set[threading.Thread] = set()
         self._closed = False
@@ -67,7 +70,7 @@ class Dialing:
         self._begin(work, "peer-call")
 
     def ask(self, work: Callable[[], None]) -> None:
-        """Do something that waits for the network, on a thread that the end waits for."""
+        """Do something that waits for the network, on a thread that the end waits for, for a moment."""
 
         def guarded() -> None:
             try:
@@ -81,10 +84,14 @@ class Dialing:
         self._begin(guarded, "peer-ask")
 
     def close(self) -> None:
-        """Wait for what is under way, which lasts seconds. Twice is fine."""
-        self._closed = True
-        for thread in list(self._calling):
-            thread.join()
+        """Cut off what is under way. Twice is fine."""
+        with self._lock:
+            self._closed = True
+            calling = list(self._calling)
+        self.lines.cut()
+        until = time.monotonic() + ENDING
+        for thread in calling:
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _begin(self, work: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=work, name=name, daemon=True)
@@ -97,8 +104,10 @@ class Dialing:
     def _try(self, address: str, trusted: list[bytes], connected: Connected) -> str:
         """Why not, or nothing."""
         try:
-            host, port = split(address, self._port)
-            secure, fingerprint, reached = gate.identified(host, port, self._folder, trusted)
+            secure, fingerprint, reached = identified(self.lines, *split(address), self._folder, trusted)
         except (OSError, ValueError) as exc:
             return f"{address}: {(getattr(exc, 'strerror', None) or str(exc)).lower()}"
+        if self._closed:
+            secure.close()
+            return "this engine is being stopped"
         return "" if connected(secure, fingerprint, reached, address) else f"{address}: another engine answers there"

@@ -11,25 +11,21 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from appliance.contracts import ConfigError, FlowError, PeerRoles
+from appliance.contracts import FlowError, PeerRoles
+from appliance.contracts.peers import PEER_PORT
 from appliance.fleet.codes import MINUTES, Codes, OpenPairing
 from appliance.fleet.listening import Hurried, Listening, identify
 from appliance.fleet.peers.book import PeerBook, check_name
-from edge_agent.protocol import certificates, pairing
+from edge_agent.protocol import pairing
 from edge_agent.protocol.certificates import CERTIFICATE
 
 logger = logging.getLogger(__name__)
 
-#: Where engines listen for each other, if nobody says otherwise.
-DEFAULT_PORT = 5011
-#: Seconds that calling another engine may take, each step of it.
-PATIENCE = 5.0
 _TLS = 0x16
 PEERS = pairing.Ceremony(
     b"FLOWORK-PEER-1",
@@ -124,7 +120,7 @@ class Gate:
         if name:
             check_name(name)
         if not self._port:
-            raise PeersClosed("other engines are not let in: set peer_port (5011 is usual) and start again")
+            raise PeersClosed(f"other engines are not let in: set peer_port ({PEER_PORT} is usual) and start again")
         if not self._owned():
             raise PeersClosed("this engine has no owner, so nothing may listen on the network: `flowork key recover`")
         made = self.codes.new(name, minutes, Agreement(name, roles))
@@ -194,56 +190,3 @@ class Gate:
         except FlowError as exc:
             ours.refusal = exc.message
         guest.answer(ours)
-
-
-def call(host: str, port: int) -> socket.socket:
-    """A connection with another engine. Raises ``OSError``."""
-    # As bytes: a name of ASCII needs no IDNA, nor the library's tables for it.
-    return socket.create_connection((host.encode() if host.isascii() else host, port), PATIENCE)  # type: ignore[arg-type]
-
-
-def join(host: str, port: int, code: str, mine: Introduction) -> tuple[Introduction, str]:
-    """Pair with the engine there, which shows ``code``: what it says of itself, and the address that was reached.
-
-    Raises ``OSError``, ``pairing.PairingError``, ``ConfigError``.
-    """
-    with call(host, port) as link:
-        link.settimeout(PATIENCE * 2)
-        theirs = pairing.exchange(link, code, mine, Introduction, PEERS)
-        if theirs.refusal:
-            raise ConfigError(f"the other engine says: {theirs.refusal}")
-        return theirs, str(link.getpeername()[0]).removeprefix("::ffff:")
-
-
-def identified(host: str, port: int, folder: Path, trusted: list[bytes]) -> tuple[ssl.SSLSocket, str, str]:
-    """TLS with an engine that shows one of the ``trusted`` certificates: connection, fingerprint, address.
-
-    Raises ``OSError``.
-    """
-    link = call(host, port)
-    try:
-        link.settimeout(PATIENCE)
-        address = str(link.getpeername()[0]).removeprefix("::ffff:")
-        secure = certificates.context(folder, server=False, trusted=trusted).wrap_socket(link)
-        fingerprint = certificates.fingerprint_of(secure.getpeercert(binary_form=True) or b"")
-    except ssl.SSLCertVerificationError:
-        link.close()
-        raise OSError("another engine answers there") from None
-    except BaseException:
-        link.close()
-        raise
-    return secure, fingerprint, address
-
-
-def who(host: str, port: int) -> dict[str, Any]:
-    """What an engine tells strangers of itself. Raises ``OSError``."""
-    with call(host, port) as link:
-        link.settimeout(PATIENCE)
-        link.sendall(WHO)
-        data = b""
-        while len(data) < pairing.LARGEST and (piece := link.recv(4096)):
-            data += piece
-    try:
-        return msgspec.json.decode(data, type=dict[str, Any])
-    except msgspec.DecodeError:
-        raise OSError("no engine answers there, or it tells strangers nothing") from None

@@ -3,6 +3,10 @@
 One mark alone would be wrong too often: a dock brings another network card, a system without rights does not see the
 board's serial number, some radios change their address. So all that can be seen are told, and two sets that have one
 mark in common are one machine. A disk that was put into another machine goes on as the same engine: it is no copy.
+
+How marks are made is a *scheme*, with a number that stands before each of them (``2:…``; the first one has none). A
+release that makes them otherwise takes the next number, so that what older engines remember, or send, is not compared
+with it: engines that know no scheme in common cannot tell. It may go on sending those of the old scheme beside its own.
 """
 
 from __future__ import annotations
@@ -24,8 +28,18 @@ def marks(system: Path = Path("/sys")) -> str:
 
 
 def is_same(one: str, other: str) -> bool:
-    """Whether two sets of marks may be of one machine; of nothing that can be."""
-    return not one or not other or bool(set(one.split(",")) & set(other.split(",")))
+    """Whether two sets of marks may be of one machine: where nothing is known on both sides, they may."""
+    mine, theirs = _by_scheme(one), _by_scheme(other)
+    known = mine.keys() & theirs.keys()
+    return not known or any(mine[scheme] & theirs[scheme] for scheme in known)
+
+
+def _by_scheme(told: str) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for each in filter(None, told.split(",")):
+        scheme, _, mark = each.rpartition(":")
+        found.setdefault(scheme, set()).add(mark)
+    return found
 
 
 def _seen(system: Path) -> Iterator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from appliance.contracts import ConfigError, PeerAway, PeerRoles, PeerState
-from appliance.fleet.peers import gate
+from appliance.fleet.peers import outgoing
 from appliance.fleet.peers.book import Known, check_id
 from appliance.fleet.peers.circle import Circle
 from appliance.fleet.peers.gate import Agreement, Introduction
@@ -25,9 +25,14 @@ class Joining:
     """``panel`` gives the port of this engine's panel; ``begun(remote, before)`` is told of who was paired."""
 
     def __init__(
-        self, circle: Circle, panel: Callable[[], int], begun: Callable[[Remote, Remote | None], None]
+        self,
+        circle: Circle,
+        lines: outgoing.Lines,
+        panel: Callable[[], int],
+        begun: Callable[[Remote, Remote | None], None],
     ) -> None:
         self._circle = circle
+        self._lines = lines
         self._panel = panel
         self._begun = begun
         #: The engine stops: nothing is waited for any more.
@@ -57,7 +62,7 @@ class Joining:
                     continue
                 tried.add(each)
                 try:
-                    theirs, reached = gate.join(*split(each, 0), code, self.introduction())
+                    theirs, reached = outgoing.join(self._lines, *split(each), code, self.introduction())
                 except pairing.WrongCode:
                     raise ConfigError(f"{each}: the code is not right; make a new one if in doubt") from None
                 except (OSError, pairing.PairingError) as exc:
@@ -72,12 +77,11 @@ class Joining:
 
     def _all_addresses(self) -> list[str]:
         about, found = self._circle.about, self._circle.found
-        port = about.port or gate.DEFAULT_PORT
         seen = [each for engine in sorted(found.engines()) for each in found.addresses(engine)]
         listed = []
         for each in about.listed:
             with suppress(ValueError):
-                listed.append(join(*split(each, port)))
+                listed.append(join(*split(each)))
         return [*seen, *listed]
 
     def joined(self, theirs: Introduction, agreement: Agreement, address: str) -> str:

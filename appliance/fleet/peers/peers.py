@@ -50,7 +50,7 @@ class EnginePeers:
         self._about = about
         self._beacon = beacon
         self.circle = Circle(data, about)
-        self.dialing = Dialing(self.circle.book.folder, about.port or gate.DEFAULT_PORT)
+        self.dialing = Dialing(self.circle.book.folder)
         self.links = Links(self.circle, self.dialing, blobs)
         self.presence = Presence(
             self.circle,
@@ -60,7 +60,7 @@ class EnginePeers:
             lambda connection, fingerprint, address: self.links.connect(connection, fingerprint, address, dialed=True),
             self.links.offered,
         )
-        self._joining = Joining(self.circle, lambda: self.presence.panel, self._begun)
+        self._joining = Joining(self.circle, self.dialing.lines, lambda: self.presence.panel, self._begun)
         self.gate = Gate(
             self.circle.book,
             about.port,
@@ -218,7 +218,7 @@ class EnginePeers:
                 raise ConfigError(f"there is a peer {name!r} already; choose another name")
         try:
             pairing.split(code)
-            given = join(*split(address, self._about.port or gate.DEFAULT_PORT)) if address else ""
+            given = join(*split(address)) if address else ""
         except (pairing.PairingError, ValueError) as exc:
             raise ConfigError(str(exc)) from None
         if not self._about.owned():

@@ -14,12 +14,12 @@ from contextlib import suppress
 from typing import Any
 
 from appliance.contracts import PeerOffers, PeerState
-from appliance.fleet.peers import gate
 from appliance.fleet.peers.beacon import Beacon, Found
 from appliance.fleet.peers.circle import Circle
 from appliance.fleet.peers.dialing import Dialing
 from appliance.fleet.peers.found import facts_of
 from appliance.fleet.peers.gate import Gate
+from appliance.fleet.peers.outgoing import who
 from appliance.fleet.peers.remote import POLITE, split
 
 logger = logging.getLogger(__name__)
@@ -241,8 +241,8 @@ class Presence:
         self._ask_at = self._about.up() + ASK_EVERY
 
         def ask(address: str) -> None:
-            host, port = split(address, self._about.port or gate.DEFAULT_PORT)
-            facts = {str(name): str(value) for name, value in gate.who(host, port).items()}
+            host, port = split(address)
+            facts = {str(name): str(value) for name, value in who(self._dialing.lines, host, port).items()}
             self._post(lambda: self._sighted(f"list {address}", "list", facts, [host], port))
 
         def work() -> None:

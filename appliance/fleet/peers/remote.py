@@ -7,6 +7,7 @@ import random
 import msgspec
 
 from appliance.contracts import PeerOffers, PeerRoles, PeerState
+from appliance.contracts.peers import PEER_PORT
 from appliance.fleet.peers.book import Known
 from appliance.fleet.peers.link import PeerLink
 
@@ -137,10 +138,10 @@ def join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def split(address: str, port: int) -> tuple[str, int]:
-    """Host and port of ``host``, ``host:port``, ``[::1]:port``. Raises ``ValueError``."""
+def split(address: str, port: int = PEER_PORT) -> tuple[str, int]:
+    """Host and port of ``host``, ``host:port``, ``[::1]:port``; ``port`` where none is named. Raises ``ValueError``."""
     host, colon, tail = address.strip().rpartition(":")
-    if not colon or (":" in host and not host.startswith("[")):
+    if not colon or tail.endswith("]") or (":" in host and not host.startswith("[")):
         host, tail = address.strip(), str(port)
     host = host.strip("[]")
     if not host or not tail.isdigit() or not 0 <= int(tail) < 65536:

@@ -48,3 +48,15 @@ def test_what_says_nothing_is_not_counted_and_no_number_is_told(tmp_path: Path) 
     assert len(told) == 10
     assert is_same("", told)
     assert marks() == marks()
+
+
+def test_a_release_that_marks_hardware_otherwise_does_not_end_pairings(tmp_path: Path) -> None:
+    """What older engines remember is of the first scheme; one that sends both still shows whether it is a copy."""
+    before = card(tmp_path, "eth0", "a0:36:9f:00:00:01")
+    other = card(tmp_path / "other", "eth0", "a0:36:9f:00:00:02")
+    assert is_same(before, "2:0123456789")
+    assert is_same("2:0123456789", f"2:0123456789,3:{before}")
+    assert is_same(f"{before},2:0123456789", before)
+    assert not is_same(f"{other},2:0123456789", before)
+    assert not is_same("2:0123456789", "2:9876543210")
+    assert not is_same(f"{before},2:1", f"{other},2:2")

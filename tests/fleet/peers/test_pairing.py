@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from appliance.fleet import codes, listening
 from appliance.fleet.peers import gate, greeting
 from appliance.fleet.peers.beacon import Found
 from appliance.fleet.peers.book import PeerBook
+from appliance.fleet.peers.outgoing import Lines, who
+from appliance.fleet.peers.remote import split
 from edge_agent.protocol import certificates, pairing
 from tests.fleet.peers.rig import PATIENCE, Engine, Engines, engines, until
 
@@ -283,10 +286,10 @@ def test_strangers_are_told_what_is_announced_and_nothing_where_nothing_is(made:
     a, b = made("alpha", discovery="paired"), made("beta")
     a.peers.pair("", None)
     b.peers.pair("", None)
-    card = gate.who("127.0.0.1", a.port)
+    card = who(Lines(), "127.0.0.1", a.port)
     assert (card["engine"], card["name"], card["fp"]) == ("idalpha", "alpha", a.peers.presence.me().fingerprint)
     with pytest.raises(OSError, match="tells strangers nothing"):
-        gate.who("127.0.0.1", b.port)
+        who(Lines(), "127.0.0.1", b.port)
 
 
 def test_addresses_of_the_setting_are_asked_who_is_there(made: Engines) -> None:
@@ -387,3 +390,38 @@ def test_certificates_of_peers_and_agents_are_not_the_same(made: Engines, tmp_pa
     a = made("alpha")
     agents = certificates.ensure(a.data / "keys" / "agents", "x")
     assert certificates.fingerprint(agents) != a.peers.presence.me().fingerprint
+
+
+def test_an_address_without_a_port_is_where_engines_usually_listen(made: Engines) -> None:
+    """However this engine itself is set up: its own port says nothing of another one's."""
+    assert split("box.lan") == ("box.lan", 5011)
+    assert split("[fe80::1]") == ("fe80::1", 5011)
+    a = made("alpha", listed=("127.0.0.1",))
+    assert a.port != 5011
+    with pytest.raises(PeerAway, match=r"127\.0\.0\.1:5011: "):
+        a.peers.join("3-482-913", "127.0.0.1", "", None).result(PATIENCE)
+    with pytest.raises(PeerAway, match=r"127\.0\.0\.1:5011: "):
+        a.peers.join("3-482-913", "", "", None).result(PATIENCE)
+
+
+def test_the_end_waits_for_no_address_that_is_dead(made: Engines) -> None:
+    """One to which no connection comes about, and one where somebody takes it and says nothing."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.create_server(("127.0.0.1", 0)) as mute:
+        places = [listener.getsockname() for listener in (full, mute)]
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:  # until its queue is full, and it leaves the next one without an answer
+            each.setblocking(False)
+            each.connect_ex(places[0])
+        a = made("alpha")
+        for host, port in places:
+            joined = a.peers.join("3-482-913", f"{host}:{port}", "", None)
+            with pytest.raises(TimeoutError):
+                joined.result(0.3)
+            began = time.monotonic()
+            a.peers.stop()
+            assert time.monotonic() - began < 1.0
+            assert joined.exception(PATIENCE) is not None
+            assert not a.peers.dialing._calling
+            a.begin()
+        for each in waiting:
+            each.close()
