@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from appliance.contracts.peers import PEER_PORT
+
 
 def _about(group: str, title: str, text: str, *, unit: str = "", restart: bool = False) -> Meta:
     """A setting as its form shows it. With ``restart`` it holds from the next start on."""
@@ -352,7 +354,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "connect to others)",
             restart=True,
         ),
-    ] = 5011
+    ] = PEER_PORT
     peer_discovery: Annotated[
         Literal["paired", "always", "never"],
         _peers(
