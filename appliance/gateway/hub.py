@@ -223,7 +223,8 @@ class Hub:
 
     def _new_epoch(self) -> None:
         with self._lock:
-            again = bool(self._epoch)
+            # Also who was greeted before this kernel answered may have missed what it did since.
+            again = bool(self._epoch or self._watchers)
             self._epoch = secrets.token_hex(4)
             self._kept.clear()
             self._newest = 0

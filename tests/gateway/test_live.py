@@ -257,3 +257,31 @@ def test_a_client_that_is_no_websocket_after_all(home: Home, served: Served) -> 
         status, _ = served.raw(f"{head}{more}Authorization: {token}\r\n\r\n".encode())
         assert status == 400
     assert served.get(f"{API}/health")[0] == 200
+
+
+def test_who_was_greeted_before_the_kernel_answered_is_told_to_load_anew() -> None:
+    items: queue.Queue[dict[str, Any] | None] = queue.Queue()
+    there = threading.Event()
+
+    class FakeStream:
+        def items(self) -> Iterator[dict[str, Any]]:
+            return iter(items.get, None)
+
+        def close(self) -> None:
+            items.put(None)
+
+    def connect(after: int | None) -> Stream:
+        if not there.is_set():
+            raise KernelAway("not yet")
+        return cast(Stream, FakeStream())
+
+    hub = Hub(connect, lambda: (1, 1.0), dict)
+    panel = Watcher(lambda flow: True, threading.Event())
+    hub.add(panel, "")
+    told: list[str] = [json.loads(item)["type"] for item in panel.take()]
+    assert told == ["kernel", "hello"]
+    there.set()
+    items.put({"type": "hello", "id": 7})
+    wait_for(lambda: told.extend(json.loads(item)["type"] for item in panel.take()) or "reset" in told, "the reset")
+    hub.remove(panel)
+    hub.close()
