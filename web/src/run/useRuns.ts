@@ -47,6 +47,8 @@ export function useRuns(ask: Ask, following: () => boolean): RunList {
   let cursor = ''
   let running: AbortController | null = null
   let waiting: LiveRun[] = []
+  /** What came since the first page was asked for: that page may be older. Null: none is on its way. */
+  let meanwhile: LiveRun[] | null = null
   let timer: ReturnType<typeof setTimeout> | undefined
 
   function show(): void {
@@ -60,12 +62,15 @@ export function useRuns(ask: Ask, following: () => boolean): RunList {
     running?.abort()
     const mine = (running = new AbortController())
     busy.value = true
+    meanwhile = first ? [] : null
     try {
       let from = first ? '' : cursor
       for (let pages = 0; pages < EMPTY_PAGES; pages++) {
         const page = await ask(feed.value.wanted, from, mine.signal)
         if (mine.signal.aborted) return
         feed.value.add(page.items, first && pages === 0)
+        if (meanwhile?.length) feed.value.take(meanwhile, following())
+        meanwhile = null
         cursor = from = page.next
         more.value = cursor !== ''
         loaded.value = true
@@ -79,7 +84,7 @@ export function useRuns(ask: Ask, following: () => boolean): RunList {
       error.value = problem
     } finally {
       if (running === mine) {
-        running = null
+        running = meanwhile = null
         busy.value = false
       }
     }
@@ -109,9 +114,10 @@ export function useRuns(ask: Ask, following: () => boolean): RunList {
   }
 
   live.watchRuns((events) => {
+    meanwhile?.push(...events)
+    if (!loaded.value) return
     waiting.push(...events)
-    if (loaded.value) timer ??= setTimeout(take, GATHER)
-    else waiting = waiting.slice(-500)
+    timer ??= setTimeout(take, GATHER)
   })
   live.watchReset(() => void load())
   onScopeDispose(() => {

@@ -51,9 +51,9 @@ export const useAttention = defineStore('attention', () => {
   function soon(): void {
     gathering ??= setTimeout(() => {
       gathering = undefined
-      void approvals.load()
-      void letters.load()
-      void health.load()
+      approvals.again()
+      letters.again()
+      health.again()
     }, GATHER)
   }
 
@@ -75,9 +75,10 @@ export const useAttention = defineStore('attention', () => {
   // Only what changes one of the lists: a run that waits, ends badly, or goes on from where it waited.
   live.watchRuns((runs) => {
     const counted = approvals.value.value?.some((asked) => runs.some((run) => run.run === asked.run)) ?? false
-    if (users > 0 && (counted || runs.some((run) => run.state === 'waiting' || run.letter !== 'none'))) soon()
+    // What is on its way may count one that does not wait any more.
+    if (users > 0 && (counted || approvals.busy.value || runs.some((run) => run.state === 'waiting' || run.letter !== 'none'))) soon()
   })
-  live.watchDevices((news) => users > 0 && news.some((event) => event.type === 'agent') && void pairings.load())
+  live.watchDevices((news) => users > 0 && news.some((event) => event.type === 'agent') && pairings.again())
   live.watchReset(() => users > 0 && void load())
 
   return { approvals, letters, triggers, pairings, health, badTriggers, findings, otherFindings, openLetters, counts, load, soon, watch }

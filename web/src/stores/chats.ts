@@ -4,8 +4,9 @@ import { defineStore } from 'pinia'
 import { computed, ref, shallowRef } from 'vue'
 import * as api from '@/api/chats'
 import { ApiError, newKey } from '@/api/client'
+import type { LiveRun } from '@/api/live'
 import { cancelRun } from '@/api/runs'
-import { useLoaded } from '@/lib/loaded'
+import { useFollowed, useLoaded } from '@/lib/loaded'
 import { isOpen } from '@/lib/states'
 import { heard, type Words } from '@/run/shown'
 import { useLive } from './live'
@@ -19,7 +20,7 @@ export const useChats = defineStore('chats', () => {
   const id = ref('')
   const chats = useLoaded((signal) => api.listChats(session.workspace, signal))
   const conversations = useLoaded(async (signal) => (chat.value ? api.listConversations(chat.value, signal) : []))
-  const messages = useLoaded(async (signal) => (chat.value && id.value ? api.showConversation(chat.value, id.value, signal) : []))
+  const messages = useFollowed(async (signal) => (chat.value && id.value ? api.showConversation(chat.value, id.value, signal) : []), ended)
   /** What runs show while they work: by run, then the words of the step that spoke last. */
   const words = shallowRef<ReadonlyMap<string, Words & { node: string }>>(new Map())
   const failed = ref('')
@@ -82,13 +83,22 @@ export const useChats = defineStore('chats', () => {
     }
     if (next) words.value = next
   })
-  live.watchRuns((runs) => {
-    if (runs.some((run) => run.finished !== null && items.value.some((one) => one.run === run.run))) {
-      void messages.load()
-      void conversations.load()
+  /** The answer is known to the engine alone. */
+  function ended(shown: api.Exchange[], runs: readonly LiveRun[]): api.Exchange[] {
+    const over = new Set(runs.filter((run) => run.finished !== null).map((run) => run.run))
+    if (shown.some((one) => isOpen(one.state) && over.has(one.run))) {
+      queueMicrotask(() => {
+        messages.again()
+        conversations.again()
+      })
     }
+    return shown
+  }
+  live.watchRuns((runs) => messages.take(runs))
+  live.watchReset(() => {
+    messages.again()
+    conversations.again()
   })
-  live.watchReset(() => void messages.load())
 
   return { chat, id, chats, conversations, messages, items, words, failed, sending, waiting, open, send, stop }
 })

@@ -5,7 +5,8 @@ import { computed, shallowRef } from 'vue'
 import * as agents from '@/api/agents'
 import { ApiError, newKey } from '@/api/client'
 import * as api from '@/api/devices'
-import { useLoaded } from '@/lib/loaded'
+import type { LiveDevices } from '@/api/live'
+import { useFollowed, useLoaded } from '@/lib/loaded'
 import { useLive } from './live'
 import { useSession } from './session'
 
@@ -16,18 +17,24 @@ const GATHER = 500
 export const useDevices = defineStore('devices', () => {
   const live = useLive()
   const session = useSession()
-  const found = useLoaded(api.listDevices)
+  const found = useFollowed(api.listDevices, withValues)
   const machines = useLoaded(async (signal) => (await agents.listAgents(signal)).items)
   const pairings = useLoaded(async (signal) => (session.may('devices:manage') ? (await agents.listPairings(signal)).items : []))
   const lines = shallowRef<ReadonlyMap<string, number[]>>(new Map())
+  /** Those whose line has all that was said. */
+  const drawn = new Set<string>()
   const items = computed(() => found.value.value ?? [])
 
   async function load(): Promise<void> {
     await Promise.all([found.load(), machines.load(), pairings.load()])
-    await Promise.all(items.value.filter((one) => one.kind === 'number' && !lines.value.has(one.id)).map((one) => loadLine(one.id)))
+    await loadLines()
   }
 
+  const loadLines = (): Promise<unknown> =>
+    Promise.all(items.value.filter((one) => one.kind === 'number' && !drawn.has(one.id)).map((one) => loadLine(one.id)))
+
   async function loadLine(id: string): Promise<void> {
+    drawn.add(id)
     try {
       const { points } = await api.showHistory(id)
       lines.value = new Map(lines.value).set(id, points.slice(-POINTS).map(([, value]) => value))
@@ -37,11 +44,14 @@ export const useDevices = defineStore('devices', () => {
     }
   }
 
-  /** New values into the list, and numbers behind their lines. */
-  function say(id: string, value: unknown, last: string, time: number): void {
-    found.value.value = items.value.map((one) => (one.id === id ? { ...one, value, last, time, online: true } : one))
-    const line = lines.value.get(id)
-    if (line && typeof value === 'number') lines.value = new Map(lines.value).set(id, [...line, value].slice(-POINTS))
+  /** Numbers behind their lines. */
+  function draw(news: readonly LiveDevices[]): void {
+    const next = new Map(lines.value)
+    for (const { device, value } of news.flatMap((event) => event.values)) {
+      const line = next.get(device)
+      if (line && typeof value === 'number') next.set(device, [...line, value].slice(-POINTS))
+    }
+    lines.value = next
   }
 
   let gathering: ReturnType<typeof setTimeout> | undefined
@@ -55,23 +65,25 @@ export const useDevices = defineStore('devices', () => {
   let users = 0
   live.watchDevices((news) => {
     if (users === 0) return
-    for (const event of news) {
-      if (event.type === 'agent') soon()
-      else {
-        for (const { device, value, kind, time } of event.values) {
-          if (items.value.some((one) => one.id === device)) say(device, value, kind, time)
-          else soon()
-        }
-      }
-    }
+    const values = news.filter((event) => event.type === 'devices')
+    found.take(values)
+    draw(values)
+    const isNew = values.some((event) => event.values.some(({ device }) => !items.value.some((one) => one.id === device)))
+    if (values.length < news.length || isNew) soon()
   })
   live.watchReset(() => {
-    if (users > 0) soon()
+    if (users === 0) return
+    drawn.clear()
+    soon()
   })
 
   /** Keep it up to date until the returned function is called. */
   function watch(): () => void {
-    if (users++ === 0) void load()
+    if (users++ === 0) {
+      // Nobody has listened: the lines have gaps.
+      drawn.clear()
+      void load()
+    }
     return () => void users--
   }
 
@@ -95,3 +107,12 @@ export const useDevices = defineStore('devices', () => {
 
   return { found, machines, pairings, items, lines, load, watch, command, pair, unpair, revoke }
 })
+
+/** The list with what devices say now. */
+function withValues(devices: api.DeviceView[], news: readonly LiveDevices[]): api.DeviceView[] {
+  const said = new Map(news.flatMap((event) => event.values).map((one) => [one.device, one]))
+  return devices.map((one) => {
+    const now = said.get(one.id)
+    return now === undefined || now.time < one.time ? one : { ...one, value: now.value, last: now.kind, time: now.time, online: true }
+  })
+}

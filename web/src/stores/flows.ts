@@ -7,7 +7,7 @@ import * as api from '@/api/flows'
 import type { LiveRun } from '@/api/live'
 import { startRun, type Started } from '@/api/runs'
 import { newKey } from '@/api/client'
-import { useLoaded } from '@/lib/loaded'
+import { useFollowed } from '@/lib/loaded'
 import { useLive } from './live'
 import { useSession } from './session'
 
@@ -17,8 +17,9 @@ const STRIP = 12
 export const useFlows = defineStore('flows', () => {
   const live = useLive()
   const session = useSession()
-  const { value, loading, busy, error, load } = useLoaded((signal) =>
-    api.allFlows({ workspace: session.workspace, recent: true }, signal),
+  const { value, loading, busy, error, load, again, take } = useFollowed(
+    (signal) => api.allFlows({ workspace: session.workspace, recent: true }, signal),
+    withRuns,
   )
   const items = computed(() => value.value ?? [])
   const byId = computed(() => new Map(items.value.map((flow) => [flow.id, flow])))
@@ -29,19 +30,6 @@ export const useFlows = defineStore('flows', () => {
     const others = items.value.filter((one) => one.id !== flow.id)
     const recent = flow.recent ?? byId.value.get(flow.id)?.recent ?? []
     value.value = [...others, { ...flow, recent }].sort((a, b) => a.name.localeCompare(b.name))
-  }
-
-  /** Runs that moved: into the strips of their flows. */
-  function moved(runs: readonly LiveRun[]): void {
-    const touched = new Map<string, LiveRun[]>()
-    for (const run of runs) {
-      if (byId.value.has(run.flow)) touched.set(run.flow, [...(touched.get(run.flow) ?? []), run])
-    }
-    if (touched.size === 0) return
-    value.value = items.value.map((flow) => {
-      const news = touched.get(flow.id)
-      return news === undefined ? flow : { ...flow, recent: merged(flow.recent ?? [], news) }
-    })
   }
 
   async function create(flow: api.NewFlow, draft = false): Promise<api.SavedFlow> {
@@ -69,14 +57,25 @@ export const useFlows = defineStore('flows', () => {
 
   const start = (id: string, input?: unknown): Promise<Started> => startRun(id, { input }, newKey())
 
-  live.watchRuns(moved)
-  live.watchReset(() => value.value !== null && void load())
+  live.watchRuns(take)
+  live.watchReset(again)
 
   return {
     items, byId, tags, folders, loading, busy, error, loaded: computed(() => value.value !== null),
     load, put, create, setEnabled, setLive, move, remove, start,
   }
 })
+
+/** Runs that moved: into the strips of their flows. */
+function withRuns(flows: api.FlowView[], runs: readonly LiveRun[]): api.FlowView[] {
+  const touched = new Map<string, LiveRun[]>()
+  for (const run of runs) touched.set(run.flow, [...(touched.get(run.flow) ?? []), run])
+  if (!flows.some((flow) => touched.has(flow.id))) return flows
+  return flows.map((flow) => {
+    const news = touched.get(flow.id)
+    return news === undefined ? flow : { ...flow, recent: merged(flow.recent ?? [], news) }
+  })
+}
 
 function merged(old: readonly api.RecentRun[], news: readonly LiveRun[]): api.RecentRun[] {
   const runs = new Map(old.map((run) => [run.id, run]))

@@ -2,11 +2,12 @@
 
 import { defineStore } from 'pinia'
 import { computed } from 'vue'
+import type { LiveModels } from '@/api/live'
 import * as api from '@/api/models'
 import { listChoices } from '@/api/questions'
 import * as upstreams from '@/api/upstreams'
 import { showUsage } from '@/api/usage'
-import { useLoaded } from '@/lib/loaded'
+import { useFollowed, useLoaded } from '@/lib/loaded'
 import { useLive } from './live'
 import { useSession } from './session'
 
@@ -17,8 +18,8 @@ export const useModels = defineStore('models', () => {
   const live = useLive()
   const session = useSession()
   const listed = useLoaded(api.listModels)
-  const setup = useLoaded(api.showSetup)
-  const pulls = useLoaded(api.listPulls)
+  const setup = useFollowed(api.showSetup, withSetup)
+  const pulls = useFollowed(api.listPulls, withPulls)
   const advice = useLoaded(api.recommend)
   const choices = useLoaded(listChoices)
   const places = useLoaded(upstreams.listUpstreams)
@@ -33,27 +34,21 @@ export const useModels = defineStore('models', () => {
   const load = (): Promise<unknown> => Promise.all([listed.load(), setup.load(), pulls.load()])
 
   live.watchModels((news) => {
-    for (const { setup: now, pull } of news) {
-      if (now) takeSetup(now as api.Setup)
-      if (pull) takePull(pull as api.Pull)
+    setup.take(news)
+    pulls.take(news)
+    if (news.some((one) => one.setup && (one.setup as api.Setup).state !== 'running')) {
+      setup.again()
+      listed.again()
+    }
+    if (news.some((one) => one.pull && (one.pull as api.Pull).state === 'done')) {
+      listed.again()
+      advice.again()
     }
   })
-  live.watchReset(() => listed.value.value !== null && void load())
-
-  function takeSetup(now: api.Setup): void {
-    const before = setup.value.value
-    if (before) setup.value.value = { ...before, setup: { ...before.setup, ...now } }
-    if (now.state !== 'running') void Promise.all([setup.load(), listed.load()])
-  }
-
-  function takePull(pull: api.Pull): void {
-    const before = pulls.value.value ?? []
-    pulls.value.value = before.some((one) => one.id === pull.id) ? before.map((one) => (one.id === pull.id ? pull : one)) : [...before, pull]
-    if (pull.state === 'done') void Promise.all([listed.load(), advice.value.value && advice.load()])
-  }
+  live.watchReset(() => [listed, setup, pulls].forEach((one) => one.again()))
 
   async function pull(wanted: api.Wanted): Promise<void> {
-    takePull(await api.beginPull(wanted))
+    pulls.take([{ type: 'models', pull: await api.beginPull(wanted) }])
   }
 
   async function stopPull(id: string): Promise<void> {
@@ -97,3 +92,13 @@ export const useModels = defineStore('models', () => {
     offer: api.offerOf, tryUpstream: upstreams.tryUpstream,
   }
 })
+
+function withSetup(view: api.SetupView, news: readonly LiveModels[]): api.SetupView {
+  return news.reduce((found, { setup }) => (setup ? { ...found, setup: { ...found.setup, ...(setup as api.Setup) } } : found), view)
+}
+
+function withPulls(pulls: api.Pull[], news: readonly LiveModels[]): api.Pull[] {
+  const all = new Map(pulls.map((one) => [one.id, one]))
+  for (const { pull } of news) if (pull) all.set((pull as api.Pull).id, pull as api.Pull)
+  return [...all.values()]
+}

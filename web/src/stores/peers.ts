@@ -4,7 +4,7 @@ import { defineStore } from 'pinia'
 import { computed } from 'vue'
 import * as api from '@/api/peers'
 import type { LivePeer } from '@/api/live'
-import { useLoaded } from '@/lib/loaded'
+import { useFollowed, useLoaded } from '@/lib/loaded'
 import { useLive } from './live'
 import { useSession } from './session'
 
@@ -15,7 +15,7 @@ const ROUND = 5_000
 export const usePeers = defineStore('peers', () => {
   const live = useLive()
   const session = useSession()
-  const listed = useLoaded(async (signal) => (await api.listPeers(signal)).items)
+  const listed = useFollowed(async (signal) => (await api.listPeers(signal)).items, told)
   const pairings = useLoaded(async (signal) => (session.may('peers:manage') ? (await api.listPeerPairings(signal)).items : []))
   const boxes = useLoaded((signal) => api.showBoxes(session.workspace, signal))
   const placements = useLoaded((signal) => api.listPlacements(session.workspace, signal))
@@ -32,7 +32,7 @@ export const usePeers = defineStore('peers', () => {
   function soon(): void {
     gathering ??= setTimeout(() => {
       gathering = undefined
-      void Promise.all([boxes.load(), placements.load(), pairings.load()])
+      for (const one of [boxes, placements, pairings]) one.again()
     }, GATHER)
   }
 
@@ -52,12 +52,11 @@ export const usePeers = defineStore('peers', () => {
   }
 
   function take(news: readonly LivePeer[]): void {
-    if (listed.value.value === null) return
     const before = new Map(items.value.map((one) => [one.id, one.state]))
-    listed.value.value = news.reduce((peers, { peer }) => merged(peers, peer), items.value)
+    listed.take(news)
     // What it offers changes all the time, and tells nothing of runs.
     if (users > 0 && news.some(({ peer }) => before.get(peer.id) !== peer.state)) soon()
-    if (news.some(({ peer }) => peer.state === 'revoked')) void listed.load()
+    if (news.some(({ peer }) => peer.state === 'revoked')) listed.again()
   }
   live.watchPeers(take)
   live.watchRuns(() => users > 0 && soon())
@@ -100,6 +99,8 @@ export const usePeers = defineStore('peers', () => {
     send: api.sendFlow,
   }
 })
+
+const told = (peers: api.PeerState[], news: readonly LivePeer[]): api.PeerState[] => news.reduce((all, { peer }) => merged(all, peer), peers)
 
 /** The list with one engine as it is now: this one first, then the paired ones, each by name. */
 export function merged(peers: readonly api.PeerState[], now: LivePeer['peer']): api.PeerState[] {

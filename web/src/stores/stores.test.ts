@@ -1,11 +1,16 @@
 import { createPinia, setActivePinia } from 'pinia'
 import { effectScope } from 'vue'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import type { Page } from '@/api/client'
 import type { LiveEvent, LiveListener } from '@/api/live'
+import type { RunView } from '@/api/runs'
+import { useRuns } from '@/run/useRuns'
 import { useActivity } from './activity'
 import { useConfirm } from './confirm'
+import { useDevices } from './devices'
 import { useFlows } from './flows'
 import { useLive } from './live'
+import { useModels } from './models'
 import { useSession } from './session'
 import { useToasts } from './toasts'
 
@@ -111,6 +116,77 @@ describe('activity', () => {
     expect(activity.series(now, 'ended').at(-1)).toBe(2)
     expect(activity.series(now, 'failed').at(-1)).toBe(1)
     expect(activity.newest).toHaveLength(2)
+  })
+})
+
+/** The engine answers, and its answers come when they are let through. */
+function slowly(): () => void {
+  let open!: () => void
+  const gate = new Promise<void>((resolve) => (open = resolve))
+  const quick = globalThis.fetch
+  vi.stubGlobal('fetch', async (url: string) => {
+    const answer = await quick(url)
+    await gate
+    return answer
+  })
+  return open
+}
+
+describe('what happens while the first answer is on its way', () => {
+  it('is in the newest runs, in the strips, in what devices say and in what is fetched', async () => {
+    await signedIn()
+    engine['/runs'] = page([])
+    engine['/flows'] = page([flow('f')])
+    engine['/devices'] = page([{ id: 'd', agent: '', driver: 'sim', entity: 'd', name: 'd', kind: 'binary', unit: '', value: false, last: '', time: 1, online: true }])
+    engine['/agents'] = page([])
+    engine['/models/pulls'] = page([{ id: 'p', state: 'running', done: 1, total: 9 }])
+    const release = slowly()
+    const [activity, flows, devices, models] = [useActivity(), useFlows(), useDevices(), useModels()]
+    devices.watch()
+    const asked = [activity.load(), flows.load(), models.pulls.load()]
+    await new Promise((resolve) => setTimeout(resolve))
+    const now = Math.floor(Date.now() / 1000)
+    say(
+      run('r2', { state: 'succeeded', accepted: now, finished: now }),
+      { type: 'devices', id: 'e-3', agent: '', values: [{ device: 'd', entity: 'd', driver: 'sim', value: true, kind: 'state', time: 2 }] },
+      { type: 'models', pull: { id: 'p', state: 'failed', done: 2, total: 9 } },
+    )
+    release()
+    await Promise.all(asked)
+    expect(activity.newest.map((one) => [one.id, one.state])).toEqual([['r2', 'succeeded']])
+    expect(activity.series(now, 'ended').at(-1)).toBe(1)
+    expect(flows.byId.get('f')!.recent!.map((one) => one.id)).toEqual(['r2'])
+    await vi.waitFor(() => expect(devices.items.map((one) => one.value)).toEqual([true]))
+    expect(models.pulls.value!.map((one) => one.state)).toEqual(['failed'])
+  })
+
+  it('is in the list of runs', async () => {
+    await signedIn()
+    let answer!: (page: Page<RunView>) => void
+    const list = effectScope().run(() => useRuns(() => new Promise((resolve) => (answer = resolve)), () => true))!
+    const loading = list.load()
+    say(run('r2'))
+    answer({ items: [run('r1')].map((one) => ({ ...one, id: 'r1' }) as unknown as RunView), next: '' })
+    await loading
+    expect(list.rows.value.map((row) => row.id)).toEqual(['r2', 'r1'])
+    const anew = list.load()
+    say(run('r3'))
+    answer({ items: [], next: '' })
+    await anew
+    expect(list.rows.value.map((row) => row.id)).toEqual(['r3'])
+  })
+
+  it('is asked for once more where something was missed', async () => {
+    await signedIn()
+    engine['/runs'] = page([])
+    const release = slowly()
+    const activity = useActivity()
+    void activity.load()
+    await new Promise((resolve) => setTimeout(resolve))
+    engine['/runs'] = page([{ ...run('r1'), id: 'r1' }])
+    say({ type: 'reset', id: 'x-0' })
+    release()
+    await vi.waitFor(() => expect(activity.newest.map((one) => one.id)).toEqual(['r1']))
   })
 })
 

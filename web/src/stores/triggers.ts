@@ -13,7 +13,7 @@ export type TriggerConfig = Record<string, unknown>
 
 export const useTriggers = defineStore('triggers', () => {
   const session = useSession()
-  const { value, loading, error, load } = useLoaded(
+  const { value, loading, error, load, again } = useLoaded(
     async (signal) => (await api.listTriggers({ workspace: session.workspace, last: true }, signal)).items,
   )
   const items = computed(() => value.value ?? [])
@@ -31,5 +31,5 @@ export const useTriggers = defineStore('triggers', () => {
     return run
   }
 
-  return { items, loading, error, load, configOf, fire }
+  return { items, loading, error, load, again, configOf, fire }
 })
