@@ -60,7 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | SERVICES
     | {"appliance.claims", "appliance.fleet", "appliance.integrity", "appliance.workshop", "appliance.world"}
     | {"appliance.ai.gateway", "appliance.ai.memory", "appliance.running"}
-    | {"appliance.sharing"}
+    | {"appliance.sharing", "appliance.update"}
     | MODEL_FILES,
     "appliance.world": BASE | {"appliance.sandbox", "appliance.fleet", "appliance.ai.gateway"},
     "appliance.webpaths": BASE | {"appliance.engine"},
@@ -77,7 +77,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.running": set(),
     "appliance.sdnotify": set(),
     "appliance.safemode": {"appliance.kernel"},
-    "appliance.doctor": BASE | SERVICES - {"appliance.queue"} | {"appliance.kernel"} | FLOWS | HEALTH,
+    "appliance.doctor": BASE
+    | SERVICES - {"appliance.queue"}
+    | {"appliance.kernel", "appliance.update"}
+    | FLOWS
+    | HEALTH,
     "appliance.gateway": BASE
     | SERVICES - {"appliance.queue", "appliance.sandbox"}
     | {"appliance.kernel", "appliance.ai.gateway", "appliance.sharing"}

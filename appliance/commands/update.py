@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     "flowork update --look /media/stick",
     "flowork update --back",
     "flowork update http://laptop.local:8000/flowork-0.2.0-aarch64.flowork",
+    "flowork update peer:laptop",
     name="update",
 )
-@click.argument("source", default="", metavar="[FILE|FOLDER|URL]")
+@click.argument("source", default="", metavar="[FILE|FOLDER|URL|peer:NAME]")
 @click.option("--look", is_flag=True, help="Only say what is there.")
 @click.option("--back", is_flag=True, help="Return to the version before the last update.")
 @click.option("--by-settings", is_flag=True, help="Do what the settings update_… want done now; a timer calls this.")
@@ -33,7 +34,9 @@ def command(session: Session, source: str, look: bool, back: bool, by_settings: 
 
     It is verified before anything of it is used, its form of the database is tried on a copy, and if all is not well
     for five minutes after it the version before comes back by itself. Nothing is ever fetched or brought in unasked.
+    `peer:NAME` is a paired engine, which gives the release that it runs itself.
     """
+    from appliance.update.peers import opener
     from appliance.update.request import go_back, hand_over, view
 
     data = session.need_engine()
@@ -50,7 +53,7 @@ def command(session: Session, source: str, look: bool, back: bool, by_settings: 
         return
     if source:
         with progress(session, "fetching") as tell:
-            hand_over(data, source, lambda done, of: tell(done, of, ""))
+            hand_over(data, source, lambda done, of: tell(done, of, ""), opener(session.call))
         session.audit("update.request", source)
     seen = view(data)
     if session.as_json:
@@ -77,27 +80,32 @@ def command(session: Session, source: str, look: bool, back: bool, by_settings: 
 
 
 def _look(session: Session, source: str) -> None:
+    from appliance.update.peers import opener
     from appliance.update.sources import look
 
     wanted = source or session.store.settings.load().update_from
     if not wanted:
         raise click.UsageError("say where to look, or set the setting update_from")
-    found = look(wanted)
+    found = look(wanted, opener(session.call))
     session.done(msgspec.to_builtins(found), _words(found))
 
 
 def _by_settings(session: Session) -> None:
     from appliance.update.automatic import Automatic
+    from appliance.update.peers import opener
     from appliance.update.request import hand_over
     from appliance.update.sources import look
 
+    of_peer = opener(session.call)
     data, settings = session.need_engine(), session.store.settings.load()
 
     def bring(source: str) -> None:
-        hand_over(data, source)
+        hand_over(data, source, of_peer=of_peer)
         session.audit("update.request", source, {"by": "settings"})
 
-    done = Automatic(data, look, bring).turn(settings.update_auto, settings.update_from, settings.update_at)
+    done = Automatic(data, lambda source: look(source, of_peer), bring).turn(
+        settings.update_auto, settings.update_from, settings.update_at
+    )
     session.done({"done": done}, done or "nothing to do")
 
 

@@ -48,6 +48,7 @@ STATUSES: Mapping[str, int] = {
     "bad-config": 422,
     "bad-expression": 422,
     "bad-address": 422,
+    "bad-release": 422,
     "invalid": 422,
     "invalid-flow": 422,
     "key-reused": 422,

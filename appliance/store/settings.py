@@ -421,8 +421,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "off"
     update_from: Annotated[
         str,
-        Meta(max_length=1000, pattern=r"^$|^/|^https?://"),
-        _updates("Updates from", "A folder or file (`/media/stick`), or the address of a release file"),
+        Meta(max_length=1000, pattern=r"^$|^/|^https?://|^peer:."),
+        _updates(
+            "Updates from",
+            "A folder or file (`/media/stick`), the address of a release file, or a paired engine (`peer:laptop`)",
+        ),
     ] = ""
     update_at: Annotated[
         str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -13,7 +14,7 @@ from msgspec import Struct, structs
 from appliance.contracts import ConfigError, FlowError, NodeError
 from appliance.update.automatic import Looked, looked
 from appliance.update.release import ALL
-from appliance.update.sources import Available, is_newer, look, opened
+from appliance.update.sources import Available, Opener, is_newer, look, no_peers, opened
 from appliance.update.updater import GO_BACK, INCOMING, OPT, PLACE, UpdateState, read_state, why_no_way_back
 
 _CHUNK = 1 << 20
@@ -21,6 +22,8 @@ _CHUNK = 1 << 20
 _STICKS = (Path("/media"), Path("/mnt"))
 #: A release on its way here, and how large it will be.
 _PART, _SIZE = "incoming.part", "incoming.size"
+#: Seconds after which a release that does not grow is not being fetched any more.
+_STUCK = 120.0
 
 
 class Fetching(Struct, frozen=True):
@@ -108,18 +111,19 @@ def hand_over(
     data: Path,
     source: str,
     tell: Callable[[int, int], None] = lambda done, of: None,
+    of_peer: Opener = no_peers,
 ) -> None:
-    """Put a release, from a path or an address, where root's updater finds it; it verifies it.
+    """Put a release, from a path, an address or a peer, where root's updater finds it; it verifies it.
 
-    Raises ``ConfigError`` where updates are not done this way or one waits already, ``NodeError`` for a source that
-    cannot be read.
+    Raises ``ConfigError`` where updates are not done this way or one waits already, another ``FlowError`` for a source
+    that cannot be read.
     """
-    target = _ready(data)
+    target = ready(data)
     if Path(source).is_dir():
         source = look(source).source
     unfinished, size_note = target.with_name(_PART), target.with_name(_SIZE)
     try:
-        with opened(source) as (stream, size):
+        with opened(source, of_peer) as (stream, size):
             size_note.write_text(str(size), encoding="ascii")
             _save(stream, unfinished, size, tell)
         unfinished.rename(target)
@@ -134,10 +138,10 @@ def go_back(data: Path) -> None:
     """Ask root's updater for the version before the last update. Raises ``ConfigError``."""
     if why := why_no_way_back(read_state(PLACE)):
         raise ConfigError(why)
-    (_ready(data).parent / Path(GO_BACK).name).touch(mode=0o600)
+    (ready(data).parent / Path(GO_BACK).name).touch(mode=0o600)
 
 
-def _ready(data: Path) -> Path:
+def ready(data: Path) -> Path:
     """Where a release goes. Raises ``ConfigError`` where none can be taken now."""
     if why := _why_not():
         raise ConfigError(why)
@@ -145,19 +149,37 @@ def _ready(data: Path) -> Path:
     if target.exists():
         raise ConfigError("a release is being looked at already; wait for it to end")
     target.parent.mkdir(mode=0o700, exist_ok=True)
+    if _is_fetching(target.with_name(_PART)):
+        raise ConfigError("a release is on its way here already; wait for it to end")
     return target
 
 
+def _is_fetching(unfinished: Path) -> bool:
+    """Whether somebody fetches one at this moment; what a cut has left is not that."""
+    try:
+        return time.time() - unfinished.stat().st_mtime < _STUCK
+    except OSError:
+        return False
+
+
+def most_bytes(size: int, folder: Path) -> int:
+    """How large a release may be that is put into ``folder``. Raises ``ValueError`` if ``size`` is more than that."""
+    free = shutil.disk_usage(folder).free
+    most = min(ALL, free // 5)
+    if size > most:
+        there = f"{size // 1_000_000} MB, and {free // 1_000_000} MB are free"
+        raise ValueError(f"it has {there}; it needs five times its size")
+    return most
+
+
 def _save(source: IO[bytes], target: Path, size: int, tell: Callable[[int, int], None]) -> None:
-    free = shutil.disk_usage(target.parent).free
-    if size > ALL or size * 4 > free:
-        raise ValueError(f"it has {size // 1_000_000} MB, and {free // 1_000_000} MB are free, of which it needs four")
+    most = most_bytes(size, target.parent)
     done = 0
     with target.open("wb") as out:
         while chunk := source.read(_CHUNK):
             done += len(chunk)
-            if done > ALL:
-                raise ValueError("it is larger than any release")
+            if done > (size or most):
+                raise ValueError(f"more comes than the {(size or most) // 1_000_000} MB that it may have")
             out.write(chunk)
             tell(done, size)
         out.flush()

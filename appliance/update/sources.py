@@ -1,4 +1,4 @@
-"""Where releases come from: a file, a folder in which the newest counts, or an address.
+"""Where releases come from: a file, a folder in which the newest counts, an address, a paired engine (``peer:NAME``).
 
 Looking at a release reads its first kilobytes, in which its signed manifest lies; nothing is fetched by that.
 """
@@ -10,7 +10,7 @@ import platform
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,9 @@ from appliance.update.updater import IMAGE, OPT, PLACE, read_trusted
 #: Seconds that an address may keep one waiting.
 _PATIENCE = 60.0
 _WEB = ("http://", "https://")
+PEER = "peer:"
+#: Opens what a paired engine gives, as :func:`appliance.update.peers.opener` makes it.
+Opener = Callable[[str], tuple[IO[bytes], int]]
 
 
 class Available(Struct, frozen=True, kw_only=True):
@@ -39,11 +42,16 @@ class Available(Struct, frozen=True, kw_only=True):
     why_not: str = ""
 
 
+def no_peers(source: str) -> tuple[IO[bytes], int]:
+    """The opener of who has no links to other engines."""
+    raise NodeError(f"{source} cannot be read: there is no link to other engines here")
+
+
 @contextmanager
-def opened(source: str) -> Iterator[tuple[IO[bytes], int]]:
-    """A source's bytes from their start, and how many there are (0: not known). Raises ``NodeError``."""
+def opened(source: str, of_peer: Opener = no_peers) -> Iterator[tuple[IO[bytes], int]]:
+    """A source's bytes from their start, and how many there are (0: not known). Raises ``FlowError``."""
     try:
-        stream, size = _open(source)
+        stream, size = of_peer(source) if source.startswith(PEER) else _open(source)
     except (OSError, urllib.error.URLError, ValueError) as exc:
         raise NodeError(f"{source} cannot be read: {exc}") from None
     with closing(stream):
@@ -60,7 +68,7 @@ def _open(source: str) -> tuple[IO[bytes], int]:
 
 def candidates(source: str) -> list[str]:
     """The release files that a source means: those of a folder, else itself."""
-    if source.startswith(_WEB) or not Path(source).is_dir():
+    if source.startswith((*_WEB, PEER)) or not Path(source).is_dir():
         return [source]
     try:
         return sorted(str(path) for path in Path(source).glob("*.flowork") if path.is_file())[:50]
@@ -68,13 +76,13 @@ def candidates(source: str) -> list[str]:
         raise NodeError(f"{source} cannot be read: {exc}") from None
 
 
-def look(source: str) -> Available:
-    """What lies there; of a folder the newest that is for this machine. Raises ``NodeError``, ``BadRelease``."""
+def look(source: str, of_peer: Opener = no_peers) -> Available:
+    """What lies there; of a folder the newest that is for this machine. Raises ``FlowError``."""
     found: list[Available] = []
     for each in candidates(source):
         try:
-            with opened(each) as (stream, _):
-                found.append(_judged(each, Release(stream, read_trusted(PLACE)).open()))
+            with opened(each, of_peer) as (stream, _):
+                found.append(judged(each, stream))
         except FlowError as exc:
             if each == source:
                 raise
@@ -84,7 +92,9 @@ def look(source: str) -> Available:
     return max(found, key=lambda one: (not one.why_not, _number(one.version), one.made))
 
 
-def _judged(source: str, manifest: Manifest) -> Available:
+def judged(source: str, stream: IO[bytes]) -> Available:
+    """What a release is, of whose beginning at least the manifest can be read. Raises ``BadRelease``, ``OSError``."""
+    manifest = Release(stream, read_trusted(PLACE)).open()
     return Available(
         source=source,
         version=manifest.version,

@@ -8,6 +8,7 @@ import pytest
 
 from appliance.contracts import ConfigError, NodeError
 from appliance.update import request
+from appliance.update.release import ALL
 from appliance.update.updater import INCOMING
 from tests.support.web import web_server
 
@@ -49,7 +50,7 @@ def test_what_cannot_be_read_or_does_not_fit_is_said(installed: Path, tmp_path: 
     with pytest.raises(NodeError, match="cannot be read"):
         request.hand_over(installed, str(tmp_path / "missing"))
     with (tmp_path / "huge").open("wb") as out:
-        out.truncate(request.ALL + 1)
+        out.truncate(ALL + 1)
     with pytest.raises(NodeError, match="MB are free"):
         request.hand_over(installed, str(tmp_path / "huge"))
 

@@ -6,6 +6,7 @@ import platform
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def release(file: Path, key: str = KEY, **about: object) -> Path:
+def release(file: Path, key: str = KEY, **about: Any) -> Path:
     wheel = file.with_name("flowork.whl")
     wheel.write_bytes(b"w" * 300_000)
     pack({"flowork.whl": wheel}, file, key, **{**HERE, **about})
@@ -73,7 +74,7 @@ def test_a_file_and_an_address_are_looked_at_without_being_fetched(place: Path) 
         ({"kind": "slot"}, "it is a whole system, for a box that was flashed; this box was not"),
     ],
 )
-def test_what_is_not_for_this_machine_is_said(place: Path, about: dict[str, object], why: str) -> None:
+def test_what_is_not_for_this_machine_is_said(place: Path, about: dict[str, Any], why: str) -> None:
     assert why in look(str(release(place / "r.flowork", **about))).why_not
 
 

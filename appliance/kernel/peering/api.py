@@ -13,6 +13,7 @@ from appliance.kernel.answering import answer
 from appliance.kernel.params import arguments
 from appliance.kernel.peering.choice import usable, why_nobody
 from appliance.kernel.peering.looking import Look
+from appliance.kernel.peering.releases import ReleaseApi
 from appliance.kernel.server import Handler, Params, Reply
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class PeeringApi:
             "model_elsewhere": self._elsewhere,
             "boxes": self._boxes,
             "flow_send": self._send,
+            **ReleaseApi(self._peering.kernel, lambda: self._peering.releases).methods(),
         }
 
     def _placements(self, params: Params, reply: Reply) -> None:

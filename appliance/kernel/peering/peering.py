@@ -12,6 +12,7 @@ from appliance.kernel.peering.copying import Copying
 from appliance.kernel.peering.guest import flow_of
 from appliance.kernel.peering.looking import Looking
 from appliance.kernel.peering.models import LinkedModels, ServedModels
+from appliance.kernel.peering.releases import Releases
 from appliance.kernel.runs import LiveRun
 from appliance.security.roles import DEFAULT_WORKSPACE
 from appliance.store.errors import NotFound
@@ -30,6 +31,7 @@ class Peering:
         self.kernel = kernel
         self.looking: Looking | None = None
         self.copying: Copying | None = None
+        self.releases: Releases | None = None
         self._peers: Peers | None = None
         self._stops: list[Callable[[], Any]] = []
         self._lock = threading.Lock()
@@ -54,7 +56,8 @@ class Peering:
         self.kernel.models.peers = LinkedModels(peers)
         self._stops += ServedModels(lambda: self.kernel.models, engine.steps.io.spawn).start(peers)
         self.looking, self.copying = Looking(self.kernel, peers), Copying(self.kernel, peers)
-        self._stops += [self.looking.start(), self.copying.start()]
+        self.releases = Releases(self.kernel, peers)
+        self._stops += [self.looking.start(), self.copying.start(), self.releases.start()]
         self._peers = peers
         self._stops.append(peers.on_change(lambda state: engine.post(lambda: self._changed(state))))
         engine.post(placement.refresh)
