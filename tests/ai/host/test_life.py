@@ -72,9 +72,10 @@ def test_a_caller_that_hangs_up_ends_the_work_at_once(slow: ModelHost) -> None:
     link.request("POST", "/v1/chat/completions", json.dumps(chat("slow", "Hello", max_tokens=3000)))
     eventually(lambda: working_for(slow) == 1, "it works")
     link.close()
-    eventually(lambda: working_for(slow) == 0, "the work has ended")
-    (model,) = slow.stats()["models"]
-    assert model["active"] == 0
+    eventually(lambda: working_for(slow) == 0, "nobody waits for it")
+    # The model's thread is at a token when it hears of it.
+    eventually(lambda: slow.stats()["models"][0]["active"] == 0, "the work has ended")
+    assert slow.stats()["models"][0]["cells_used"] < 1500, "it went on to the end"
 
 
 def test_too_many_at_once_are_told_when_to_come_back(slow: ModelHost) -> None:
@@ -201,7 +202,7 @@ def test_killed_under_the_supervisor_it_comes_again_and_the_others_stay(tmp_path
         models = engine.data / "models"
         models.mkdir(exist_ok=True)
         (models / "tiny.gguf").write_bytes(tiny_model().read_bytes())
-        before = {**engine.pids()}
+        before = {name: pid for name, pid in engine.pids().items() if name != "herald"}  # that one ends by itself
         assert ask(engine.data, "/v1/chat/completions", chat("tiny", "Hello", max_tokens=2))["choices"]
         os.kill(engine.pids()["models"], signal.SIGKILL)
         assert ask(engine.data, "/v1/chat/completions", chat("tiny", "Hello", max_tokens=2))["choices"]
