@@ -100,13 +100,19 @@ venv_without_pip() {
   touch -- "$venv/unfinished"
 }
 
-# apt_install PACKAGE...: fails where this is not Debian's kin, or where it would have to ask for a password.
+# apt_install PACKAGE...: fails where this is not Debian's kin, or where a password would be needed and nobody is there.
 apt_install() {
   local as_root=()
   command -v apt-get >/dev/null || return 1
   if ((EUID != 0)); then
-    sudo -n true 2>/dev/null || return 1
-    as_root=(sudo -n)
+    if sudo -n true 2>/dev/null; then
+      as_root=(sudo -n)
+    elif [[ -t 0 && -t 2 ]] && command -v sudo >/dev/null; then
+      say "for $* from Debian's packages, sudo may ask for your password"
+      as_root=(sudo)
+    else
+      return 1
+    fi
   fi
   say "installing with apt: $*"
   local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y)
