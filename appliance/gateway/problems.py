@@ -33,6 +33,7 @@ STATUSES: Mapping[str, int] = {
     "conflict": 409,
     "has-effect": 409,
     "no-restore": 409,
+    "bad-part": 409,
     "agents-closed": 409,
     "agent-not-updated": 409,
     "no-peers": 409,

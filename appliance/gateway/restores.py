@@ -6,7 +6,6 @@ The work itself is ``appliance.restoring``. One restore at a time; one that the 
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from msgspec import Struct
 
 from appliance import restoring
 from appliance.contracts import FlowError
-from appliance.store.errors import explained
+from appliance.gateway.uploads import Upload
 from appliance.store.seal import Keys, Sealed, is_sealed
 
 logger = logging.getLogger(__name__)
@@ -63,60 +62,53 @@ class Restores:
     def __init__(self, data: Path, begin_anew: Callable[[], object]) -> None:
         self._data = data
         self._begin_anew = begin_anew
-        self._upload = data / restoring.FOLDER / _UPLOAD
+        self._upload = Upload(data / restoring.FOLDER / _UPLOAD)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
-        self._size = 0
         self._view = RestoreView()
 
     def view(self) -> RestoreView:
         """How it goes now."""
-        received = self._upload.stat().st_size if self._upload.exists() else 0
-        whole = received > 0 and received == self._size
-        self._view.received, self._view.size = received, self._size
-        self._view.sealed = is_sealed(self._upload) if whole else None
-        return self._view
+        with self._lock:
+            upload = self._upload
+            self._view.received, self._view.size = upload.received, upload.size
+            self._view.sealed = is_sealed(upload.path) if upload.whole else None
+            return self._view
 
     def receive(self, offset: int, size: int, part: bytes) -> RestoreView:
         """Keep a part of a backup of ``size`` bytes; the part at 0 begins anew.
 
-        Raises ``NoRestore`` for one that does not follow what is there, ``StoreFailure`` if there is no room.
+        Raises ``BadPart`` for one that does not follow what is there, ``NoRestore`` or ``StoreFailure`` if there is no
+        room.
         """
-        with self._lock, explained(self._upload):
+        with self._lock:
             self._only()
             if offset == 0:
                 self._begin(size)
-            there = self._upload.stat().st_size if self._upload.exists() else 0
-            if size != self._size or offset != there or offset + len(part) > size:
-                raise NoRestore(f"the part at byte {offset:,} does not follow the {there:,} bytes that are there")
-            with self._upload.open("ab") as file:
-                file.write(part)
+            self._upload.add(offset, size, part)
         return self.view()
 
     def _begin(self, size: int) -> None:
         restoring.drop(self._data)
-        self._upload.parent.mkdir(mode=0o700, exist_ok=True)
-        free = shutil.disk_usage(self._upload.parent).free
+        free = shutil.disk_usage(self._data).free
         # Unpacked it is larger; what will not fit for certain is not even sent.
         if 2 * size > free:
             raise NoRestore(f"the backup has {size:,} bytes, and only {free:,} are free here: it cannot be unpacked")
-        self._size = size
-        os.close(os.open(self._upload, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
+        self._upload.begin(size)
 
     def forget(self) -> None:
         """Delete what was sent. Raises ``NoRestore`` while it is unpacked."""
         with self._lock:
             self._only()
-            self._upload.unlink(missing_ok=True)
-            self._size = 0
+            self._upload.forget()
             self._view = RestoreView()
 
     def sent(self) -> Path:
         """What was sent, whole. Raises ``NoRestore``."""
         if self.view().sealed is None:
             raise NoRestore("no whole backup was sent yet")
-        return self._upload
+        return self._upload.path
 
     def begin(self, opened: Callable[[], AbstractContextManager[Path]], keys: Keys, *, as_another: bool) -> None:
         """Unpack a backup on a thread, then start the engine anew. Raises ``NoRestore`` while one is unpacked."""
@@ -150,8 +142,9 @@ class Restores:
             logger.exception("a backup was not restored")
             self._view = RestoreView(stage="failed", error="it failed; the log says why", error_id="internal")
         else:
-            self._upload.unlink(missing_ok=True)
-            self._view = RestoreView(stage="starting")
+            with self._lock:
+                self._upload.forget()
+                self._view = RestoreView(stage="starting")
             if not self._closing.wait(_BREATH):
                 self._begin_anew()
 

@@ -23,6 +23,7 @@ from appliance.gateway.kept import Kept
 from appliance.gateway.naming import Names
 from appliance.gateway.places import find_run
 from appliance.gateway.problems import BadRequest
+from appliance.gateway.release_upload import ReleaseUpload
 from appliance.gateway.restores import Restores
 from appliance.gateway.run_teller import RunTeller
 from appliance.gateway.secure import certificates_of
@@ -120,6 +121,8 @@ class Gateway:
         self._closers: list[Callable[[], object]] = []
         self.restores = Restores(data, lambda: begin_anew(data))
         self.on_close(self.restores.close)
+        self.release_upload = ReleaseUpload(data)
+        self.on_close(self.release_upload.close)
 
     def on_close(self, work: Callable[[], object]) -> None:
         """Have something let go of first when the gateway closes."""

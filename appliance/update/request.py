@@ -15,7 +15,17 @@ from appliance.contracts import ConfigError, FlowError, NodeError
 from appliance.update.automatic import Looked, looked
 from appliance.update.release import ALL
 from appliance.update.sources import Available, Opener, is_newer, look, no_peers, opened
-from appliance.update.updater import GO_BACK, INCOMING, OPT, PLACE, UpdateState, read_state, why_no_way_back
+from appliance.update.updater import (
+    GO_BACK,
+    INCOMING,
+    LIMIT,
+    OPT,
+    PLACE,
+    STEADY,
+    UpdateState,
+    read_state,
+    why_no_way_back,
+)
 
 _CHUNK = 1 << 20
 #: Where sticks and disks are mounted.
@@ -33,11 +43,22 @@ class Fetching(Struct, frozen=True):
     size: int
 
 
+class Sent(Struct, frozen=True):
+    """A release that somebody sends from a browser: bytes that are here of those it has, and what it is once known."""
+
+    received: int
+    size: int
+    found: Available | None = None
+
+
 class UpdateView(Struct, frozen=True, kw_only=True):
     """Whether this engine can be updated from here (``why_not`` if it cannot), and what the updater is at.
 
     ``found`` are release files on sticks, ``sticks`` what is in them; ``looked`` is the newest look at the source of
-    the setting ``update_from``; ``why_no_way_back`` is empty where one can return to the version before.
+    the setting ``update_from``, which is ``source``; ``sent`` is what is being sent from a browser;
+    ``why_no_way_back`` is empty where one can return to the version before. While an update is watched all has been
+    well for ``well_for`` seconds, and has to be for ``steady``; if it is not well in ``left`` seconds, the one before
+    comes back.
     """
 
     possible: bool
@@ -47,13 +68,18 @@ class UpdateView(Struct, frozen=True, kw_only=True):
     found: list[str]
     sticks: list[Available] = []
     fetching: Fetching | None = None
+    sent: Sent | None = None
+    source: str = ""
+    steady: float = STEADY
+    well_for: float = 0.0
+    left: float = LIMIT
     looked: Looked = Looked()
     why_no_way_back: str = ""
 
 
-def view(data: Path) -> UpdateView:
+def view(data: Path, *, source: str = "", sent: Sent | None = None, now: float | None = None) -> UpdateView:
     """What there is to say. Releases on sticks that are plugged in are looked at."""
-    why_not = _why_not()
+    why_not, now = _why_not(), time.time() if now is None else now
     state, found = read_state(PLACE), _on_sticks()
     return UpdateView(
         possible=not why_not,
@@ -63,6 +89,10 @@ def view(data: Path) -> UpdateView:
         found=found,
         sticks=[_seen(path) for path in found],
         fetching=_fetching((data / INCOMING).parent),
+        sent=sent,
+        source=source,
+        well_for=max(0.0, min(STEADY, now - state.well_since)) if state.well_since else 0.0,
+        left=max(0.0, min(LIMIT, state.at + LIMIT - now)),
         looked=_still(looked(data)),
         why_no_way_back=why_no_way_back(state),
     )
@@ -132,6 +162,14 @@ def hand_over(
     finally:
         unfinished.unlink(missing_ok=True)
         size_note.unlink(missing_ok=True)
+
+
+def take(data: Path, file: Path) -> None:
+    """The same with a file that lies in the data folder already; it is there no more. Raises ``ConfigError``."""
+    target = ready(data)
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+    file.rename(target)
 
 
 def go_back(data: Path) -> None:
