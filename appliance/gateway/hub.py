@@ -3,14 +3,13 @@
 One thread reads the stream and hands each event, encoded once, to the bounded queue of every watcher. Who reads
 too slowly is dropped and told so; nobody is waited for. Without watchers there is neither thread nor stream.
 
-An event's id is ``<epoch>-<number>``: the kernel numbers its events, and begins anew when it is started again,
-so an epoch is one life of the kernel as this process has seen it.
+An event's id says how far the stream is behind it: ``<life>-<number>``, in a cluster one for each kernel, with commas.
+A kernel numbers its events, and begins anew with each life. So a panel can go on at another gateway, too.
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -29,26 +28,29 @@ MAX_PASSING = 256
 #: Seconds between two tries to reach a kernel that is away.
 RETRY = 0.5
 _PAUSE = 1.0
-_SAME = 0.25
 
 #: Stands for the flow of events that are about devices and agents; no flow's id is like it.
 DEVICES = "*devices"
 #: The same for events that are about peers.
 PEERS = "*peers"
 _ABOUT = {"devices": DEVICES, "agent": DEVICES, "peer": PEERS}
-#: An event: its number (0: not one of the kernel's), the flow it is about, and its JSON.
-Item = tuple[int, str, bytes]
+#: An event: the life of the kernel and its number there ("" and 0: it has none), the flow it is about, and its JSON.
+Item = tuple[str, int, str, bytes]
+#: How far somebody has heard each life of a kernel.
+Heard = dict[str, int]
 
 
 class Watcher:
     """One panel's queue. ``wants`` says whether an event about a flow (empty: about none) is for it.
 
-    ``bell`` is set when something came, or when it is over. One thread puts and another takes.
+    ``bell`` is set when something came, or when it is over. One thread puts and another takes. ``heard`` is what it has
+    had elsewhere already.
     """
 
     def __init__(self, wants: Callable[[str], bool], bell: threading.Event) -> None:
         self.wants = wants
         self.bell = bell
+        self.heard: Heard = {}
         self.dropped = False
         self.closed = False
         self._items: deque[bytes] = deque()
@@ -60,13 +62,14 @@ class Watcher:
 
     def put(self, item: Item) -> None:
         """Add an event if it is wanted and there is room; a watcher without room is dropped."""
-        if self.closed or not self.wants(item[1]):
+        life, number, flow, data = item
+        if self.closed or not self.wants(flow) or 0 < number <= self.heard.get(life, 0):
             return
         if len(self._items) >= MAX_WAITING:
             self.dropped = True
             self.close()
         else:
-            self._items.append(item[2])
+            self._items.append(data)
             self.bell.set()
 
     def take(self) -> list[bytes]:
@@ -83,26 +86,26 @@ class Watcher:
 class Hub:
     """Fans the kernel's live stream out.
 
-    ``connect(after)`` opens it, ``life`` tells which kernel answers now (its process, and when that began),
-    ``shape`` makes an event of the kernel's what the API calls it.
+    ``connect(after)`` opens it (``appliance/kernel/live.py`` says what comes), ``shape`` makes an event of the kernel's
+    what the API calls it.
     """
 
     def __init__(
         self,
-        connect: Callable[[int | None], Stream],
-        life: Callable[[], tuple[int, float]],
+        connect: Callable[[Heard | None], Stream],
         shape: Callable[[dict[str, Any]], dict[str, Any]],
     ) -> None:
         self._connect = connect
-        self._life = life
         self._shape = shape
         self._watchers: set[Watcher] = set()
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._kept: deque[Item] = deque(maxlen=KEPT)
-        self._epoch = ""
-        self._kernel: tuple[int, float] | None = None
-        self._newest = 0
+        #: The newest number of each life that is followed, and the one behind which all is kept.
+        self._newest: Heard = {}
+        self._since: Heard = {}
+        #: Where the first one who came wants to go on.
+        self._wish: Heard | None = None
         self._up: bool | None = None
         self._stream: Stream | None = None
         self._thread: threading.Thread | None = None
@@ -114,33 +117,45 @@ class Hub:
         """Begin to hand events to a watcher: those behind ``after`` if they are still there, else a ``reset``."""
         with self._changed:
             self._users += 1
+            heard = _heard(after)
+            if self._wish is None and not self._newest:
+                self._wish = heard
             if self._thread is None and not self._closing:
                 self._thread = threading.Thread(target=self._run, name="live", daemon=True)
                 self._thread.start()
             self._changed.wait_for(lambda: self._up is not None or self._closing, _PAUSE)
             # Greeted and added in one breath: nothing is missed in between, and nothing comes twice.
-            for item in self._greeting(after):
+            for item in self._greeting(watcher, after, heard):
                 watcher.put(item)
             self._watchers.add(watcher)
             if self._closing:
                 watcher.close()
 
-    def _greeting(self, after: str) -> list[Item]:
+    def _greeting(self, watcher: Watcher, after: str, heard: Heard | None) -> list[Item]:
         """What a new watcher hears first."""
-        up = _item(0, {"type": "kernel", "up": bool(self._up)})
-        epoch, _, number = after.partition("-")
+        up = _item({"type": "kernel", "up": bool(self._up)})
         if not after:
             return [up, self._at("hello")]
-        oldest = self._kept[0][0] if self._kept else self._newest + 1
-        known = epoch == self._epoch and number.isdigit() and oldest - 1 <= int(number) <= self._newest
-        missed = [item for item in self._kept if item[0] > int(number)] if known else []
-        # Who has missed more than may wait would be dropped at once, come again, and be dropped again.
-        if not known or len(missed) > MAX_WAITING // 2:
+        if heard is None or not self._knows(heard):
             return [up, self._at("reset")]
+        missed = [item for item in self._kept if item[1] > heard.get(item[0], 0)]
+        # Who has missed more than may wait would be dropped at once, come again, and be dropped again.
+        if len(missed) > MAX_WAITING // 2:
+            return [up, self._at("reset")]
+        watcher.heard = heard
         return [up, *missed]
 
+    def _knows(self, heard: Heard) -> bool:
+        """Whether all is kept that somebody has not heard who came from here, or from a gateway that is ahead of us."""
+        return all(number - self._newest.get(life, -KEPT) <= KEPT for life, number in heard.items()) and all(
+            heard.get(life, 0) >= number for life, number in self._since.items()
+        )
+
     def _at(self, kind: str) -> Item:
-        return _item(0, {"type": kind, "id": f"{self._epoch}-{self._newest}"})
+        return _item({"type": kind, "id": self._position()})
+
+    def _position(self) -> str:
+        return ",".join(f"{life}-{number}" for life, number in sorted(self._newest.items()))
 
     def remove(self, watcher: Watcher) -> None:
         """Forget a watcher; the last one ends the stream. Twice is fine."""
@@ -195,16 +210,9 @@ class Hub:
 
     def _follow(self) -> None:
         """Read the stream until it ends."""
-        kernel = self._life()
-        same = self._kernel is not None and self._same_life(self._kernel, kernel)
-        stream = self._connect(self._newest if same else None)
+        stream = self._connect(self._newest or self._wish)
         with self._changed:
             self._stream = stream
-            self._kernel = kernel
-        if same:
-            self._say_up(True)  # nothing greets one who goes on
-        else:
-            self._new_epoch()
         try:
             for item in stream.items():
                 self._take(item)
@@ -214,46 +222,41 @@ class Hub:
         finally:
             stream.close()
 
-    def _same_life(self, old: tuple[int, float], new: tuple[int, float]) -> bool:
-        """Same process, begun at the same moment (told to a tenth of a second, and asked over a socket).
-
-        Taking one life for two costs a watcher a reload; taking two for one would hide what happened.
-        """
-        return old[0] == new[0] and abs(old[1] - new[1]) < _SAME
-
-    def _new_epoch(self) -> None:
-        with self._lock:
-            # Also who was greeted before this kernel answered may have missed what it did since.
-            again = bool(self._epoch or self._watchers)
-            self._epoch = secrets.token_hex(4)
-            self._kept.clear()
-            self._newest = 0
-        if again:
-            self._tell(self._at("reset"))
-
     def _take(self, event: dict[str, Any]) -> None:
-        kind, number = event.get("type"), int(event.get("id", 0))
-        if kind in {"hello", "reset"}:
-            with self._lock:
-                self._newest = number
-                if kind == "reset":
-                    self._kept.clear()
-            if kind == "reset":
-                self._tell(self._at("reset"))
+        if "lives" in event:
+            self._begin(event["lives"], whole=event["type"] == "hello")
             self._say_up(True)
             return
-        if kind == "stream":
-            self._show(_item(0, event, str(event.get("flow", ""))))
+        if "life" not in event:
+            self._show(_item(event, str(event.get("flow", ""))))
             return
-        shaped = {**self._shape(event), "id": f"{self._epoch}-{number}"}
-        about = _ABOUT.get(str(kind)) or str(event.get("flow", ""))
-        item = _item(number, shaped, about)
+        life, number = event.pop("life"), event["id"]
+        shaped, about = self._shape(event), _ABOUT.get(str(event.get("type"))) or str(event.get("flow", ""))
         with self._lock:
-            self._newest = number
+            if number <= self._newest.get(life, 0):
+                return  # it was told before the stream was cut
+            self._newest[life] = number
+            item: Item = (life, number, about, answers.encode({**shaped, "id": self._position()}))
+            if len(self._kept) == KEPT:
+                self._since[self._kept[0][0]] = self._kept[0][1]
             self._kept.append(item)
             watchers = list(self._watchers)
         for watcher in watchers:
             watcher.put(item)
+
+    def _begin(self, lives: Heard, whole: bool) -> None:
+        """The stream goes on with these lives, each behind that number."""
+        with self._lock:
+            # Also who was greeted before any kernel answered may have missed what it did since.
+            first = not self._newest
+            anew = not whole or not self._newest.keys() <= lives.keys()
+            if anew or first:
+                self._kept.clear()
+                self._newest, self._since = dict(lives), dict(lives)
+            for life in lives.keys() - self._newest.keys():
+                self._newest[life] = self._since[life] = lives[life]
+        if anew or first:
+            self._tell(self._at("reset"))
 
     def _show(self, item: Item) -> None:
         with self._lock:
@@ -268,7 +271,7 @@ class Hub:
             first, self._up = self._up is None, up
             self._changed.notify_all()
         if not first:
-            self._tell(_item(0, {"type": "kernel", "up": up}))
+            self._tell(_item({"type": "kernel", "up": up}))
 
     def _tell(self, item: Item) -> None:
         with self._lock:
@@ -277,5 +280,17 @@ class Hub:
             watcher.put(item)
 
 
-def _item(number: int, event: dict[str, Any], flow: str = "") -> Item:
-    return number, flow, answers.encode(event)
+def _item(event: dict[str, Any], flow: str = "") -> Item:
+    """Something that has no number."""
+    return "", 0, flow, answers.encode(event)
+
+
+def _heard(after: str) -> Heard | None:
+    """What :meth:`Hub._position` said; None if it is nothing of the kind."""
+    found: Heard = {}
+    for part in after.split(","):
+        life, _, number = part.partition("-")
+        if not (life and number.isascii() and number.isdigit() and len(number) < 16):
+            return None
+        found[life] = int(number)
+    return found

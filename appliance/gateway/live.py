@@ -25,7 +25,7 @@ from appliance.gateway import bodies
 from appliance.gateway.common import Query
 from appliance.gateway.device_views import news
 from appliance.gateway.guard import allowed_somewhere
-from appliance.gateway.hub import DEVICES, PEERS, Hub, Watcher
+from appliance.gateway.hub import DEVICES, PEERS, Heard, Hub, Watcher
 from appliance.gateway.identity import SUBPROTOCOL, headers_of, remote_of
 from appliance.gateway.naming import NOWHERE
 from appliance.gateway.problems import BadRequest, Unavailable
@@ -60,7 +60,7 @@ _NOT_ALLOWED = 1008, "this session or token has ended"
 class Watch(Query, frozen=True):
     """What to watch."""
 
-    after: Annotated[str, Meta(max_length=40, description="The id of the last event that was seen")] = ""
+    after: Annotated[str, Meta(max_length=1600, description="The id of the last event that was seen")] = ""
     flow: Annotated[list[str], Meta(max_length=100, description="Only runs of these flows (ids)")] = []
 
 
@@ -70,7 +70,7 @@ class LiveSocket:
     def __init__(self, gateway: Gateway, threads: int) -> None:
         self._gateway = gateway
         self._most = max(1, threads - SPARE)
-        self._hub = Hub(self._connect, self._life, self._shape)
+        self._hub = Hub(self._connect, self._shape)
         self._places = 0
         self._lock = threading.Lock()
         gateway.sockets = lambda: self._places
@@ -118,12 +118,8 @@ class LiveSocket:
 
     # --- the kernel ------------------------------------------------------------------------------------
 
-    def _connect(self, after: int | None) -> Stream:
+    def _connect(self, after: Heard | None) -> Stream:
         return self._gateway.kernel.stream("live", after=after)
-
-    def _life(self) -> tuple[int, float]:
-        """Which kernel answers: its process, and when that began (monotonic seconds)."""
-        return self._gateway.kernel.life()
 
     def _shape(self, event: dict[str, Any]) -> dict[str, Any]:
         """An event with the API's units (seconds) and the version's number."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,11 +107,6 @@ class KernelClient:
             link.close()
             raise
         return Stream(link)
-
-    def life(self) -> tuple[int, float]:
-        """Which kernel answers: its process, and when that began (monotonic seconds). Raises ``KernelAway``."""
-        status = self.call("status", 5.0)
-        return status["pid"], time.monotonic() - status["uptime"]
 
     def adopt(self) -> None:
         """A run was put down for the kernel; it finds the note in the queue."""

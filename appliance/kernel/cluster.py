@@ -78,15 +78,13 @@ class ClusterKernel(KernelClient):
     def stream(self, method: str, **params: Any) -> Stream:
         """As :meth:`KernelClient.stream`; live events come from all kernels."""
         if method == "live":
+            from appliance.kernel.live_of_all import LiveOfAll
+
             return LiveOfAll(self, params.get("after"))
         member = self._any()
         if self._joined.is_here(member):
             return super().stream(method, **params)
         return FarStream(self, member, method, params)
-
-    def life(self) -> tuple[int, float]:
-        """What live events are numbered in: this client's own life."""
-        return id(self._joined), self._joined.since
 
     def close(self) -> None:
         """Leave the cluster. Twice is fine."""
@@ -95,12 +93,13 @@ class ClusterKernel(KernelClient):
 
     def adopt(self) -> None:
         """A run was put down for a kernel: have it looked for."""
-        for member in self._kernels():
+        for member in self.kernels():
             self._joined.send(member.box, [far.NOTE, "adopt"])
 
     # --- whom to ask -----------------------------------------------------------------------------------
 
-    def _kernels(self) -> list[Member]:
+    def kernels(self) -> list[Member]:
+        """Those that live. Raises ``KernelAway``."""
         try:
             return self._joined.kernels()
         except StoreError as exc:
@@ -108,7 +107,7 @@ class ClusterKernel(KernelClient):
 
     def _any(self) -> Member:
         """The kernel of this machine, or the first."""
-        kernels = self._kernels()
+        kernels = self.kernels()
         if not kernels:
             raise KernelAway("no kernel of the cluster is running")
         return next((one for one in kernels if self._joined.is_here(one)), kernels[0])
@@ -156,7 +155,7 @@ class ClusterKernel(KernelClient):
 
     def _ask_all(self, method: str, request: bytes, timeout: float, params: dict[str, Any]) -> list[Any]:
         """The answers of all kernels that gave one; raises what the only one raised."""
-        kernels = self._kernels()
+        kernels = self.kernels()
         if not kernels:
             raise KernelAway("no kernel of the cluster is running")
         asked: list[tuple[Member, Callable[[], Any]]] = []
@@ -288,65 +287,4 @@ class FarStream(Stream):
     def close(self) -> None:
         """End the stream. Twice is fine."""
         self._client.forget(self._member, self._number)
-        self._answers.put(_END)
-
-
-class LiveOfAll(Stream):
-    """The live events of all kernels as one stream with numbers of its own."""
-
-    def __init__(self, client: ClusterKernel, after: int | None) -> None:
-        self._client = client
-        self._after = after
-        self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._followed: dict[str, tuple[Member, int]] = {}
-        self._count = after or 0
-        self._look()
-
-    def items(self, timeout: float | None = None) -> Iterator[Any]:
-        """Events; ``reset`` first for who was there before, and when a kernel that was followed has ended."""
-        yield {"type": "hello" if self._after is None else "reset", "id": self._count}
-        looked = time.monotonic()
-        while True:
-            try:
-                message = self._answers.get(timeout=_LOOK)
-            except queue.Empty:
-                message = None
-            if message is _END:
-                raise KernelAway("the stream was closed")
-            if time.monotonic() - looked >= _LOOK:
-                looked = time.monotonic()
-                if self._look():
-                    yield {"type": "reset", "id": self._count}
-            if isinstance(message, list) and message[1] == wire.ITEM:
-                event = message[2]
-                if event.get("type") in {"hello", "reset"}:
-                    continue
-                if "id" in event:
-                    self._count += 1
-                    event["id"] = self._count
-                yield event
-
-    def result(self, wanted: Callable[[], bool], every: float) -> Any:
-        """There is none."""
-        raise NotImplementedError
-
-    def _look(self) -> bool:
-        """Follow the kernels that there are now; whether one has ended whose last events may be lost."""
-        living = {member.box: member for member in self._client._kernels()}
-        if not living and not self._followed:
-            raise KernelAway("no kernel of the cluster is running")
-        for box, member in living.items():
-            if box not in self._followed:
-                number = self._client.next_number()
-                self._client.ask(member, _request(0, "live", {}), 30.0, number, self._answers)
-                self._followed[box] = (member, number)
-        gone = self._followed.keys() - living.keys()
-        for box in gone:
-            self._client.forget(*self._followed.pop(box))
-        return bool(gone)
-
-    def close(self) -> None:
-        """End the stream. Twice is fine."""
-        for member, number in list(self._followed.values()):
-            self._client.forget(member, number)
         self._answers.put(_END)

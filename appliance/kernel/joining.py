@@ -33,7 +33,6 @@ class Joined:
         self._lock = threading.Lock()
         self._cluster: Cluster | None = None
         self._homes: tuple[float, dict[int, int]] = (-1e9, {})
-        self.since = time.monotonic()
         #: Takes each part of what comes into our box.
         self.on_part: Callable[[Any], None] = lambda part: None
 

@@ -1,7 +1,15 @@
-"""What is going on right now, told to whoever watches over the kernel's socket."""
+"""What is going on right now, told to whoever watches over the kernel's socket.
+
+``live {after?}``
+    Items, without an end. The first is ``{"type": "hello", "lives": {life: number}}``: what comes from here on is
+    behind that number of this life of the kernel, and nothing is missing since ``after`` (a number by life, as in
+    ``lives``; a life that it does not name was never heard). With the type ``reset`` something is missing.
+    Then ``{"id": number, "life", "type", …}``; what has no ``id`` is of the moment, and does not come again.
+"""
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable
@@ -23,26 +31,27 @@ class Live:
         self._watchers: dict[Asker, Reply] = {}
         self._kept: deque[tuple[int, dict[str, Any]]] = deque(maxlen=KEPT_LIVE)
         self._number = 0
+        #: Tells this life of the kernel from all others: its numbers begin anew.
+        self.life = secrets.token_hex(4)
         self._alone_since = 0.0
 
     def subscribe(self, params: Params, reply: Reply) -> None:
-        """Items ``{"id", …}`` from behind ``after`` on; ``{"type": "reset"}`` first if those are gone."""
+        """See above."""
         after = params.get("after")
-        if after is not None and not isinstance(after, int):
-            raise BadRequest("the parameter 'after' must be a number")
+        if after is not None and not (isinstance(after, dict) and all(isinstance(n, int) for n in after.values())):
+            raise BadRequest("the parameter 'after' must be numbers by name")
         self._post(lambda: self._begin(after, reply))
         reply.caller.on_close.append(lambda: self._post(lambda: self._end(reply.caller)))
 
-    def _begin(self, after: int | None, reply: Reply) -> None:
+    def _begin(self, after: dict[str, int] | None, reply: Reply) -> None:
         oldest = self._kept[0][0] if self._kept else self._number + 1
-        if after is not None and (after > self._number or after < oldest - 1):
-            reply.item({"type": "reset", "id": self._number})
-        elif after is not None:
-            for number, item in self._kept:
-                if number > after:
-                    reply.item(item)
-        else:
-            reply.item({"type": "hello", "id": self._number})
+        heard = self._number if after is None else after.get(self.life, 0)
+        whole = oldest - 1 <= heard <= self._number
+        heard = heard if whole else self._number
+        reply.item({"type": "hello" if whole else "reset", "lives": {self.life: heard}})
+        for number, item in self._kept:
+            if number > heard:
+                reply.item(item)
         self._watchers[reply.caller] = reply
         self._switch(True)
 
@@ -67,7 +76,7 @@ class Live:
             self._kept.clear()
             self._switch(False)
             return
-        item["id"] = self._number
+        item["id"], item["life"] = self._number, self.life
         self._kept.append((self._number, item))
         for reply in list(self._watchers.values()):
             reply.item(item)

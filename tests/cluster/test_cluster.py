@@ -162,8 +162,39 @@ def _watch_six(running: Running, port: int, names: list[str]) -> None:
     finally:
         client.close()
         client.thread.join(10)
-    numbers = [int(event["id"].partition("-")[2]) for event in seen if event["type"] == "run"]
-    assert numbers == sorted(set(numbers))
+    ids = [event["id"] for event in seen if event["type"] == "run"]
+    assert len(ids) == len(set(ids))
+    assert len(ids[-1].split(",")) == 3, "how far each kernel has been heard"
+
+
+def test_a_panel_that_comes_again_at_the_other_gateway_goes_on_there(running: Running) -> None:
+    """Its load balancer sends it elsewhere, again and again, while runs go on at all kernels."""
+    running.all_live()
+    names = [f"goes-on-{number}" for number in range(6)]
+    flows = [deployed(running, hook(name, compute("a", "1"))) for name in names]
+    until(lambda: len({running.home_of(flow) for flow in flows}) == 3, "the flows are spread over the kernels")
+    seen: list[dict[str, Any]] = []
+    runs: set[str] = set()
+    after = ""
+    for turn in range(6):
+        port = running.gateways[turn % 2].port
+        client = Client(
+            f"ws://127.0.0.1:{port}/api/v1/live{after}", headers={"Authorization": f"Bearer {running.house.token}"}
+        )
+        try:
+            if not seen:
+                _until_seen(client, seen, lambda: any(event["type"] == "hello" for event in seen))
+            runs.update(post(running, number, name, {})[1]["run"] for number, name in enumerate(names))
+            _until_seen(client, seen, lambda: runs <= {one.get("run") for one in seen if one.get("finished")})
+        finally:
+            client.close()
+            client.thread.join(10)
+        after = f"?after={[event['id'] for event in seen if 'id' in event][-1]}"
+        # nobody is told of these as they happen
+        runs.update(post(running, number, name, {})[1]["run"] for number, name in enumerate(names))
+    assert [event["type"] for event in seen if event["type"] in {"hello", "reset"}] == ["hello"]
+    ends = Counter(event["run"] for event in seen if event.get("finished"))
+    assert set(ends.values()) == {1}, "some are told twice"
 
 
 def _until_seen(client: Client, seen: list[dict[str, Any]], done: Callable[[], bool]) -> None:

@@ -107,16 +107,17 @@ const LONGEST_RETRY = 10_000
 /** A page that slept this long (ms) may hold a socket whose other end is long gone. */
 const NAP = 30_000
 
-function parted(id: string): { epoch: string; number: number } {
-  const at = id.lastIndexOf('-')
-  return { epoch: id.slice(0, at), number: Number(id.slice(at + 1)) }
+/** How far each kernel has been heard, of `<life>-<number>,…`. */
+function heard(id: string): Map<string, number> {
+  const parts = id.split(',').map((part) => [part.slice(0, part.lastIndexOf('-')), part.slice(part.lastIndexOf('-') + 1)] as const)
+  return new Map(parts.filter(([life]) => life !== '').map(([life, number]) => [life, Number(number)]))
 }
 
 export class Live {
   private socket: WebSocket | null = null
   private timer: ReturnType<typeof setTimeout> | undefined
   private pulse: ReturnType<typeof setInterval> | undefined
-  private last = ''
+  private heard = new Map<string, number>()
   private retry = FIRST_RETRY
   private reached = false
   private awake = 0
@@ -166,7 +167,8 @@ export class Live {
     const { base, token } = currentEngine()
     const url = new URL(`${base || location.origin}/api/v1/live`)
     url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:'
-    if (this.last) url.searchParams.set('after', this.last)
+    const after = [...this.heard].map(([life, number]) => `${life}-${number}`).join()
+    if (after) url.searchParams.set('after', after)
     if (!this.reached) this.listener.state('connecting')
     const protocols = token ? ['flowork', `flowork.bearer.${token}`] : ['flowork']
     const socket = new WebSocket(url, protocols)
@@ -193,12 +195,18 @@ export class Live {
     const news = events.filter((event) => {
       // What has no id is of the moment: it is not numbered, and does not come again.
       if (!('id' in event)) return true
-      const now = parted(event.id)
-      const before = parted(this.last)
-      const isNews = event.type !== 'hello' && event.type !== 'reset'
-      const seen = isNews && now.epoch === before.epoch && now.number <= before.number
-      if (!seen) this.last = event.id
-      return !seen
+      const now = heard(event.id)
+      if (event.type === 'hello' || event.type === 'reset') {
+        this.heard = now
+        return true
+      }
+      let isNews = false
+      for (const [life, number] of now) {
+        if (number <= (this.heard.get(life) ?? -1)) continue
+        this.heard.set(life, number)
+        isNews = true
+      }
+      return isNews
     })
     if (news.length > 0) this.listener.events(news)
   }
