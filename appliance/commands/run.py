@@ -40,7 +40,8 @@ def command(
 ) -> int:
     """Run a flow once and wait for its end; the exit code tells how it ended. Ctrl-C cancels the run.
 
-    A FLOW runs in the running engine. If none runs it runs in this process, with no trigger attached.
+    A FLOW runs in the running engine. If none runs it runs in this process, with no trigger attached; in a cluster
+    (FLOWORK_DATABASE_URL) with --detach it is kept for the next kernel that comes up.
 
     A FILE runs by itself, whether an engine runs or not: in a scratch folder that is gone afterwards, with a copy of
     the engine's flows, variables, settings and secrets if there is one. What its steps do to the world they do.
@@ -66,16 +67,24 @@ def _run_flow(
 ) -> int:
     from appliance.commands import _starting as starting
     from appliance.commands._engine import kernel, kernel_runs
+    from appliance.kernel.client import KernelAway
+    from appliance.store.places import database_url
 
     flow, version = starting.version_for(session, flow_id, number)
     start = starting.by_hand(version.body, session.registry.triggers, trigger, payload)
     params = starting.submission(session, flow, version, start)
     if detach:
-        if not kernel_runs(session):
+        run = _handed_in(session, params) if database_url() and not kernel_runs(session) else ""
+        if not run and not kernel_runs(session):
             raise click.UsageError("--detach needs a running engine: `flowork up`.")
-        answer = session.call("submit", **params)
-        session.done({"run": answer["run"]}, answer["run"])
+        run = run or session.call("submit", **params)["run"]
+        session.done({"run": run}, run)
         return 0
+    if database_url() and not kernel_runs(session):
+        raise KernelAway(
+            "no kernel lives that works on this database; start one (`flowork up`), or hand the run in for the next one "
+            f"that comes up: `flowork run {flow_id} --detach`"
+        )
     from appliance.commands._follow import see_through
     from appliance.commands._runs import reader
 
@@ -85,6 +94,16 @@ def _run_flow(
             return str(client.call("submit", **params)["run"])
 
         return see_through(session, client, reader(session), begin, follow=follow, timeout=timeout)
+
+
+def _handed_in(session: Session, params: dict[str, Any]) -> str:
+    """The id of a run that waits for a kernel of the cluster."""
+    from appliance.kernel.handing_in import hand_in
+
+    sync = session.store.settings.load().durability == "power"
+    run = hand_in(session.folder, params, sync=sync)
+    session.note("no kernel lives that works on this database: the run begins when one comes up (`flowork up`)")
+    return run
 
 
 def _run_file(

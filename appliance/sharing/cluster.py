@@ -22,7 +22,7 @@ from appliance.contracts import ConfigError, FlowError
 from appliance.security.files import keys_folder
 from appliance.security.keys import ENGINE_FILE, derived_secret, read_engine
 from appliance.security.sealing import Cipher
-from appliance.sharing.members import LEASE, RENEW, VISITOR, Member, Members, reachable
+from appliance.sharing.members import COMMAND, LEASE, RENEW, VISITOR, Member, Members, reachable
 from appliance.sharing.post import Handler, Post
 from appliance.sharing.service import Service, open_service
 from appliance.store.errors import LeaseLost, StoreAway, StoreError
@@ -112,7 +112,7 @@ class Cluster:
         self.url = database_url(environ)
         self.role = role
         self.machine = machine_name(environ)
-        self.place = place_of(data)
+        self.place = place_of(data) + (f".{os.getpid()}" if role == COMMAND else "")
         self.key = derived_secret(data, _PURPOSE)
         self.cipher = Cipher(self.key)
         self.members, self._holder = Members(self.url), Members(self.url)

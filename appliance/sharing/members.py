@@ -28,6 +28,8 @@ _JOINING = 0x666C6F776A6F696E
 KERNEL, GATEWAY = "kernel", "gateway"
 #: Who only asks: a command of the command line. It takes no number.
 VISITOR = "visitor"
+#: A command that hands something in, which needs a number for a moment: each its own.
+COMMAND = "command"
 
 
 class Crowded(FlowError):

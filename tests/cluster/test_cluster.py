@@ -326,6 +326,29 @@ def test_a_machine_without_the_keys_is_told_what_to_copy(running: Running, tmp_p
     assert not (tmp_path / "other" / "keys" / "engine.json").exists()
 
 
+def test_a_run_that_is_handed_in_while_no_kernel_lives_is_done_by_the_next(running: Running) -> None:
+    flow = deployed(running, hook("handed-in", compute("a", "1")))
+    command = [sys.executable, "-m", "appliance.cli", "run", "handed-in", "--data", str(running.house.folder / "first")]
+
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        environ = {**os.environ, **running.house.environ}
+        return subprocess.run([*command, *options], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60)
+
+    try:
+        for part in running.kernels.values():
+            part.stop()
+        refused = run()
+        assert (refused.returncode, "--detach" in refused.stderr) == (5, True), refused
+        handed = [run("--detach") for _ in range(2)]
+        assert [done.returncode for done in handed] == [0, 0], handed
+        assert {"begins when one comes up" in done.stderr for done in handed} == {True}
+        assert states(running, flow) == {"queued": 2}
+    finally:
+        running.all_live()
+    until(lambda: states(running, flow) == {"succeeded": 2}, "the runs are done")
+    assert len({done.stdout.strip() for done in handed}) == 2
+
+
 def test_a_kernel_that_is_started_again_at_once_goes_on(running: Running) -> None:
     flow = deployed(running, hook("again", node("wait", "delay", {"for": "2s"}), compute("a", "1")))
     assert post(running, 0, "again", {})[0] == 202
