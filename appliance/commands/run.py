@@ -82,8 +82,8 @@ def _run_flow(
         return 0
     if database_url() and not kernel_runs(session):
         raise KernelAway(
-            "no kernel lives that works on this database; start one (`flowork up`), or hand the run in for the next one "
-            f"that comes up: `flowork run {flow_id} --detach`"
+            "no kernel lives that works on this database; start one (`flowork up`), or hand the run in for the next "
+            f"one that comes up: `flowork run {flow_id} --detach`"
         )
     from appliance.commands._follow import see_through
     from appliance.commands._runs import reader

@@ -107,7 +107,8 @@ succeed, without saying why: the run tells those who may read it. Past the queue
 | `{"type": "reset", "id"}` | something was missed: load anew what is shown |
 
 After a cut, connect with `?after=<id of the last event>`: what came meanwhile follows, none of it missing or twice,
-or a `reset` if that is not possible (a new kernel, more than %(kept)d events). `?flow=a&flow=b` watches these alone.
+also at another gateway of the same cluster, or a `reset` if that is not possible (a new kernel, more than %(kept)d
+events). An id is text to give back: it says how far each kernel was heard. `?flow=a&flow=b` watches these alone.
 A browser, which can set no header here, sends a token as a subprotocol: `["flowork", "flowork.bearer.flw_…"]`. The
 server pings every %(ping)d s. At most %(sockets)d panels watch at once (503 beyond); one that lets %(waiting)d events
 pile up is dropped with the code 1013 and may connect again.
