@@ -205,7 +205,7 @@ class Api:
         if answer not in choices:
             raise NotNow(f"the answer must be one of {', '.join(choices)}")
         value = {"answer": answer, "by": text(params, "by", ""), "note": text(params, "note", "")}
-        self._engine.steps.wake(run, index, "signal", "answer", value)
+        self._engine.steps.waits.wake(run, index, "signal", "answer", value)
         self._engine.keeper.after_commit(reply.ok)
 
     def _decide(self, params: Params, reply: Reply) -> None:
@@ -280,12 +280,12 @@ class Api:
         reply.ok()
 
     def _set_live(self, on: bool) -> None:
-        self._engine.live = self.live.tell if on else None
+        self._engine.chronicle.live = self.live.tell if on else None
 
     def tell(self, item: dict[str, Any]) -> None:
         """Something to those who watch live that is not a run (health, triggers)."""
-        if self._engine.live is not None:
-            self._engine.live(item)
+        if self._engine.chronicle.live is not None:
+            self._engine.chronicle.live(item)
 
 
 def result_view(run: LiveRun) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from appliance.contracts import (
     Blobs,
@@ -29,12 +29,9 @@ from appliance.contracts import (
 from appliance.contracts.peers import Peers
 from appliance.engine import expressions
 from appliance.engine.runner import Walk
-from appliance.kernel.peering.engines import StepEngines
+from appliance.kernel.runs import LiveRun
 from appliance.kernel.state import FlowStates, StepState
-
-if TYPE_CHECKING:
-    from appliance.kernel.runs import LiveRun
-    from appliance.kernel.streams import Shown
+from appliance.kernel.streams import Shown
 
 MAX_LOGS = 200
 MAX_LOG = 4_000
@@ -58,6 +55,8 @@ class Services:
     overview: Callable[[StepContext], Overview]
     #: The workshop, for one step.
     workshop: Callable[[StepContext], Workshop]
+    #: The engines that it can name.
+    engines: Callable[[StepContext], Engines]
 
     def __init__(self) -> None:
         #: Shows a piece of a step's output to whoever watches.
@@ -244,7 +243,7 @@ class StepContext:
 
     @property
     def engines(self) -> Engines:
-        return StepEngines(self._services.peers, self)
+        return self._services.engines(self)
 
     @property
     def workshop(self) -> Workshop:

@@ -6,16 +6,15 @@ replayed and recovered like any other; the parent's step is woken when the last 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from appliance.contracts import Event, FlowError, Spawn, Target
 from appliance.engine.plan import body_place
 from appliance.engine.states import RunState
-from appliance.kernel.runs import Family, LiveRun, Parked
+from appliance.kernel.runs import Family, FlowSlot, LiveRun, Parked
 from appliance.kernel.submission import Elsewhere, Submission
-
-if TYPE_CHECKING:
-    from appliance.kernel.engine import Engine
+from appliance.kernel.timers import Timers
 
 MAX_DEPTH = 16
 #: Seconds until a flow that is at another kernel is looked for again.
@@ -23,11 +22,24 @@ COMING = 0.5
 MAX_ITEMS = 100_000
 
 
-class Families:
-    """All families of all runs. Engine thread only."""
+class EngineOfFamilies(Protocol):
+    """What families need of their engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    runs: dict[int, LiveRun]
+    flows: dict[int, FlowSlot]
+    timers: Timers
+
+    def accept(self, sub: Submission) -> LiveRun | None: ...
+
+    def cancel(self, run: LiveRun, reason: str) -> None: ...
+
+
+class Families:
+    """All families of all runs. Engine thread only. ``wake`` goes on with the parent's step."""
+
+    def __init__(self, engine: EngineOfFamilies, wake: Callable[[LiveRun, int, str, str, Any], None]) -> None:
         self._engine = engine
+        self._wake = wake
 
     def begin(self, run: LiveRun, index: int, spawn: Spawn) -> None:
         """Start the first children of a family."""
@@ -201,7 +213,7 @@ class Families:
         parked = Parked(index, run.attempts.get(index, 1))
         parked.memo = family.spawn.memo
         run.parked[index] = parked
-        self._engine.steps.wake(run, index, "children", "", list(family.results))
+        self._wake(run, index, "children", "", list(family.results))
 
     def abandon(self, run: LiveRun) -> None:
         """The parent is over: so are its children."""

@@ -15,7 +15,7 @@ from typing import Any
 from appliance.contracts import Committed, Config, Devices, Event, FlowError, Mqtt, RunEnded, Trigger, WebTrigger
 from appliance.engine.configs import ConfigPlan
 from appliance.engine.flow import TriggerSpec
-from appliance.kernel.engine import Engine
+from appliance.kernel.peered_engine import PeeredEngine
 from appliance.kernel.runs import FlowSlot
 from appliance.kernel.submission import Submission
 from appliance.registry import Registry
@@ -36,7 +36,7 @@ class Hosted:
     """One trigger of one live version: its context, its state, its detach."""
 
     def __init__(
-        self, engine: Engine, slot: FlowSlot, version: int, spec: TriggerSpec, kind: Trigger[Any], starting: bool
+        self, engine: PeeredEngine, slot: FlowSlot, version: int, spec: TriggerSpec, kind: Trigger[Any], starting: bool
     ) -> None:
         self.slot = slot
         self.version = version
@@ -197,7 +197,7 @@ class Hosted:
 class TriggerHost:
     """Keeps what is attached equal to what is live."""
 
-    def __init__(self, engine: Engine, registry: Registry, monotonic: Callable[[], float]) -> None:
+    def __init__(self, engine: PeeredEngine, registry: Registry, monotonic: Callable[[], float]) -> None:
         self._engine = engine
         self._registry = registry
         self._monotonic = monotonic

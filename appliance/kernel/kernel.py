@@ -28,7 +28,6 @@ from appliance.kernel.backups import Backups
 from appliance.kernel.blobs import make_blobs
 from appliance.kernel.clock import Clock
 from appliance.kernel.context import Services
-from appliance.kernel.engine import Engine
 from appliance.kernel.files import FlowFiles
 from appliance.kernel.hosting import TriggerHost
 from appliance.kernel.http import HttpClient
@@ -39,6 +38,7 @@ from appliance.kernel.model_jobs import ModelJobs
 from appliance.kernel.models import ModelService, account_of
 from appliance.kernel.mqtt import MqttHub
 from appliance.kernel.overview import KernelOverview
+from appliance.kernel.peered_engine import PeeredEngine
 from appliance.kernel.peering.peering import Peering
 from appliance.kernel.peers_making import make_peers
 from appliance.kernel.recovery import Recovery
@@ -150,8 +150,13 @@ class Kernel:
         self._stops.append(self.queue.close)
         turn = self.queue.wake_up(self._turn, name="turn", priority=100)
         adopt_task(self.queue, self._adopt)
-        self.engine = Engine(
-            self.journal, self.services, self._load_plan, turn, settings.queue_bound, settings.max_snapshot_bytes
+        self.engine = PeeredEngine(
+            self.journal,
+            self.services,
+            self._load_plan,
+            turn,
+            queue_bound=settings.queue_bound,
+            max_snapshot=settings.max_snapshot_bytes,
         )
         self.engine.find_flow = self._find_flow
         keeper = self.engine.keeper
@@ -263,7 +268,7 @@ class Kernel:
 
     def _tell_live(self, item: dict[str, Any]) -> None:
         """Something that is not of a run, to those who watch; from any thread."""
-        if self.engine.live is not None:
+        if self.engine.chronicle.live is not None:
             self.engine.post(lambda: self.api.tell(item))
 
     def _clock_ok(self) -> bool:

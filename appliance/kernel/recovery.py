@@ -163,7 +163,7 @@ class Recovery:
     def _resume(self, run: LiveRun, index: int, step: Unfinished) -> None:
         engine, extra = self._engine, step.record.extra or {}
         if step.kind == trace.RETRY:
-            engine.steps.retry_in(run, index, max(0.0, extra.get("again", 0.0) - engine.services.wall()))
+            engine.steps.waits.retry_in(run, index, max(0.0, extra.get("again", 0.0) - engine.services.wall()))
         elif step.kind == trace.INTENT:
             engine.steps.unverified(run, index, step.attempt)
         elif step.kind == trace.FAILED:
@@ -175,9 +175,9 @@ class Recovery:
         elif step.kind == trace.PARKED:
             signals = tuple(extra.get("signals", ()))
             park = Park(extra.get("until"), signals, step.record.value, extra.get("ask"))
-            engine.steps.park(run, index, step.attempt, park)
+            engine.steps.waits.park(run, index, step.attempt, park)
         elif step.kind == trace.UNVERIFIED:
-            engine.steps.park(run, index, step.attempt, Park(ask=ASK_UNVERIFIED), unverified=True)
+            engine.steps.waits.park(run, index, step.attempt, Park(ask=ASK_UNVERIFIED), unverified=True)
         elif step.kind == trace.SPAWNED:
             self._family(run, index, step)
 

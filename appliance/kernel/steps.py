@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import random
-import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -24,79 +22,63 @@ from appliance.contracts import (
     Spawn,
     TimedOut,
     Wake,
-    seconds,
 )  # fmt: skip
 from appliance.engine import trace
 from appliance.engine.states import RunState
 from appliance.engine.trace import Record
 from appliance.engine.validate import ERROR_PORT
-from appliance.kernel.context import StepContext, judge_for
-from appliance.kernel.families import pack_spawn
+from appliance.kernel.abroad import Outgoing, Placing, Visitors
+from appliance.kernel.chronicle import Chronicle
+from appliance.kernel.context import Services, StepContext, judge_for
+from appliance.kernel.families import Families, pack_spawn
+from appliance.kernel.flights import DEFAULT_TIMEOUT, Flight, backoff, describe
 from appliance.kernel.io import Io
+from appliance.kernel.keeper import Keeper
 from appliance.kernel.models import account_of
-from appliance.kernel.runs import GUEST, LiveRun, Parked
-
-if TYPE_CHECKING:
-    from appliance.kernel.engine import Engine
+from appliance.kernel.runs import GUEST, FlowSlot, LiveRun
+from appliance.kernel.timers import Timers
+from appliance.kernel.waits import Waits
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_TIMEOUT = 3600.0
 ASK_UNVERIFIED = {"title": "Was it done?", "choices": ["retry", "skip", "fail"]}
-MAX_ERROR = 8_000
 
 
-class Flight:
-    """One attempt at a step that is under way."""
+class EngineOfSteps(Protocol):
+    """What carrying out steps needs of the engine."""
 
-    __slots__ = (
-        "at",
-        "attempt",
-        "ctx",
-        "future",
-        "index",
-        "over",
-        "payload",
-        "rendered",
-        "run",
-        "started",
-        "timer",
-        "where",
-    )
+    keeper: Keeper
+    chronicle: Chronicle
+    services: Services
+    timers: Timers
+    families: Families
+    placement: Placing
+    guests: Visitors
+    outbox: Outgoing
+    runs: dict[int, LiveRun]
+    draining: bool
+    still_ours: Callable[[], None]
 
-    def __init__(self, run: LiveRun, index: int, attempt: int, at: int) -> None:
-        self.run = run
-        self.index = index
-        self.attempt = attempt
-        self.at = at
-        self.started = time.monotonic_ns()
-        self.payload: Any = None
-        self.rendered: dict[str, Any] | None = None
-        self.ctx: StepContext | None = None
-        self.future: Future[Any] | None = None
-        self.timer = 0
-        self.over = False
-        #: The engine that did it, if it was another one: its name, and the run there.
-        self.where: dict[str, Any] | None = None
+    def post(self, work: Callable[[], None]) -> None: ...
 
-    def end_work(self) -> None:
-        """Really end what the step is doing."""
-        self.over = True
-        if self.future is not None:
-            self.future.cancel()
-        if self.ctx is not None:
-            try:
-                self.ctx.cancel()
-            except Exception:
-                logger.exception("ending the work of %s failed", self.ctx.step)
+    def push(self, run: LiveRun, index: int) -> None: ...
+
+    def fail(self, run: LiveRun, error: dict[str, Any]) -> None: ...
+
+    def succeed(self, run: LiveRun) -> None: ...
+
+    def signal(self, flow: FlowSlot, name: str, value: Any) -> int: ...
 
 
 class Steps:
     """The engine's hands. Everything here runs on the engine thread."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: EngineOfSteps) -> None:
         self._engine = engine
         self._keeper = engine.keeper
+        self._record = engine.chronicle.record
+        self._news = engine.chronicle.news
+        self.waits = Waits(engine.keeper, engine.chronicle, engine.timers, engine.push, self.resume)
         self._fenced: list[tuple[LiveRun, int, int, Wake | None]] = []
         self._async: dict[type, tuple[bool, bool]] = {}
         self.io = Io()
@@ -127,7 +109,7 @@ class Steps:
     def _fence(self, run: LiveRun, index: int, attempt: int, wake: Wake | None) -> None:
         """Execute a step with an effect as soon as all that led to it is on disk."""
         if run.plan.nodes[index].effect is Effect.ONCE:
-            self.record(run, Record(trace.INTENT, index, attempt, self._keeper.since(run), 0, "", None))
+            self._record(run, Record(trace.INTENT, index, attempt, self._keeper.since(run), 0, "", None))
         if run.dirty:
             self._fenced.append((run, index, attempt, wake))
         else:
@@ -154,7 +136,7 @@ class Steps:
             error = {"id": "stopped", "message": "the engine was stopped before this began", "node": run.node(index).id}
             extra = {"again": self._engine.services.wall()}
             at = self._keeper.since(run)
-            self.record(run, Record(trace.RETRY, index, attempt - 1, at, 0, "", error, extra))
+            self._record(run, Record(trace.RETRY, index, attempt - 1, at, 0, "", error, extra))
 
     def broke(self, run: LiveRun, index: int, exc: Exception) -> None:
         """Something failed that should not have: the run ends, and says so."""
@@ -227,7 +209,7 @@ class Steps:
         """The step is under way; without a timeout of its own the watchdog looks after it."""
         flight.run.running[flight.index] = flight
         if flight.run.state is RunState.WAITING:
-            self.settle_state(flight.run)
+            self.waits.settle_state(flight.run)
         if limit is not None:
             flight.timer = self._engine.timers.after(limit, lambda: self.timed_out(flight, limit))
         self._news(flight.run, flight.index, "started", flight.attempt)
@@ -274,7 +256,7 @@ class Steps:
         finally:
             self._keeper.relaxed = False
         if (run.parked or run.families) and not run.ended:
-            self.settle_state(run)
+            self.waits.settle_state(run)
 
     def _land(self, flight: Flight, value: Any, error: BaseException | None) -> None:
         if error is not None:
@@ -292,32 +274,13 @@ class Steps:
         else:
             self.done(flight, "out", value)
 
-    def _took(self, flight: Flight) -> int:
-        return (time.monotonic_ns() - flight.started) // 1000
-
-    def _extra(self, flight: Flight) -> dict[str, Any] | None:
-        """What is kept beside the output: the rendered config, what templates looked up, logs."""
-        ctx = flight.ctx
-        if ctx is None or not (flight.rendered or ctx.saw or ctx.logs or flight.where):
-            return None
-        extra: dict[str, Any] = {}
-        if flight.where:
-            extra["where"] = flight.where
-        if flight.rendered:
-            extra["config"] = flight.rendered
-        if ctx.saw:
-            extra["saw"] = ctx.saw
-        if ctx.logs:
-            extra["logs"] = ctx.logs
-        return extra
-
     def done(self, flight: Flight, port: str, value: Any) -> None:
         run, index = flight.run, flight.index
         node, walk = run.plan.nodes[index], run.walk
         # What is the very output (a transform's values) is not written twice.
         if flight.rendered:
             flight.rendered = {name: given for name, given in flight.rendered.items() if given != value}
-        extra = self._extra(flight)
+        extra = flight.extra()
         ready: list[int] | None = None
         if node.conditional:
             judge = judge_for(self._engine.services, run, index)
@@ -332,8 +295,8 @@ class Steps:
                 return
             extra = {**(extra or {}), "fired": walk.fired_edges}
         kind, kept = (trace.SAME, None) if value is flight.payload else (trace.DONE, value)
-        took = self._took(flight)
-        kept = self.record(run, Record(kind, index, flight.attempt, flight.at, took, port, kept, extra))
+        took = flight.took()
+        kept = self._record(run, Record(kind, index, flight.attempt, flight.at, took, port, kept, extra))
         output = value if kind == trace.SAME else kept
         if ready is None:
             ready = walk.settle(index, port, output)
@@ -366,37 +329,23 @@ class Steps:
         if run.trigger == GUEST:
             # Whether it is tried again is for the engine to decide whose step it is.
             error["retryable"] = retryable
-        extra = self._extra(flight)
-        took = self._took(flight)
+        extra = flight.extra()
+        took = flight.took()
         if retryable and attempt < node.retry.attempts:
             delay = backoff(node.retry.backoff, node.retry.max_backoff, node.retry.jitter, attempt, error)
             again = self._engine.services.wall() + delay
             extra = {**(extra or {}), "again": again}
-            self.record(run, Record(trace.RETRY, index, attempt, flight.at, took, "", error, extra))
-            self.retry_in(run, index, delay)
+            self._record(run, Record(trace.RETRY, index, attempt, flight.at, took, "", error, extra))
+            self.waits.retry_in(run, index, delay)
         elif node.wired_error:
             self.done(flight, ERROR_PORT, {"error": self._keeper.clean(error), "payload": flight.payload})
         else:
             self._fail(flight, error, extra)
 
     def _fail(self, flight: Flight, error: dict[str, Any], extra: dict[str, Any] | None) -> None:
-        run, took = flight.run, self._took(flight)
-        self.record(run, Record(trace.FAILED, flight.index, flight.attempt, flight.at, took, "", error, extra))
+        run, took = flight.run, flight.took()
+        self._record(run, Record(trace.FAILED, flight.index, flight.attempt, flight.at, took, "", error, extra))
         self._engine.fail(run, error)
-
-    def retry_in(self, run: LiveRun, index: int, delay: float) -> None:
-        """Try a step again later."""
-        parked = Parked(index, run.attempts.get(index, 0))
-        run.parked[index] = parked
-
-        def again() -> None:
-            if run.parked.get(index) is parked and not run.ended:
-                del run.parked[index]
-                self.settle_state(run)
-                self._engine.push(run, index)
-
-        parked.token = self._engine.timers.after(delay, again)
-        self.settle_state(run)
 
     # --- waiting -----------------------------------------------------------------------------------
 
@@ -404,53 +353,14 @@ class Steps:
         run, index = flight.run, flight.index
         until = None if park.until is None else float(park.until)
         ask = None if park.ask is None else self._keeper.clean(dict(park.ask))
-        extra: dict[str, Any] = self._extra(flight) or {}
+        extra: dict[str, Any] = flight.extra() or {}
         extra |= {"until": until, "signals": list(park.signals), "ask": ask}
         extra = {key: value for key, value in extra.items() if value or key == "until"}
-        took = self._took(flight)
-        memo = self.record(run, Record(trace.PARKED, index, flight.attempt, flight.at, took, "", park.memo, extra))
+        took = flight.took()
+        memo = self._record(run, Record(trace.PARKED, index, flight.attempt, flight.at, took, "", park.memo, extra))
         self._after_step(flight)
         if not run.ended:
-            self.park(run, index, flight.attempt, Park(until, tuple(park.signals), memo, ask))
-
-    def park(self, run: LiveRun, index: int, attempt: int, park: Park, unverified: bool = False) -> None:
-        """Hold a step until its moment or signal comes (also used when a crash is recovered from)."""
-        parked = Parked(index, attempt)
-        parked.until, parked.signals, parked.memo = park.until, park.signals, park.memo
-        parked.ask = dict(park.ask) if park.ask else None
-        parked.unverified = unverified
-        run.parked[index] = parked
-        if park.until is not None:
-
-            def due() -> None:
-                if run.parked.get(index) is parked and not run.ended:
-                    self.wake(run, index, "time", "", None)
-
-            parked.token = self._engine.timers.at(park.until, due)
-        self.settle_state(run)
-
-    def settle_state(self, run: LiveRun) -> None:
-        """``waiting`` while some step waits and none is being worked on."""
-        waits = bool(run.parked or run.families) and not run.running
-        state = RunState.WAITING if waits else RunState.RUNNING
-        if run.state != state and not run.ended:
-            self._keeper.waiting += 1 if waits else -1
-            run.state = state
-            run.needs_update = run.row_written
-            self._keeper.touch(run)
-
-    def wake(self, run: LiveRun, index: int, kind: str, signal: str, value: Any) -> None:
-        """Let a parked step go on."""
-        parked = run.parked.pop(index, None)
-        if parked is None:
-            return
-        if parked.token:
-            self._engine.timers.cancel(parked.token)
-        extra = {"kind": kind, "signal": signal}
-        record = Record(trace.WOKEN, index, parked.attempt, self._keeper.since(run), 0, "", value, extra)
-        value = self.record(run, record)
-        self.settle_state(run)
-        self.resume(run, index, parked.attempt, Wake(kind, signal, value, parked.memo))
+            self.waits.park(run, index, flight.attempt, Park(until, tuple(park.signals), memo, ask))
 
     def resume(self, run: LiveRun, index: int, attempt: int, wake: Wake) -> None:
         """Call the node's ``resume``."""
@@ -465,8 +375,8 @@ class Steps:
         parked = run.parked.pop(index)
         extra = {"kind": "decision", "signal": decision}
         at = self._keeper.since(run)
-        self.record(run, Record(trace.WOKEN, index, parked.attempt, at, 0, "", who, extra))
-        self.settle_state(run)
+        self._record(run, Record(trace.WOKEN, index, parked.attempt, at, 0, "", who, extra))
+        self.waits.settle_state(run)
         self.carry_out(run, index, parked.attempt, decision)
 
     def unverified(self, run: LiveRun, index: int, attempt: int) -> None:
@@ -475,8 +385,8 @@ class Steps:
         if policy != "ask":
             self.carry_out(run, index, attempt, policy)
             return
-        self.record(run, Record(trace.UNVERIFIED, index, attempt, self._keeper.since(run), 0, "", None))
-        self.park(run, index, attempt, Park(ask=ASK_UNVERIFIED), unverified=True)
+        self._record(run, Record(trace.UNVERIFIED, index, attempt, self._keeper.since(run), 0, "", None))
+        self.waits.park(run, index, attempt, Park(ask=ASK_UNVERIFIED), unverified=True)
 
     def carry_out(self, run: LiveRun, index: int, attempt: int, decision: str) -> None:
         """What is done with a cut-off ``once`` step."""
@@ -491,21 +401,21 @@ class Steps:
             return
         message = "cut off by a crash in the middle; whether it had its effect is not known"
         error = {"id": "unverified", "message": message, "node": run.plan.nodes[index].id}
-        self.record(run, Record(trace.FAILED, index, attempt, flight.at, 0, "", error, None))
+        self._record(run, Record(trace.FAILED, index, attempt, flight.at, 0, "", error, None))
         self._engine.fail(run, error)
 
     def _spawn(self, flight: Flight, spawn: Spawn) -> None:
         run, index = flight.run, flight.index
-        extra: dict[str, Any] = self._extra(flight) or {}
+        extra: dict[str, Any] = flight.extra() or {}
         extra["spawn"] = pack_spawn(spawn)
-        took = self._took(flight)
+        took = flight.took()
         items = list(spawn.items)
         spawn = msgspec.structs.replace(spawn, items=items)
-        self.record(run, Record(trace.SPAWNED, index, flight.attempt, flight.at, took, "", items, extra))
+        self._record(run, Record(trace.SPAWNED, index, flight.attempt, flight.at, took, "", items, extra))
         self._after_step(flight)
         if not run.ended:
             self._engine.families.begin(run, index, spawn)
-            self.settle_state(run)
+            self.waits.settle_state(run)
 
     # --- ending ------------------------------------------------------------------------------------
 
@@ -531,43 +441,6 @@ class Steps:
                 self._engine.timers.cancel(flight.timer)
         run.running.clear()
         for parked in run.parked.values():
-            if parked.token:
-                self._engine.timers.cancel(parked.token)
             if parked.away is not None:
                 self._engine.placement.forget(parked.away)
-        run.parked.clear()
-
-    def record(self, run: LiveRun, record: Record) -> Any:
-        value = self._keeper.record(run, record)
-        if self._engine.live is not None:
-            self._news(run, record.node, trace.KINDS[record.kind], record.attempt, record)
-        return value
-
-    def _news(self, run: LiveRun, index: int, what: str, attempt: int, record: Record | None = None) -> None:
-        """A line for those who watch live; not for the journal."""
-        if self._engine.live is None:
-            return
-        line: dict[str, Any] = {"node": run.plan.nodes[index].id, "kind": what, "attempt": attempt}
-        if record is not None:
-            line |= {"at": record.at, "took": record.took, "port": record.port}
-        run.news.append(line)
-        self._keeper.touch(run)
-
-
-def describe(exc: BaseException, node: str) -> dict[str, Any]:
-    """An error as it is kept: id, message, detail and node."""
-    if isinstance(exc, FlowError):
-        error: dict[str, Any] = {"id": exc.id, "message": exc.message[:MAX_ERROR], "node": node}
-        if exc.detail is not None:
-            error["detail"] = exc.detail
-        return error
-    return {"id": "node-failed", "message": f"{type(exc).__name__}: {exc}"[:MAX_ERROR], "node": node}
-
-
-def backoff(base: float | str, longest: float | str, jitter: float, attempt: int, error: dict[str, Any]) -> float:
-    """Seconds until attempt number ``attempt + 1``: base doubled each time, or what the other side asked for."""
-    delay = min(seconds(base) * 2.0 ** min(attempt - 1, 60), seconds(longest))
-    detail = error.get("detail")
-    if isinstance(detail, dict) and isinstance(detail.get("retry_after"), int | float):
-        delay = max(delay, min(float(detail["retry_after"]), seconds(longest)))
-    return delay * (1.0 + jitter * random.random())
+        self.waits.forget(run)

@@ -11,10 +11,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from appliance.kernel.context import StepContext
+from typing import Any, Protocol
 
 #: Seconds for which pieces are gathered; the first one behind a pause is sent at once.
 GATHER = 0.02
@@ -32,6 +29,21 @@ class Shown:
         self.waiting = ""
         self.due = False
         self.sent = 0.0
+
+
+class Showing(Protocol):
+    """The attempt at a step that shows something."""
+
+    attempt: int
+    node: str
+    #: What it has shown so far; kept with it by :class:`Streams`.
+    shown: Shown | None
+
+    @property
+    def run(self) -> str: ...
+
+    @property
+    def flow(self) -> str: ...
 
 
 class Streams:
@@ -52,7 +64,7 @@ class Streams:
         self._unfinished = unfinished
         self._lock = threading.Lock()
 
-    def piece(self, ctx: StepContext, text: str) -> None:
+    def piece(self, ctx: Showing, text: str) -> None:
         """Show a piece. Safe from any thread."""
         with self._lock:
             shown = ctx.shown = ctx.shown or Shown()
@@ -66,7 +78,7 @@ class Streams:
             shown.due = True
         self._loop().call_soon_threadsafe(self._soon, ctx, shown)
 
-    def anew(self, ctx: StepContext) -> None:
+    def anew(self, ctx: Showing) -> None:
         """What this attempt has shown is void: the next piece stands at the beginning."""
         with self._lock:
             shown = ctx.shown
@@ -75,14 +87,14 @@ class Streams:
             shown.at, shown.waiting = 0, ""
         self._show(_item(ctx, 0, ""))
 
-    def _soon(self, ctx: StepContext, shown: Shown) -> None:
+    def _soon(self, ctx: Showing, shown: Shown) -> None:
         wait = shown.sent + GATHER - time.monotonic()
         if wait <= 0:
             self._send(ctx, shown)
         else:
             self._loop().call_later(wait, self._send, ctx, shown)
 
-    def _send(self, ctx: StepContext, shown: Shown) -> None:
+    def _send(self, ctx: Showing, shown: Shown) -> None:
         with self._lock:
             shown.due = False
             shown.sent = time.monotonic()
@@ -96,7 +108,7 @@ class Streams:
             self._show(_item(ctx, start, text[-LONGEST:]))
 
 
-def _item(ctx: StepContext, start: int, text: str) -> dict[str, Any]:
+def _item(ctx: Showing, start: int, text: str) -> dict[str, Any]:
     return {
         "type": "stream",
         "run": ctx.run,

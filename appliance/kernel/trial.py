@@ -22,9 +22,9 @@ from appliance.engine.flow import Flow, NodeSpec
 from appliance.engine.plan import FlowPlan
 from appliance.engine.validate import Catalog
 from appliance.kernel.context import StepContext
+from appliance.kernel.flights import describe
 from appliance.kernel.runs import FlowSlot, LiveRun
 from appliance.kernel.state import GONE
-from appliance.kernel.steps import describe
 from appliance.kernel.wire import LONGEST_TRIAL
 
 if TYPE_CHECKING:

@@ -239,7 +239,7 @@ def test_an_approval_waits_for_its_answer(bench: Bench) -> None:
     bench.engine.pump()
     run = only(bench)
     assert run.parked[0].ask["title"] == "Open it?"
-    bench.engine.steps.wake(run, 0, "signal", "answer", {"answer": "yes", "by": "ann"})
+    bench.engine.steps.waits.wake(run, 0, "signal", "answer", {"answer": "yes", "by": "ann"})
     bench.turn(lambda: bool(done))
     assert done[0].output() == "ann"
 

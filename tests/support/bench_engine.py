@@ -19,7 +19,7 @@ from appliance.engine.trace import Record, records_of
 from appliance.engine.validate import validate
 from appliance.kernel.blobs import make_blobs
 from appliance.kernel.context import Services
-from appliance.kernel.engine import Engine
+from appliance.kernel.peered_engine import PeeredEngine
 from appliance.kernel.recovery import Recovery
 from appliance.kernel.runs import FlowSlot, LiveRun
 from appliance.kernel.submission import Submission
@@ -79,7 +79,7 @@ class Bench:
         self.services = Services()
         self.services.wall = self.clock
         self.services.blobs = make_blobs(data)
-        self.engine = Engine(self.journal, self.services, self._plan, lambda: None, **options)
+        self.engine = PeeredEngine(self.journal, self.services, self._plan, lambda: None, **options)
 
     def _plan(self, version: int) -> Any:
         return plan_flow(self.flows[version], self.registry)

@@ -11,8 +11,9 @@ from appliance.contracts.peers import PeerState
 from appliance.engine.needs import Need
 
 if TYPE_CHECKING:
+    from appliance.kernel.flights import Flight
     from appliance.kernel.runs import LiveRun
-    from appliance.kernel.steps import Flight, Steps
+    from appliance.kernel.steps import Steps
 
 #: Nobody has it yet; a peer has it or is being asked; the link to that peer is gone.
 WAITING, BOUND, CUT = "waiting", "bound", "cut"

@@ -192,7 +192,7 @@ class Guests:
             return
         index, attempt = held
         if visit.run.parked.pop(index, None) is not None:
-            self._engine.steps.settle_state(visit.run)
+            self._engine.steps.waits.settle_state(visit.run)
             self._engine.steps.here(visit.run, index, attempt)
 
     # --- running ---------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ class Guests:
         kept = view.get("guest", {})
         if visit.asked is None and not kept.get("whole", True):
             visit.held = (index, attempt)
-            self._engine.steps.park(run, index, attempt, Park())
+            self._engine.steps.waits.park(run, index, attempt, Park())
             return None
         ctx = GuestContext(self._engine.services, run, index, attempt, payload, deadline)
         ctx.be_guest(kept, visit.asked, partial(self._show, visit))

@@ -20,8 +20,8 @@ from appliance.store.flows import content_hash
 from appliance.store.journal import RunRow
 
 if TYPE_CHECKING:
-    from appliance.kernel.engine import Engine
     from appliance.kernel.kernel import Kernel
+    from appliance.kernel.peered_engine import PeeredEngine
 
 
 class Peering:
@@ -63,7 +63,7 @@ class Peering:
         engine.post(placement.refresh)
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> PeeredEngine:
         return self.kernel.engine
 
     def states(self) -> list[PeerState]:

@@ -28,6 +28,7 @@ from appliance.contracts.peers import PeerAway, PeerFailed, Peers, PeerState
 from appliance.engine import trace
 from appliance.engine.needs import ANY, ENGINE, Need
 from appliance.engine.trace import Record
+from appliance.kernel.flights import DEFAULT_TIMEOUT, Flight
 from appliance.kernel.peering import wire
 from appliance.kernel.peering.away import BOUND, CUT, WAITING, Away
 from appliance.kernel.peering.choice import HERE, choose, why_nobody
@@ -95,8 +96,6 @@ class Placement:
         return True
 
     def _new(self, run: LiveRun, index: int, attempt: int, needs: Sequence[Need]) -> Away:
-        from appliance.kernel.steps import DEFAULT_TIMEOUT, Flight
-
         limit = run.node(index).timeout
         now = self._engine.services.wall()
         flight = Flight(run, index, attempt, self._engine.keeper.since(run))
@@ -117,15 +116,16 @@ class Placement:
 
     def _park(self, away: Away) -> None:
         """Keep where the step is; a peer is asked once that is on disk."""
-        run, index, steps = away.run, away.index, self._engine.steps
+        run, index, keeper = away.run, away.index, self._engine.keeper
         extra: dict[str, Any] = {"until": away.until, "away": away.kept()}
         if away.flight.rendered:
             extra["config"] = away.flight.rendered
-        steps.record(run, Record(trace.PARKED, index, away.attempt, self._engine.keeper.since(run), 0, "", None, extra))
+        parked = Record(trace.PARKED, index, away.attempt, keeper.since(run), 0, "", None, extra)
+        self._engine.chronicle.record(run, parked)
         away.flight.rendered = None  # it is kept now, and need not be with the step's end again
         self._hold(away)
         if away.peer:
-            self._engine.keeper.after_commit(partial(self._send, away, away.number))
+            keeper.after_commit(partial(self._send, away, away.number))
 
     def _hold(self, away: Away) -> None:
         """Park the step: it holds nothing but this record and a timer."""
@@ -136,7 +136,7 @@ class Placement:
         parked = run.parked[away.index] = Parked(away.index, away.attempt)
         parked.away, parked.until = away, away.until
         parked.token = timers.at(away.until, partial(self._due, away))
-        self._engine.steps.settle_state(run)
+        self._engine.steps.waits.settle_state(run)
 
     def recover(self, run: LiveRun, index: int, attempt: int, extra: dict[str, Any]) -> None:
         """Take up a step that was away, or waited, when the process ended."""
@@ -319,7 +319,8 @@ class Placement:
             error = {"id": "peer-away", "message": why, "node": run.node(away.index).id}
             now = self._engine.services.wall()
             at = self._engine.keeper.since(run)
-            steps.record(run, Record(trace.RETRY, away.index, away.attempt, at, 0, "", error, {"again": now}))
+            again = Record(trace.RETRY, away.index, away.attempt, at, 0, "", error, {"again": now})
+            self._engine.chronicle.record(run, again)
         away.drop()
         found = self._choose(away, self._known())
         if found is HERE:
@@ -362,7 +363,7 @@ class Placement:
             if parked.token:
                 self._engine.timers.cancel(parked.token)
             del away.run.parked[away.index]
-            self._engine.steps.settle_state(away.run)
+            self._engine.steps.waits.settle_state(away.run)
 
     def forget(self, away: Away) -> None:
         """Nobody wants it any more: the peer is told to end it."""

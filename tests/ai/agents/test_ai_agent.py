@@ -292,7 +292,7 @@ def parked(bench: Bench) -> tuple[LiveRun, Any]:
 
 def decide(bench: Bench, word: str, note: str = "") -> None:
     run, step = parked(bench)
-    bench.engine.steps.wake(run, step.index, "signal", "answer", {"answer": word, "by": "ann", "note": note})
+    bench.engine.steps.waits.wake(run, step.index, "signal", "answer", {"answer": word, "by": "ann", "note": note})
     bench.engine.pump()
 
 
