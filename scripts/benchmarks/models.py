@@ -8,7 +8,6 @@ source package of llama-cpp-python, which pip fetches once; without it a made-up
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -152,8 +151,6 @@ def _per_token(answer: Answer) -> float:
 
 def _single(language: Language, bare: _Bare, path: Path, options: Options, rounds: int) -> list[Row]:
     reference = llama_bench.Reference()
-    if reference.program is None:
-        print(f"  llama-bench: {reference.why}", file=sys.stderr)
     speeds: dict[str, list[tuple[float, float]]] = {"ours": [], "the bare loop": [], "llama-bench": []}
     for turn in range(rounds + 1):
         (reading,), _ = _ask(language, Ask(prompt=_text(language, 500, turn), max_tokens=1))
@@ -164,23 +161,31 @@ def _single(language: Language, bare: _Bare, path: Path, options: Options, round
             "ours": (reading.tokens_in / (reading.first - reading.began), 1 / _per_token(writing)),
             "the bare loop": (count / bare.prompt(count), _WRITTEN / bare.answer(_WRITTEN, 8)),
         }
-        if reference.program is not None:
-            found["llama-bench"] = (
-                reference.speed(path, prompt=count, threads=options.reading_threads()),
-                reference.speed(path, answer=_WRITTEN, threads=options.answer_threads()),
-            )
+        if theirs := _reference(reference, path, count, options):
+            found["llama-bench"] = theirs
         for name, speed in found.items() if turn else ():  # the first warms up
             speeds[name].append(speed)
-    rows = []
+    rows = [] if reference.program is not None else [Row("models", f"llama-bench: {reference.why}", 0, "runs")]
     for part, what in enumerate(("prompt of 500 tokens", "answer")):
         ours = [speed[part] for speed in speeds["ours"]]
         rows.append(Row("models", what, statistics.median(ours), "tokens/s"))
         for name in ("llama-bench", "the bare loop"):
-            if speeds[name]:
-                theirs = [speed[part] for speed in speeds[name]]
-                ratio = statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
+            theirs_all = [speed[part] for speed in speeds[name]]
+            if len(theirs_all) == len(ours):
+                ratio = statistics.median(one / other for one, other in zip(ours, theirs_all, strict=True))
                 rows.append(Row("models", f"{what}: against {name}", ratio, "x", ">= 0.97", ratio >= 0.97))
     return rows
+
+
+def _reference(
+    reference: llama_bench.Reference, path: Path, count: int, options: Options
+) -> tuple[float, float] | None:
+    """What llama-bench reads and writes a second; None without it."""
+    if reference.program is None:
+        return None
+    reads = reference.speed(path, prompt=count, threads=options.reading_threads())
+    writes = reference.speed(path, answer=_WRITTEN, threads=options.answer_threads()) if reads else None
+    return (reads, writes) if reads and writes else None
 
 
 def _turns(language: Language, path: Path, options: Options, rounds: int) -> list[Row]:
