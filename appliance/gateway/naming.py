@@ -1,4 +1,4 @@
-"""What runs name by number: flows and versions, remembered for as long as they cannot change."""
+"""Runs by their ids, and what they name by number: flows and versions, remembered for as long as they cannot change."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from appliance.store.errors import NotFound
+from appliance.store.history import History, RunHead
 from appliance.store.metadata import Store
 from appliance.store.records import Flow
+from appliance.store.runids import from_text
 
 V = TypeVar("V")
 #: Seconds for which a flow's name is believed; its id and workspace never change.
@@ -76,6 +78,22 @@ class Names:
             return None
         _keep(self._numbers, version, number)
         return number
+
+
+def no_run(text: str) -> NotFound:
+    """The error for an id that names no run (any more)."""
+    return NotFound(f"there is no run {text[:40]!r}; it may have been too old to be kept")
+
+
+def head_of(history: History, text: str) -> RunHead:
+    """A run by its id. Raises ``NotFound``."""
+    try:
+        head = history.head(from_text(text))
+    except ValueError:
+        head = None
+    if head is None:
+        raise no_run(text)
+    return head
 
 
 def _name(flow: Flow) -> FlowName:

@@ -22,9 +22,10 @@ from appliance.gateway import bodies
 from appliance.gateway.guard import allowed_somewhere
 from appliance.gateway.identity import headers_of, remote_of
 from appliance.gateway.openai_asks import PATIENCE, ChatBody, CompletionBody, EmbeddingsBody, Sampling, read
+from appliance.gateway.patience import patiently
 from appliance.gateway.problems import MEDIA, describe, encode, retry_after
 from appliance.gateway.services import Gateway
-from appliance.gateway.told import Told, patiently
+from appliance.gateway.told import Told
 from appliance.security.roles import Forbidden, Identity, Unauthorized
 from appliance.store.errors import NotFound
 

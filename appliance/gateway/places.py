@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from appliance.contracts import FlowError
+from appliance.gateway.naming import head_of, no_run
+from appliance.gateway.services import Gateway
 from appliance.security.roles import Identity, allowed
 from appliance.store.errors import NotFound
 from appliance.store.history import RunHead
 from appliance.store.people import TokenRow
 from appliance.store.records import Flow
-from appliance.store.runids import from_text
-
-if TYPE_CHECKING:
-    from appliance.gateway.services import Gateway
 
 #: The pattern of each parameter's text in the path.
 FLOW_ID = "^[a-z0-9][a-z0-9-]{0,62}$"
 RUN_ID = "^[0-9A-HJKMNP-TV-Z]{13}$"
 TOKEN_ID = "^[0-9a-hjkmnp-tv-z]{13}$"  # noqa: S105  # a pattern
-
-
-def no_run(text: str) -> NotFound:
-    """The error for an id that names no run (any more)."""
-    return NotFound(f"there is no run {text[:40]!r}; it may have been too old to be kept")
 
 
 def find_flow(gateway: Gateway, text: str) -> tuple[Flow, str]:
@@ -35,12 +28,7 @@ def find_flow(gateway: Gateway, text: str) -> tuple[Flow, str]:
 
 def find_run(gateway: Gateway, text: str) -> tuple[RunHead, str]:
     """A run by its id; its flow may have been deleted since. Raises ``NotFound``."""
-    try:
-        head = gateway.history.head(from_text(text))
-    except ValueError:
-        head = None
-    if head is None:
-        raise no_run(text)
+    head = head_of(gateway.history, text)
     return head, gateway.names.flow(head.flow).workspace
 
 

@@ -45,8 +45,8 @@ def compare_runs(gateway: Gateway, left: RunHead, right: RunHead) -> RunComparis
     ours = {step.node: step for step in gateway.teller.story(first).steps}
     theirs = {step.node: step for step in gateway.teller.story(second).steps}
     return RunComparison(
-        run_view(gateway, left),
-        run_view(gateway, right),
+        run_view(gateway.names, left),
+        run_view(gateway.names, right),
         _differences({"payload": _payload(first)}, {"payload": _payload(second)}),
         [_step(node, ours.get(node), theirs.get(node)) for node in dict.fromkeys([*ours, *theirs])],
     )

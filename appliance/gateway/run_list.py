@@ -60,7 +60,7 @@ def _child(gateway: Gateway, view: RunView) -> ChildView:
 
 
 def _page(gateway: Gateway, heads: list[RunHead], below: int | None) -> Page[RunView]:
-    return Page([run_view(gateway, head) for head in heads], "" if below is None else encode_cursor(below))
+    return Page([run_view(gateway.names, head) for head in heads], "" if below is None else encode_cursor(below))
 
 
 def _visible(gateway: Gateway, workspace: str, head: RunHead) -> bool:

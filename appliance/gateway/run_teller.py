@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
 
-from appliance.contracts import Node, NodeError
+from appliance.contracts import Blobs, Node, NodeError
 from appliance.engine import trace
 from appliance.engine.flow import parse
 from appliance.engine.plan import FlowPlan, Plan, PlannedNode
@@ -18,13 +18,13 @@ from appliance.engine.steps_view import Step, Story
 from appliance.engine.trace import Record
 from appliance.engine.validate import ERROR_PORT
 from appliance.gateway.answers import plain
+from appliance.gateway.naming import Names
 from appliance.gateway.run_views import LetterNote, RecordView, RunStory, StepView, TryView, run_fields
+from appliance.registry import Registry
 from appliance.store.errors import NotFound
-from appliance.store.history import RunDetail, RunHead
+from appliance.store.history import History, RunDetail, RunHead
+from appliance.store.metadata import Store
 from appliance.store.runids import to_text
-
-if TYPE_CHECKING:
-    from appliance.gateway.services import Gateway
 
 VALUE_TYPE = "application/x-flowork-value"
 #: Bytes of one value that was put aside, and of all of an answer, that are fetched for it.
@@ -47,16 +47,25 @@ class _OldKinds(dict[str, Node[Any]]):
 class _OldCatalog:
     """The installed kinds, and a stand-in for every other."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        self.nodes = _OldKinds(gateway.registry.nodes)
-        self.triggers = gateway.registry.triggers
+    def __init__(self, registry: Registry) -> None:
+        self.nodes = _OldKinds(registry.nodes)
+        self.triggers = registry.triggers
 
 
 class RunTeller:
-    """Tells runs; keeps the plans of the versions it has seen. Safe from any thread."""
+    """Tells runs; keeps the plans of the versions it has seen. Safe from any thread.
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
+    ``registry`` is asked for once a run is told: scanning the plug-ins takes a while.
+    """
+
+    def __init__(
+        self, store: Store, history: History, names: Names, blobs: Blobs, registry: Callable[[], Registry]
+    ) -> None:
+        self._store = store
+        self._history = history
+        self._names = names
+        self._blobs = blobs
+        self._registry = registry
         self._plans: OrderedDict[int, FlowPlan] = OrderedDict()
 
     def plan(self, head: RunHead) -> Plan:
@@ -64,9 +73,9 @@ class RunTeller:
         plans = self._plans
         found = plans.get(head.version)
         if found is None:
-            body = self._gateway.store.flows.version(head.version).body
+            body = self._store.flows.version(head.version).body
             try:
-                found = FlowPlan(parse(body), _OldCatalog(self._gateway))
+                found = FlowPlan(parse(body), _OldCatalog(self._registry()))
             except Exception as exc:  # whatever an older release let through
                 raise NotFound(f"the version of this run cannot be read any more: {exc}") from exc
             plans[head.version] = found
@@ -84,7 +93,7 @@ class RunTeller:
     def load(self, run: int) -> RunDetail:
         """A run from the journal. Raises ``NotFound``."""
         try:
-            detail = self._gateway.history.detail(run)
+            detail = self._history.detail(run)
         except msgspec.DecodeError as exc:
             raise NotFound(f"the records of run {to_text(run)} are damaged: {exc}") from None
         if detail is None:
@@ -99,7 +108,7 @@ class RunTeller:
         """A run with everything, or with ``values`` False without what went in and came out."""
         detail = self.load(run)
         head, (_, view, payload, item) = detail.head, detail.event
-        show = _Values(self._gateway, values)
+        show = _Values(self._blobs, values)
         fault, steps, output = "", list[Step](), None
         try:
             story = self.story(detail)
@@ -109,7 +118,7 @@ class RunTeller:
         done = head.state == RunState.SUCCEEDED
         note = detail.letter_note
         return RunStory(
-            **run_fields(self._gateway, head),
+            **run_fields(self._names, head),
             event={key: plain(value) for key, value in view.items() if values or key != "replay_payload"},
             payload=show(payload),
             item=item,
@@ -125,7 +134,7 @@ class RunTeller:
         detail = self.load(run)
         for step in self.story(detail).steps:
             if step.node == node:
-                return _step_view(step, detail.head.accepted, _Values(self._gateway, True))
+                return _step_view(step, detail.head.accepted, _Values(self._blobs, True))
         raise NotFound(f"there is no step {node!r} in this run's version")
 
 
@@ -139,8 +148,8 @@ def _ports(node: PlannedNode) -> list[str]:
 class _Values:
     """Makes values fit for an answer; what was put aside is fetched as long as there is room."""
 
-    def __init__(self, gateway: Gateway, shown: bool) -> None:
-        self._gateway = gateway
+    def __init__(self, blobs: Blobs, shown: bool) -> None:
+        self._blobs = blobs
         self._room = LONGEST_ANSWER
         self.shown = shown
 
@@ -151,7 +160,7 @@ class _Values:
             size = value.get("size", 0)
             if isinstance(size, int) and size <= min(LONGEST_VALUE, self._room):
                 try:
-                    value = trace.unpack(self._gateway.blobs.get(value))
+                    value = trace.unpack(self._blobs.get(value))
                     self._room -= size
                 except (NodeError, msgspec.DecodeError):
                     return plain(value)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
 from appliance.engine.states import Letter, RunState
 from appliance.gateway.answers import plain
+from appliance.gateway.naming import Names
 from appliance.store.history import RunHead
 from appliance.store.runids import to_text
-
-if TYPE_CHECKING:
-    from appliance.gateway.services import Gateway
 
 
 class RunView(Struct, frozen=True, kw_only=True):
@@ -136,20 +134,20 @@ class RunStory(RunView, frozen=True, kw_only=True):
     fault: str = ""
 
 
-def run_view(gateway: Gateway, head: RunHead) -> RunView:
+def run_view(names: Names, head: RunHead) -> RunView:
     """A run as lists show it."""
-    return RunView(**run_fields(gateway, head))
+    return RunView(**run_fields(names, head))
 
 
-def run_fields(gateway: Gateway, head: RunHead) -> dict[str, Any]:
+def run_fields(names: Names, head: RunHead) -> dict[str, Any]:
     """The fields of :class:`RunView`."""
-    flow = gateway.names.flow(head.flow)
+    flow = names.flow(head.flow)
     return {
         "id": to_text(head.id),
         "flow": flow.id,
         "flow_name": flow.name,
         "workspace": flow.workspace,
-        "version": gateway.names.number(head.version),
+        "version": names.number(head.version),
         "place": head.place,
         "state": RunState(head.state).label,
         "trigger": head.trigger,

@@ -20,8 +20,7 @@ from appliance.gateway.changes import Changes
 from appliance.gateway.idempotency import Remembered
 from appliance.gateway.identity import Callers
 from appliance.gateway.kept import Kept
-from appliance.gateway.naming import Names
-from appliance.gateway.places import find_run
+from appliance.gateway.naming import Names, head_of
 from appliance.gateway.problems import BadRequest
 from appliance.gateway.release_upload import ReleaseUpload
 from appliance.gateway.restores import Restores
@@ -88,7 +87,7 @@ class Gateway:
         self.changes = Changes(self.store, monotonic)
         self.blobs = make_blobs(data, environ=environ)
         self.remembered = self._make_remembered()
-        self.teller = RunTeller(self)
+        self.teller = RunTeller(self.store, self.history, self.names, self.blobs, lambda: self.registry)
         self.traffic = Traffic()
         self.places = Places()
         self.owner = OwnerAddress(data)
@@ -239,7 +238,7 @@ class Gateway:
 
     def _flow_of(self, run: str) -> int:
         """The number of a run's flow. Raises ``NotFound``."""
-        return find_run(self, run)[0].flow
+        return head_of(self.history, run).flow
 
     def _ask_kernel(self) -> dict[str, Any] | None:
         try:

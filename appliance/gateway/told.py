@@ -6,27 +6,17 @@ Each holds one of the server's threads, and the panel needs some; so there are o
 from __future__ import annotations
 
 import logging
-import select
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-from flask import request
 
 from appliance.contracts import Busy
 from appliance.kernel.client import Stream
-
-if TYPE_CHECKING:
-    from appliance.gateway.services import Gateway
 
 logger = logging.getLogger(__name__)
 
 #: Questions at once.
 MOST = 16
-#: Seconds between two looks whether the caller is still there.
-_LOOK = 1.0
 
 
 class Places:
@@ -82,27 +72,3 @@ class Told:
             self._closed = True
             self._stream.close()
             self._places.release()
-
-
-def patiently(gateway: Gateway, method: str, patience: float, /, **params: Any) -> Any:
-    """Call the kernel for something that takes long (``patience``: seconds), and end it if our caller goes away.
-
-    Raises what ``KernelClient.call`` raises, and ``Busy`` if all places are taken.
-    """
-    link = request.environ.get("gunicorn.socket")
-    until = gateway.monotonic() + patience
-    with gateway.places.one():
-        stream = gateway.kernel.stream(method, **params)
-        try:
-            return stream.result(lambda: gateway.monotonic() < until and not _hung_up(link), _LOOK)
-        finally:
-            stream.close()
-
-
-def _hung_up(link: socket.socket | None) -> bool:
-    """Whether the other end has closed the connection; only gunicorn tells which it is."""
-    if link is None:
-        return False
-    poll = select.poll()
-    poll.register(link, select.POLLRDHUP)
-    return bool(poll.poll(0))

@@ -12,9 +12,10 @@ from msgspec import Meta, Struct
 from appliance.contracts import ChatReply, ChatRequest, ModelFacts
 from appliance.gateway import answers
 from appliance.gateway.common import Body
+from appliance.gateway.patience import patiently
 from appliance.gateway.problems import describe
 from appliance.gateway.routing import Call, Nothing, Noun, Pieces
-from appliance.gateway.told import Told, patiently
+from appliance.gateway.told import Told
 
 noun = Noun("questions", "Asking models, those of this machine and of its upstreams. Other programs ask at `/v1`.")
 

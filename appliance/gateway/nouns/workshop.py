@@ -9,8 +9,8 @@ from msgspec import Meta, Struct
 
 from appliance.contracts import Analysis, DraftedFlow
 from appliance.gateway.common import Body, InWorkspace, Query, one_workspace
+from appliance.gateway.patience import patiently
 from appliance.gateway.routing import Call, Nothing, Noun
-from appliance.gateway.told import patiently
 from appliance.kernel.wire import LONGEST_DRAFT
 from appliance.store.errors import NotFound
 from appliance.store.records import Flow
