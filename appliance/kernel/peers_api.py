@@ -141,15 +141,22 @@ def peers_methods(peers: EnginePeers | None) -> dict[str, Handler]:
         return PeersApi(peers).methods()
 
     def none(params: Params, reply: Reply) -> None:
-        raise NotNow("this engine has no peers: it shares its work with other machines as one cluster")
+        raise NotNow(NO_PEERS)
 
-    return {"peers": lambda params, reply: reply.ok([]), **dict.fromkeys(_NAMES, none)}
+    def nobody(params: Params, reply: Reply) -> None:
+        reply.ok([])
+
+    return {"peers": nobody, "peer_pairings": nobody, **dict.fromkeys(_NAMES, none)}
 
 
+#: Why: docs/decisions/peers.md.
+NO_PEERS = (
+    "this engine has no peers: it shares its work with other machines as one cluster (FLOWORK_DATABASE_URL); let other "
+    "engines reach it by a webhook or over MQTT"
+)
 _NAMES = (
     "peer_look",
     "peer_pair",
-    "peer_pairings",
     "peer_unpair",
     "peer_join",
     "peer_revoke",

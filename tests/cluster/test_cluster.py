@@ -92,6 +92,23 @@ def test_the_health_page_names_the_kernels(running: Running) -> None:
         assert all(0 < one["lease"] <= LEASE for one in kernels.values())
 
 
+def test_a_cluster_says_that_it_has_no_peers(running: Running) -> None:
+    command = [sys.executable, "-m", "appliance.cli", "peer"]
+    where = ["--data", str(running.house.folder / "first")]
+    environ = {**os.environ, **running.house.environ}
+
+    def peer(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *words, *where], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    listed, paired = peer("list"), peer("pair")
+    assert (listed.returncode, "by a webhook or over MQTT" in listed.stdout) == (0, True), listed
+    assert (paired.returncode != 0, "by a webhook or over MQTT" in paired.stderr) == (True, True), paired
+    for path, status in (("/api/v1/peers", 200), ("/api/v1/peers/pairings", 200)):
+        assert running.gateways[0].ask("GET", path)[0] == status
+
+
 def test_a_session_counts_at_every_gateway(running: Running) -> None:
     east, west = running.gateways
     key = show_owner(running.house.folder / "first")
