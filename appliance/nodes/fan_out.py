@@ -39,6 +39,7 @@ from appliance.contracts import (
     World,
     seconds,
 )
+from appliance.nodes._bodies import check_body, is_cause
 
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
 #: Branches at most; each is a run of its own.
@@ -77,11 +78,7 @@ class FanOut(Node[FanOutConfig]):
     has_body = True
 
     def check(self, config: Mapping[str, Any], world: World) -> Iterable[Problem]:
-        flow, body = config.get("flow"), config.get("body")
-        if bool(flow) == bool(body):
-            yield Problem("body", "give either `body` (nodes and edges) or `flow` (the id of a flow)")
-        if flow and "{" not in flow and not world.flow_exists(flow):
-            yield Problem("flow", f"there is no flow {flow!r}")
+        yield from check_body(config, world)
         if (config.get("gather") == "quorum") != bool(config.get("quorum")):
             yield Problem("quorum", "`gather: quorum` and a `quorum` of 1 or more belong together")
         if (config.get("reduce") == "expression") != bool(config.get("expression")):
@@ -129,7 +126,7 @@ def _told(engine: str, result: Mapping[str, Any]) -> dict[str, Any]:
 def _too_few(
     told: Sequence[Any], good: Sequence[Any], bad: Sequence[dict[str, Any]], enough: int
 ) -> NodeError | TimedOut:
-    real = [each for each in bad if each["error"].get("id") not in ("cancelled", "not-started")] or bad
+    real = [each for each in bad if is_cause(each)] or bad
     reasons = "; ".join(f"{each['engine']}: {each['error'].get('message', 'failed')}" for each in real[:5])
     message = f"{len(good)} of {len(told)} engines did it, {enough} are needed: {reasons}"
     if bad and all(each["error"].get("id") == "timed-out" for each in bad):

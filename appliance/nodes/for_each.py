@@ -30,6 +30,7 @@ from appliance.contracts import (
     World,
     seconds,
 )
+from appliance.nodes._bodies import check_body, is_cause
 
 
 class ForEachConfig(Config, frozen=True):
@@ -51,11 +52,7 @@ class ForEach(Node[ForEachConfig]):
     has_body = True
 
     def check(self, config: Mapping[str, Any], world: World) -> Iterable[Problem]:
-        flow, body = config.get("flow"), config.get("body")
-        if bool(flow) == bool(body):
-            yield Problem("body", "give either `body` (nodes and edges) or `flow` (the id of a flow)")
-        if flow and "{" not in flow and not world.flow_exists(flow):
-            yield Problem("flow", f"there is no flow {flow!r}")
+        yield from check_body(config, world)
 
     def run(self, ctx: Context, config: ForEachConfig, payload: Any) -> Any:
         items = ctx.eval(config.items)
@@ -76,13 +73,9 @@ class ForEach(Node[ForEachConfig]):
         results: list[dict[str, Any]] = wake.value
         failed = [index for index, result in enumerate(results) if not result["ok"]]
         if failed and config.on_error == "fail":
-            first = next((i for i in failed if _really_failed(results[i])), failed[0])
+            first = next((i for i in failed if is_cause(results[i])), failed[0])
             error = results[first].get("error") or {}
             reason = error.get("message", "failed")
             detail = {"index": first, "run": results[first].get("run"), "error": error}
             raise NodeError(f"item {first} of {len(results)}: {reason}", retryable=False, detail=detail)
         return [result.get("output") if result["ok"] else {"error": result.get("error")} for result in results]
-
-
-def _really_failed(result: dict[str, Any]) -> bool:
-    return (result.get("error") or {}).get("id") not in {"cancelled", "not-started"}
