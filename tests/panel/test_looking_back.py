@@ -1,4 +1,4 @@
-"""What was learnt: a flow's page with what its runs have shown, a dry run, what flows remember, and updates."""
+"""What was learnt: a flow's page with what its runs have shown, a dry run, and what flows remember."""
 
 from __future__ import annotations
 
@@ -136,59 +136,6 @@ def test_what_is_remembered_is_searched_and_forgotten(panel: Panel, flows: dict[
     expect(page.get_by_text("Nothing is remembered yet")).to_be_visible()
 
 
-def test_an_engine_in_a_checkout_says_how_it_is_updated(panel: Panel) -> None:
-    page = panel.goto("/updates")
-    expect(page.get_by_text("git pull")).to_be_visible()
-    expect(page.get_by_role("button", name="Bring it in")).to_have_count(0)
-
-
-UPDATE: dict[str, Any] = {
-    "possible": True,
-    "why_not": "",
-    "waiting": False,
-    "found": ["/media/stick/flowork-9.9.flowork"],
-    "state": {"phase": "none", "version": "", "before": "", "release": "", "reason": "", "at": 0},
-}
-
-
-def test_an_update_is_asked_for_and_followed_over_a_restart(panel: Panel) -> None:
-    """No engine of a test is installed, so what root's updater would tell is told here; all of the page is real."""
-    told: list[Any] = [UPDATE]
-    asked: list[Any] = []
-
-    def answer(route: Any) -> None:
-        if route.request.method == "POST":
-            asked.append(route.request.post_data_json)
-            told[0] = {**UPDATE, "found": [], "state": {**UPDATE["state"], "phase": "preparing", "version": "9.9"}}
-        if told[0] is None:
-            route.abort()
-        else:
-            route.fulfill(json=told[0])
-
-    panel.page.route("**/api/v1/update", answer)
-    panel.expected.append("ERR_FAILED")
-    page = panel.goto("/updates")
-    expect(page.get_by_text("flowork-9.9.flowork")).to_be_visible()
-    page.get_by_label("File or address").fill("ftp://elsewhere")
-    expect(page.get_by_text("begins with /")).to_be_visible()
-    panel.shot("updates")
-    assert panel.accessibility() == []
-    page.get_by_role("button", name="Bring it in").first.click()
-    page.get_by_role("dialog").get_by_role("button", name="Bring it in").click()
-    expect(page.get_by_role("heading", name="Bringing version 9.9 in")).to_be_visible()
-    assert asked == [{"source": "/media/stick/flowork-9.9.flowork"}]
-    expect(page.locator("[aria-current=step]")).to_contain_text("Making it ready")
-    panel.shot("updates-under-way")
-    assert panel.accessibility() == []
-    told[0] = None
-    expect(page.get_by_text("The engine is being started anew")).to_be_visible()
-    reason = "the kernel did not answer within 15 minutes"
-    told[0] = {**UPDATE, "state": {**UPDATE["state"], "phase": "rolled-back", "version": "9.9", "reason": reason}}
-    expect(page.get_by_text(reason)).to_be_visible()
-    panel.shot("updates-taken-back")
-    assert panel.accessibility() == []
-
-
 @pytest.mark.parametrize("phone", [False, True], ids=["desktop", "phone"])
 def test_these_pages_are_usable_by_everybody(open_panel: OpenPanel, flows: dict[str, str], phone: bool) -> None:
     panel = open_panel(phone=phone)
@@ -198,7 +145,6 @@ def test_these_pages_are_usable_by_everybody(open_panel: OpenPanel, flows: dict[
     pages = {
         "flow": (f"/flows/{flows['share']}", "share fails in"),
         "memory": ("/memory", "Frost in the night"),
-        "updates-checkout": ("/updates", "git pull"),
     }
     faults = {}
     for name, (path, seen) in pages.items():

@@ -2,6 +2,7 @@
 
 import { get, post, put, remove } from './client'
 import type { Opening } from './backups'
+import type { Part } from '@/lib/parts'
 
 export interface RestoreView {
   stage: 'idle' | 'unpacking' | 'starting' | 'failed'
@@ -18,8 +19,7 @@ export interface RestoreView {
 
 export const showRestore = (signal?: AbortSignal): Promise<RestoreView> => get('/restore', {}, signal)
 
-/** `data` is base64. */
-export const sendPart = (part: { offset: number; size: number; data: string }, signal?: AbortSignal): Promise<RestoreView> =>
+export const sendPart = (part: Part, signal?: AbortSignal): Promise<RestoreView> =>
   put('/restore/upload', part, { signal })
 
 export const forgetUpload = (): Promise<void> => remove('/restore/upload')

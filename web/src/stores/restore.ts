@@ -6,13 +6,10 @@ import { ApiError } from '@/api/client'
 import type { Opening } from '@/api/backups'
 import * as api from '@/api/restore'
 import { whoAmI } from '@/api/session'
+import { pause, sendInParts } from '@/lib/parts'
 
-/** Bytes of a part, halved while the engine's setting does not allow so much. */
-const PART = 1_000_000
-const SMALLEST = 1000
-/** Milliseconds between two looks; tries to send a part while the engine is out of reach. */
+/** Milliseconds between two looks. */
 const ROUND = 500
-const TRIES = 20
 
 /** `asks`: all of it was sent; `over`: the restored engine has answered. */
 export type Stage = 'choose' | 'sending' | 'asks' | 'unpacking' | 'starting' | 'over' | 'failed'
@@ -41,30 +38,11 @@ export const useRestore = defineStore('restore', () => {
     total.value = file.size
     done.value = 0
     try {
-      const view = await sendAll(file, mine.signal)
+      const view = await sendInParts(file, api.sendPart, mine.signal, (sent) => (done.value = sent))
       sealed.value = view.sealed
       stage.value = 'asks'
     } catch (error) {
       if (!mine.signal.aborted) fail(error)
-    }
-  }
-
-  async function sendAll(file: Blob, signal: AbortSignal): Promise<api.RestoreView> {
-    let part = PART
-    let tries = 0
-    for (;;) {
-      const data = await base64(file.slice(done.value, done.value + part))
-      try {
-        const view = await api.sendPart({ offset: done.value, size: file.size, data }, signal)
-        done.value = view.received
-        tries = 0
-        if (view.received >= file.size) return view
-      } catch (error) {
-        if (!(error instanceof ApiError)) throw error
-        if (error.status === 413 && part > SMALLEST) part = Math.floor(part / 2)
-        else if (error.away && ++tries <= TRIES) await pause(ROUND)
-        else throw error
-      }
     }
   }
 
@@ -126,14 +104,3 @@ export const useRestore = defineStore('restore', () => {
 
   return { stage, done, total, sealed, problem, signInAnew, send, reset, begin }
 })
-
-const pause = (milliseconds: number): Promise<void> => new Promise((done) => setTimeout(done, milliseconds))
-
-function base64(part: Blob): Promise<string> {
-  return new Promise((done, failed) => {
-    const reader = new FileReader()
-    reader.onload = () => done((reader.result as string).replace(/^[^,]*,/, ''))
-    reader.onerror = () => failed(new Error('The file cannot be read (any more).'))
-    reader.readAsDataURL(part)
-  })
-}
