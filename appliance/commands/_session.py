@@ -135,7 +135,7 @@ class Session:
 
     def _flow_of(self, run: str) -> int:
         """The number of a run's flow. Raises ``NotFound``."""
-        from appliance.gateway.places import no_run
+        from appliance.gateway.naming import no_run
         from appliance.store.runids import from_text
 
         try:
