@@ -20,27 +20,59 @@ debian() {
 phones=('mediatek/mt8*' 'mediatek/mt6*' 'mediatek/mt798*' 'mediatek/mt7996/*' 'ath11k/IPQ*' 'ath11k/QCN9074/*' 'ath11k/WCN6750/*'
   'ath10k/WCN3990/*' 'ath10k/QCA4019/*' 'ath10k/QCA99*' 'ath10k/QCA9888/*')
 
-# make_system FILE: the slot's squashfs, and beside it the kernel and the initramfs, for the boot partition.
-make_system() {
-  local tar=$work/system.tar
-  fetch_wheels
+# make_base: Debian with its packages, before Flowork comes in, as the tar $base. It is kept for the rest of the day, for it
+# takes most of the time where programs are emulated.
+make_base() {
+  local stand_ins=() key
   make_overlay
-  say "making the system (Debian $suite, $arch)"
+  key=$({
+    date -u +%F
+    printf '%s\n' "$suite" "$more" "${mirror[*]}" "${phones[@]}"
+    sha256sum <"$work/overlay.tar"
+    declare -f debian make_base
+    cat -- "$root"/images/packages/* "$root/images/make/native"
+  } | sha256sum | cut -c 1-12)
+  base=$cache/debian-$arch-$key.tar
+  [[ ! -e $base ]] || { say "taking Debian from $base"; return; }
+  rm -f -- "$cache/debian-$arch"-*.tar
+  say "making the system: Debian $suite, $arch"
+  [[ -z $native ]] || stand_ins=(--essential-hook="$native put \"\$1\" '$tools'" --customize-hook="$native take \"\$1\"")
   # shellcheck disable=SC2016  # $1 is mmdebstrap's
-  debian --variant=apt --architectures="$arch" --include="$(packages common),$(packages "$arch")$more" \
+  SOURCE_DATE_EPOCH=$overlay_date debian --variant=apt --architectures="$arch" --include="$(packages common),$(packages "$arch")$more" \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-include=/usr/share/doc/*/copyright' --dpkgopt='path-exclude=/usr/share/locale/*' \
     --dpkgopt='path-exclude=/usr/share/info/*' --dpkgopt='path-exclude=/usr/share/lintian/*' \
     "${phones[@]/#/--dpkgopt=path-exclude=/usr/lib/firmware/}" \
-    --essential-hook="tar-in '$work/overlay.tar' /" \
+    --essential-hook="tar-in '$work/overlay.tar' /" "${stand_ins[@]}" \
     --customize-hook="sync-out /var/cache/apt/archives '$cache/apt-$arch'" \
+    --customize-hook='rm -f "$1"/var/cache/apt/archives/*.deb' \
+    --skip=output/dev "$suite" "$work/base.tar" "${mirror[@]}"
+  mv -- "$work/base.tar" "$base.part"
+  mv -- "$base.part" "$base"
+}
+
+# make_system FILE: the slot's squashfs, and beside it the kernel and the initramfs, for the boot partition.
+make_system() {
+  local tar=$work/system.tar stand_ins=() back=() given="SOURCE_DATE_EPOCH=$SOURCE_DATE_EPOCH VERSION=$version ARCH=$arch"
+  fetch_wheels
+  make_base
+  if [[ -n $native ]]; then
+    stand_ins=(--customize-hook="$native put \"\$1\" '$tools'")
+    back=(--customize-hook="$native take \"\$1\"")
+    # For what machine pip chooses.
+    given+=" _PYTHON_HOST_PLATFORM=linux-aarch64"
+  fi
+  make_checkout
+  say "making the system: Flowork $version"
+  # shellcheck disable=SC2016  # $1 is mmdebstrap's
+  mmdebstrap --variant=custom --architectures="$arch" --skip=update \
+    --setup-hook="tar-in '$base' /" "${stand_ins[@]}" \
     --customize-hook='mkdir -p "$1/srv/flowork" "$1/srv/wheels"' \
     --customize-hook="tar-in '$work/checkout.tar' /srv/flowork" \
     --customize-hook="sync-in '$work/wheels' /srv/wheels" \
-    --customize-hook='chroot "$1" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
-      SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" /srv/flowork/images/make/inside' \
-    --customize-hook='chroot "$1" dpkg-query -W >'"'$work/packages'" \
-    "$suite" "$tar" "${mirror[@]}"
+    --customize-hook="chroot \"\$1\" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root $given /srv/flowork/images/make/inside" \
+    --customize-hook='chroot "$1" dpkg-query -W >'"'$work/packages'" "${back[@]}" \
+    '' "$tar" || die "Flowork could not be put in; what was said is above"
   say "packing it"
   rm -f -- "$1"
   # (Given SOURCE_DATE_EPOCH it would change every file's time, and Python would compile everything anew at each start.)
@@ -60,18 +92,21 @@ make_system() {
   rm -f -- "$tar"
 }
 
-# The files of images/files, as root's, and what names this image; as a tar, for who builds need not be root.
+# The files of images/files, as root's; as a tar, for who builds need not be root.
 make_overlay() {
   local tree=$work/overlay
   mkdir -p -- "$tree/etc"
   (cd -- "$root" && git ls-files -z images/files) | (cd -- "$root" && tar --null -T - -c) |
     tar -x -C "$tree" --strip-components=2
-  printf 'version=%s\narch=%s\nlayout=1\n' "$version" "$arch" >"$tree/etc/flowork-image"
   find "$tree" -type d -exec chmod 0755 {} +
   find "$tree" -type f -exec chmod go=rX {} +
   chmod 0440 "$tree/etc/sudoers.d/flowork"
-  plain_tar "$tree" >"$work/overlay.tar"
-  # The checkout as it is committed or about to be, with the panel that was built.
+  overlay_date=$(git -C "$root" log -1 --format=%ct -- images)
+  SOURCE_DATE_EPOCH=$overlay_date plain_tar "$tree" >"$work/overlay.tar"
+}
+
+# The checkout as it is committed or about to be, with the panel that was built.
+make_checkout() {
   (cd -- "$root" && {
     git ls-files -z -- appliance edge_agent drivers scripts systemd images setup.cfg setup.py README.md LICENSE constraints.txt
     [[ ! -d web/dist ]] || find web/dist -type f -print0

@@ -1,7 +1,8 @@
 """A machine that QEMU plays, started from an image: its disk, its power switch, its panel, a shell on it.
 
-Everything is emulated in software (no KVM), so all takes ten times as long as on a real machine. Whoever waits, waits
-for something that happens, and gives up only after minutes.
+Everything is emulated in software, which takes ten times as long as on a real machine, unless FLOWORK_TEST_KVM says
+that this one's processor may be used: inside of another virtual machine KVM is often there and does not work. Whoever
+waits, waits for something that happens, and gives up only after minutes.
 """
 
 from __future__ import annotations
@@ -100,7 +101,8 @@ class Machine:
         forward = f"hostfwd=tcp:127.0.0.1:{self.port}-:5000,hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22"
         command = [
             *("nice", "-n", "10", *(self._arm_machine() if self._arm else self._pc())),
-            *("-accel", "tcg,thread=multi", "-smp", "2", "-m", str(self._memory)),
+            *(word for one in self._accelerators() for word in ("-accel", one)),
+            *("-smp", "2", "-m", str(self._memory)),
             *("-display", "none", "-serial", f"file:{self.console}", "-monitor", "none"),
             # cache=writethrough: what the guest has synced is in the file when QEMU is killed.
             *("-drive", f"file={self.disk.path},format=raw,if=virtio,cache=writethrough"),
@@ -108,6 +110,15 @@ class Machine:
         ]
         with (self._folder / "qemu.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    @property
+    def how(self) -> str:
+        """``KVM``, or ``TCG`` where all is emulated."""
+        return "KVM" if len(self._accelerators()) > 1 else "TCG"
+
+    def _accelerators(self) -> list[str]:
+        """The second is taken where the first cannot be had."""
+        return [*(["kvm"] if not self._arm and "FLOWORK_TEST_KVM" in os.environ else []), "tcg,thread=multi"]
 
     def _pc(self) -> list[str]:
         firmware: list[str] = []

@@ -1,7 +1,7 @@
 """The arm64 image: its partitions, boot files and units, and a start in QEMU's own ARM machine.
 
-Runs only when FLOWORK_TEST_IMAGE_ARM64 names an image, its .slot beside it. A Raspberry Pi's own firmware, U-Boot and
-drivers are not tried: QEMU's machine starts the same GRUB by another UEFI.
+Runs only when FLOWORK_TEST_IMAGE_ARM64 names an image, its .slot beside it: scripts/test-image NAME-arm64.img. A
+Raspberry Pi's own firmware, U-Boot and drivers are not tried: QEMU's machine starts the same GRUB by another UEFI.
 """
 
 from __future__ import annotations
@@ -55,6 +55,9 @@ def test_the_system_has_its_units_and_drivers() -> None:
     ):
         assert f"squashfs-root/{path}\n" in listed or f"squashfs-root/{path} " in listed, path
     assert "sdhci-iproc.ko" in listed
+    # Nothing of the machine that it was made on has stayed in it (images/make/native).
+    assert "x86_64-linux-gnu" not in listed
+    assert ".own\n" not in listed
 
 
 @pytest.mark.skipif(not shutil.which("qemu-system-aarch64") or not ARM_UEFI.exists(), reason="no QEMU for ARM")

@@ -1,10 +1,12 @@
-"""The amd64 image in QEMU: it starts, keeps what it promised when the plug is pulled, and leaves a bad slot by itself.
+"""The amd64 image in QEMU: it starts, keeps what it promised when the plug is pulled, takes a signed update of its
+whole system, and leaves a bad one by itself.
 
 Takes half an hour, so it runs only when FLOWORK_TEST_IMAGE names an image (its .slot beside it): scripts/test-image.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.images.machine import Machine, machine
+from tests.images.machine import PATIENCE, Machine, machine
 from tests.support.broker import Mosquitto, Peer
 from tests.support.flows import compute, flow, node
 
+ROOT = Path(__file__).parents[2]
 IMAGE = Path(os.environ.get("FLOWORK_TEST_IMAGE", ""))
 
 pytestmark = [
@@ -52,6 +55,7 @@ def tell(text: str) -> None:
 
 def test_it_starts_from_a_bios(bios: Machine) -> None:
     took = bios.boot()
+    tell(f"emulator: {bios.how}")
     tell(f"boot to panel, BIOS, first start: {took:.0f} s")
     bios.wait(lambda: bios.run("systemctl is-active ssh") == "active", "ssh")
     assert bios.run("test -d /sys/firmware/efi && echo uefi || echo bios") == "bios"
@@ -116,9 +120,49 @@ def _runs(box: Machine, flow_id: str) -> list[dict[str, str]]:
     return items
 
 
+@pytest.fixture(scope="module")
+def trusted(folder: Path) -> tuple[Path, str]:
+    """A key that signs releases: its file, and its public half."""
+    file = folder / "release.key"
+    return file, _release("--new-key", str(file)).split()[-1]
+
+
+def signed(slot: Path, key: Path) -> Path:
+    """The release file of a whole system."""
+    out = slot.parent / f"release-{slot.stem}" if slot.parent != IMAGE.parent else key.parent / "release"
+    _release("--key", str(key), "--slot", str(slot), "--out", str(out))
+    (made,) = out.glob("*-x86_64-slot.flowork")
+    return made
+
+
+def _release(*arguments: str) -> str:
+    done = subprocess.run(
+        [str(ROOT / "scripts/release"), *arguments], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def bring(box: Machine, release: Path) -> dict[str, str]:
+    """Hand a release over as a person does, and wait until it has been dealt with; what the updater says of it."""
+    box.run("sudo tee /data/release.flowork >/dev/null", data=release, timeout=1800)
+    box.run("sudo flowork update /data/release.flowork && sudo rm /data/release.flowork", timeout=1800)
+    box.wait(lambda: box.run("sudo test -e /var/lib/flowork/update/incoming.flowork || echo gone"), "the updater")
+    state: dict[str, str] = json.loads(box.run("sudo flowork-updater status"))
+    return state
+
+
+def restart(box: Machine, boots: int, patience: float) -> list[str]:
+    """Start the machine again, and wait until it has begun so many boots; which."""
+    before = len(box.boots())
+    box.run("sudo systemd-run --quiet --on-active=1 systemctl reboot")
+    box.wait(lambda: len(box.boots()) >= before + boots, f"{boots} boots", patience)
+    return box.boots()[before:]
+
+
 def broken_slot(folder: Path) -> Path:
     """A system whose kernel starts, and finds no program to begin with."""
-    tree, made = folder / "broken", folder / "broken.slot"
+    tree, made = folder / "broken", folder / "broken-amd64.slot"
     slot = IMAGE.with_suffix(".slot")
     subprocess.run(
         ["unsquashfs", "-quiet", "-no-progress", "-dest", str(tree), str(slot), "boot", "etc/flowork-image"],
@@ -138,31 +182,42 @@ def broken_slot(folder: Path) -> Path:
     return made
 
 
-def test_a_slot_that_does_not_start_is_left_after_three_boots(bios: Machine, folder: Path) -> None:
-    assert (bios.slots()["running"], bios.slots()["slots"]["b"]) == ("a", None)
-    said = bios.run("sudo flowork-slot write -", data=broken_slot(folder), timeout=1800)
-    assert "slot b holds broken-" in said
-    before = len(bios.boots())
+def test_an_update_that_nobody_trusts_is_refused(bios: Machine, folder: Path, trusted: tuple[Path, str]) -> None:
+    state = bring(bios, signed(broken_slot(folder), trusted[0]))
+    assert state["phase"] == "refused", state
+    assert (bios.slots()["next"], bios.slots()["slots"]["b"]) == ("a", None)
+
+
+def test_an_update_that_does_not_start_is_left_after_three_boots(
+    bios: Machine, folder: Path, trusted: tuple[Path, str]
+) -> None:
+    bios.run(f"sudo flowork-updater trust {trusted[1]}")
     began = time.monotonic()
-    bios.run("sudo flowork-slot try && sudo systemd-run --quiet --on-active=1 systemctl reboot")
-    bios.wait(lambda: len(bios.boots()) >= before + 4, "three failed boots and the fourth", 2400)
+    state = bring(bios, signed(folder / "broken-amd64.slot", trusted[0]))
+    assert state["phase"] == "written", state
+    tell(f"a release handed over, verified and written to the other slot: {time.monotonic() - began:.0f} s")
+    found = bios.slots()
+    assert (found["running"], found["trying"], found["left"]) == ("a", "b", 3)
+    assert found["slots"]["b"]["version"].startswith("broken-")
+    began = time.monotonic()
+    assert restart(bios, 4, 2400) == ["b?", "b?", "b?", "a"]
     bios.wait(bios.well, "the panel, from the old slot")
     tell(f"three failed boots and back: {time.monotonic() - began:.0f} s")
-    assert bios.boots()[before:] == ["b?", "b?", "b?", "a"]
     found = bios.slots()
     assert (found["running"], found["good"], found["failed"], found["trial"]) == ("a", "a", "b", False)
     assert _runs(bios, "plug")[0]["state"] == "succeeded", "the data are the same"
 
 
-def test_a_slot_that_is_well_stays_by_itself_and_may_be_left_again(bios: Machine) -> None:
-    bios.run("sudo flowork-slot write -", data=IMAGE.with_suffix(".slot"), timeout=1800)
-    before = len(bios.boots())
-    bios.run("sudo flowork-slot try && sudo systemd-run --quiet --on-active=1 systemctl reboot")
-    bios.wait(lambda: len(bios.boots()) > before, "the boot")
+def test_an_update_that_is_well_stays_by_itself_and_may_be_left_again(bios: Machine, trusted: tuple[Path, str]) -> None:
+    state = bring(bios, signed(IMAGE.with_suffix(".slot"), trusted[0]))
+    assert state["phase"] == "written", state
+    began = time.monotonic()
+    assert restart(bios, 1, PATIENCE) == ["b?"]
     bios.wait(bios.well, "the panel, from the new slot")
-    assert bios.boots()[-1] == "b?"
+    tell(f"reboot into the new slot, to its panel: {time.monotonic() - began:.0f} s")
     found = bios.slots()
     assert (found["running"], found["trial"], found["good"], found["left"]) == ("b", True, "a", 2)
+    assert _runs(bios, "plug")[0]["state"] == "succeeded", "the data are the same"
     bios.wait(lambda: bios.slots()["good"] == "b", "five good minutes")
     bios.cut()
     bios.boot()
