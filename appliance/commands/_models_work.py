@@ -210,6 +210,7 @@ def _show(session: Session, order: Order) -> None:
             ("disk", f"{room}, {out.size(left)} of them behind it" if left > 0 else f"only {room}"),
             ("licence", " ".join(filter(None, (order.licence, order.licence_url))) or "not known; see the source"),
             ("source", order.source),
+            ("note", order.note),
             ("checksum", checksum or "not known: it is written down at this first pull and checked from then on"),
         ]
     )

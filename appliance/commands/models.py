@@ -131,17 +131,23 @@ def show(session: Session, name: str) -> None:
 @leaf("flowork models catalogue", of=command)
 def catalogue(session: Session) -> None:
     """List the small open models that can be pulled by name."""
+    from appliance.ai.library.catalogue import UNVERIFIED, is_verified
     from appliance.ai.library.catalogue import catalogue as entries
 
     found = list(entries(session.folder).values())
     if session.as_json:
         out.emit({"items": found})
         return
+    untried = 0
     for entry in found:
         kinds = ", ".join(f"{variant.quantization} {out.size(variant.bytes)}" for variant in entry.variants)
         out.say(f"{entry.name}", bold=True)
         out.say(f"  {out.plain(entry.title)}, {entry.kind}, {out.plain(entry.licence)}: {kinds}")
         out.say(f"  {out.plain(entry.about)}")
+        if not all(is_verified(entry, variant) for variant in entry.variants):
+            untried += 1
+    if untried:
+        out.say(f"\n{untried} of these {len(found)}: {UNVERIFIED}. The source is asked before anything is fetched.")
 
 
 @leaf("flowork models recommend", "flowork models recommend --all", of=command)

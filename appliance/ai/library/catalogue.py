@@ -19,6 +19,8 @@ from appliance.ai.library.errors import NoSuchModel
 from appliance.contracts import ConfigError
 
 OWN = "catalogue.json"
+#: What is said of an entry that nobody of us has fetched.
+UNVERIFIED = "not verified by us: its address, size and licence were written down from memory and never tried"
 Name = Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9._-]{0,80}$")]
 Url = Annotated[str, Meta(pattern=r"^https?://[^\s/]+/\S*$", max_length=2000)]
 Checksum = Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")]
@@ -87,6 +89,14 @@ def catalogue(data: Path | None = None) -> dict[str, CatalogueEntry]:
 def _builtin() -> dict[str, CatalogueEntry]:
     text = files("appliance.ai.library").joinpath("catalogue.json").read_bytes()
     return {entry.name: entry for entry in msgspec.json.decode(text, type=list[CatalogueEntry])}
+
+
+def is_verified(entry: CatalogueEntry, variant: Variant) -> bool:
+    """Whether somebody of us has fetched it: then its checksums are here. An owner knows their own entries."""
+    if _builtin().get(entry.name) != entry:
+        return True
+    sums = [part.sha256 for part in variant.parts] or [variant.sha256]
+    return all(sums) and bool(variant.projector_sha256 or not variant.projector)
 
 
 def choose(entries: dict[str, CatalogueEntry], text: str) -> tuple[CatalogueEntry, Variant]:

@@ -13,7 +13,8 @@ from appliance.ai.library.catalogue import ModelPart
 
 class Order(Struct, frozen=True, kw_only=True):
     """What is to be fetched under which name. ``bytes`` is 0 where the source did not say, ``free`` are those that the
-    disk has left now; ``checksum_known`` says whether what comes can be held against a checksum.
+    disk has left now; ``checksum_known`` says whether what comes can be held against a checksum; ``note`` is what
+    whoever agrees to it should know, in words.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Order(Struct, frozen=True, kw_only=True):
     licence: str = ""
     licence_url: str = ""
     source: str = ""
+    note: str = ""
 
     @property
     def checksum_known(self) -> bool:

@@ -25,7 +25,7 @@ from appliance.ai.host.llama import ggufs
 from appliance.ai.library import cards, catalogue, fetch
 from appliance.ai.library.cards import Card
 from appliance.ai.library.catalogue import ModelPart
-from appliance.ai.library.errors import BadModel, ModelIsThere, NoSuchModel
+from appliance.ai.library.errors import BadModel, CannotFetch, ModelIsThere, NoSuchModel
 from appliance.ai.library.fetch import Tell, Wait
 from appliance.ai.library.orders import Order, folder_of
 from appliance.contracts import ConfigError
@@ -34,6 +34,12 @@ from appliance.contracts import ConfigError
 _SEEN = "checksums.json"
 _COPY_BLOCK = 1 << 22
 _ADDRESS = ("http://", "https://")
+#: What of a size may differ from what the catalogue says of it.
+_OFF = 0.1
+_ELSEWHERE = (
+    "The catalogue's address is not verified by us and may be wrong: look at {source}, and give the address that you "
+    "find there to `flowork models pull`, or put it into models/catalogue.json"
+)
 
 
 def order_of(
@@ -54,9 +60,18 @@ def order_of(
     order = msgspec.structs.replace(order, parts=parts)
     if not ask:
         return order
-    sizes = [fetch.look(part.url).size for part in order.parts]
+    try:
+        sizes = [fetch.look(part.url).size for part in order.parts]
+    except CannotFetch as exc:
+        if not order.note:
+            raise
+        raise CannotFetch(f"{exc.message}. {_ELSEWHERE.format(source=order.source)}") from None
     free = machine.free_disk(folder_of(data))
-    return msgspec.structs.replace(order, bytes=sum(sizes) if all(sizes) else order.bytes, free=free)
+    size = sum(sizes) if all(sizes) else order.bytes
+    note = order.note
+    if note and abs(size - order.bytes) > _OFF * order.bytes:
+        note += f". The catalogue says {order.bytes / 1e6:,.1f} MB, its source {size / 1e6:,.1f} MB: it may be another file"
+    return msgspec.structs.replace(order, bytes=size, free=free, note=note)
 
 
 def _from_address(url: str, name: str, sha256: str, projector: str) -> Order:
@@ -102,6 +117,7 @@ def _language_parts(
 
 def _from_catalogue(data: Path, what: str, name: str) -> Order:
     entry, variant = catalogue.choose(catalogue.catalogue(data), what)
+    tried = catalogue.is_verified(entry, variant)
     onnx = bool(variant.parts)
     chosen = cards.check_name(name) if name else entry.name if onnx else f"{entry.name}-{variant.quantization.lower()}"
     parts = variant.parts or _language_parts(
@@ -118,6 +134,7 @@ def _from_catalogue(data: Path, what: str, name: str) -> Order:
         licence=entry.licence,
         licence_url=entry.licence_url,
         source=entry.source,
+        note="" if tried else catalogue.UNVERIFIED,
     )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from appliance.ai.host import files
@@ -59,6 +61,28 @@ def test_an_address_becomes_a_model_with_a_card(source: Source, tmp_path: Path) 
     assert files.find(tmp_path, "tiny-1m-q8_0") is not None, "the host sees it under that name"
     assert [path.name for path in pull.folder_of(tmp_path).iterdir()] == []
     assert cards.verify(tmp_path, "tiny-1m-q8_0") == (True, sha(content))
+
+
+def test_a_catalogue_entry_that_nobody_has_tried_is_called_so(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = source.files["Tiny-1M-Q8_0.gguf"]
+    good = {"quantization": "Q8_0", "bytes": len(content), "url": source.url("Tiny-1M-Q8_0.gguf")}
+    other = {**good, "quantization": "Q4_0", "bytes": 3 * len(content)}
+    gone = {**good, "quantization": "Q2_K", "url": source.url("gone.gguf")}
+    known = {**good, "quantization": "F32", "sha256": sha(content)}
+    ours = msgspec.convert(entry(variants=[good, other, gone, known]), catalogue.CatalogueEntry)
+    monkeypatch.setattr(catalogue, "_builtin", lambda: {"tiny": ours})
+    assert pull.order_of(tmp_path, "tiny:Q8_0").note == catalogue.UNVERIFIED
+    assert re.search("says 2?[0-9.]+ MB, its source .* MB: it may be another", pull.order_of(tmp_path, "tiny:Q4_0").note)
+    with pytest.raises(CannotFetch, match=r"404.*not verified by us and may be wrong: look at s,"):
+        pull.order_of(tmp_path, "tiny:Q2_K")
+    assert pull.order_of(tmp_path, "tiny:F32").note == ""
+    own_catalogue(tmp_path, entry(variants=[good, gone]))
+    assert pull.order_of(tmp_path, "tiny:Q8_0").note == "", "an owner's own entries are theirs to know"
+    with pytest.raises(CannotFetch) as caught:
+        pull.order_of(tmp_path, "tiny:Q2_K")
+    assert "verified" not in caught.value.message
 
 
 def test_a_second_one_of_that_name_is_refused(source: Source, tmp_path: Path) -> None:

@@ -104,6 +104,8 @@ export interface Order {
   licence: string
   licence_url: string
   source: string
+  /** What to know before it is fetched; mostly nothing. */
+  note: string
 }
 
 export interface Pull {
