@@ -15,7 +15,19 @@ from typing import Any
 
 from appliance.contracts import FlowError
 from appliance.engine.validate import validate
-from appliance.findings import Finding, of_clock, of_disk, of_https, of_plugins, of_safe_mode, of_status, of_strain
+from appliance.findings import (
+    Finding,
+    of_agents,
+    of_clock,
+    of_disk,
+    of_https,
+    of_name,
+    of_plugins,
+    of_safe_mode,
+    of_status,
+    of_strain,
+    of_update,
+)
 from appliance.kernel.clock import Clock
 from appliance.kernel.maintenance import check_shards
 from appliance.listener import ANY, ListenError, bind
@@ -33,10 +45,14 @@ from appliance.store.opening import DATABASE, RESTORING
 from appliance.store.places import database_url
 from appliance.store.sqlite_file import check_database
 from appliance.strain import look
+from appliance.update.request import told
+from appliance.update.updater import OPT
 from appliance.world import Machine
 
 #: Where a gateway listens if nothing else is said.
 PORT = 5000
+#: Where avahi listens while it runs.
+AVAHI = Path("/run/avahi-daemon/socket")
 _PYTHON = (3, 11)
 _SQLITE = (3, 37, 0)  # Debian 11 is too old; STRICT tables and RETURNING are in use
 
@@ -59,12 +75,12 @@ def examine(
         ("the versions", of_versions),
         ("the data folder", lambda: _folder(data)),
         ("the disk", lambda: of_disk(data)),
-        ("the machine", lambda: of_strain(look(data))),
+        ("the machine", lambda: [*of_strain(look(data)), *of_name(OPT.exists(), AVAHI.exists())]),
         ("the keys", lambda: [*_keys(data), *_https(data)]),
         ("the database", lambda: _database(data)),
         ("the history", lambda: _history(data)),
         ("flows, secrets and the audit log", lambda: _contents(data, status is not None)),
-        ("the kernel", lambda: of_status(status) if status is not None else _away(data)),
+        ("the kernel", lambda: _kernel(status) if status is not None else _away(data)),
         ("the gateway", lambda: _gateway(data, port)),
     ]
     found: list[Finding] = []
@@ -161,6 +177,8 @@ def _contents(data: Path, running: bool) -> Iterator[Finding]:
         return
     with closing(open_store(data)) as store:
         settings = store.settings.load()
+        if settings.update_auto != "off":
+            yield from of_update(*told(data))
         if not running and settings.clock == "wait":
             yield from of_clock(*Clock(lambda: 0.0).trusted())
         repair = store.repair()
@@ -186,6 +204,10 @@ def _flows(data: Path, store: Store, running: bool) -> Iterator[Finding]:
         for problem in validate(version.body, registry, Machine(here.__contains__, data)):
             text = f"flow {flow.id}, version {version.number}: {problem.path}: {problem.message}"
             yield Finding("flow", "warning", text, "mend the flow and deploy it again, or install it", flow.workspace)
+
+
+def _kernel(status: Mapping[str, Any]) -> list[Finding]:
+    return [*of_status(status), *of_agents(status.get("agents", ()), time.time())]
 
 
 def _away(data: Path) -> Iterator[Finding]:

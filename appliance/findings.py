@@ -12,7 +12,8 @@ from msgspec import Struct
 from appliance.safemode import Rest
 from appliance.strain import Strain
 
-Level = Literal["warning", "critical"]
+#: ``notice``: good to know, and nothing is wrong.
+Level = Literal["notice", "warning", "critical"]
 #: Bytes left on the disk.
 _LOW, _EMPTY = 300_000_000, 60_000_000
 _FEW_FILES = 2_000
@@ -30,7 +31,7 @@ _ROOT_DAYS = 365
 
 
 class Finding(Struct, frozen=True):
-    """One thing that is not well. ``mend`` says what to do; ``workspace`` whose it is, if it is anybody's."""
+    """One thing that is not well, or to be known. ``mend`` says what to do; ``workspace`` whose it is, if anybody's."""
 
     id: str
     level: Level
@@ -41,7 +42,7 @@ class Finding(Struct, frozen=True):
 
 def overall(findings: Iterable[Finding]) -> str:
     """``ok``, ``warning`` or ``critical`` for all of them."""
-    levels = {finding.level for finding in findings}
+    levels = {finding.level for finding in findings if finding.level != "notice"}
     return "critical" if "critical" in levels else "warning" if levels else "ok"
 
 
@@ -134,6 +135,7 @@ def of_safe_mode(rest: Rest) -> Finding:
 
 def of_strain(strain: Strain) -> Iterator[Finding]:
     """The machine under the engine."""
+    yield from _wear(strain)
     if strain.read_only:
         text = "the disk of the data folder is read-only: the system has found it damaged, or it is worn out"
         yield Finding("read-only", "critical", text, "back up what can be read, then check or replace the card or disk")
@@ -153,10 +155,20 @@ def of_strain(strain: Strain) -> Iterator[Finding]:
     elif strain.under_voltage_before:
         text = "the power supply has given too little voltage since the boot"
         yield Finding("power", "warning", text, "use the board's own power supply and a short, thick cable")
+    if strain.usb_cut:
+        text = f"USB ports were switched off {strain.usb_cut} times since the boot, for a device drew too much current"
+        yield Finding("usb", "warning", text, "give that device a hub with a power supply of its own, or another cable")
+
+
+def _wear(strain: Strain) -> Iterator[Finding]:
     if strain.worn is not None and strain.worn >= _WORN:
         text = f"{min(strain.worn, 10) * 10} % of the memory card's life are used up, by its own account"
         level: Level = "critical" if strain.worn > _WORN + 1 else "warning"
         yield Finding("wear", level, text, "make a backup now, and replace it soon")
+    if strain.disk_errors:
+        text = f"the file system of the data folder was found inconsistent {strain.disk_errors} times"
+        mend = "make a backup now, then have it checked: start once with fsck.mode=force, or replace the card or disk"
+        yield Finding("disk-errors", "critical", text, mend)
 
 
 def _warmth(strain: Strain) -> Iterator[Finding]:
@@ -189,6 +201,48 @@ def _brokers(status: Mapping[str, Any]) -> Iterator[Finding]:
         if not link["ok"]:
             text = f"the MQTT broker {link['broker']} ({link['role']}): {link['text']}"
             yield Finding("mqtt", "warning", text, "it is tried again by itself; is the broker up, is the login right?")
+
+
+def of_agents(agents: Iterable[Mapping[str, Any]], now: float) -> Iterator[Finding]:
+    """The kernel's method ``agents`` in words: machines with devices ("" is this one) and the drivers on them."""
+    for agent in agents:
+        where = f"the agent {agent['name']}" if agent["name"] else "this machine"
+        away = now - agent["since"]
+        if agent["name"] and not agent["online"] and away > _AWAY:
+            text = f"{where} is away since {away / 60:.0f} minutes: {agent['text']}"
+            mend = (
+                "is it on, and on this network? its events come later; `flowork agent revoke` ends what is not needed"
+            )
+            yield Finding("agent-away", "warning", text, mend)
+        for driver in agent["drivers"] if agent["online"] else ():
+            if not driver["ok"]:
+                text = f"the driver {driver['driver']} of {where}: {driver['text']}"
+                mend = "is the device plugged in (USB) and switched on? it is tried again by itself"
+                yield Finding("driver", "warning", text, mend)
+
+
+def of_update(version: str, tried: bool, error: str) -> Iterator[Finding]:
+    """What looking for updates has found: a newer ``version`` ("": none), which was ``tried`` by itself and is not what
+    runs, or why the source could not be read.
+    """
+    if version and tried:
+        text = f"version {version} was brought in by itself, and did not stay"
+        yield Finding("update", "warning", text, "the page Updates and `flowork update` say why; it is not tried again")
+    elif version:
+        text = f"version {version} of Flowork is to be had; this box runs an older one"
+        yield Finding(
+            "update", "notice", text, "bring it in when it suits: on the page Updates, or by `flowork update`"
+        )
+    elif error:
+        text = f"it could not be looked for updates: {error}"
+        yield Finding("update", "warning", text, "see the setting update_from; it is tried again tomorrow")
+
+
+def of_name(installed: bool, avahi: bool) -> Iterator[Finding]:
+    """Whether the box is found by its name (``flowork.local``), for which the system's avahi answers."""
+    if installed and not avahi:
+        text = "this box is not found by its name (….local): avahi, which answers for it, does not run"
+        yield Finding("mdns-name", "warning", text, "sudo apt install avahi-daemon, or use the box's address")
 
 
 def _peers(peers: Mapping[str, Any]) -> Iterator[Finding]:

@@ -23,7 +23,9 @@ class Strain(Struct, frozen=True, kw_only=True):
 
     ``stalled`` is the share of the last minute in which somebody, ``frozen`` in which everybody waited for memory
     (PSI, Documentation/accounting/psi.rst). ``worn``: tenths of the life of an eMMC that are used up (JEDEC eMMC 5.0,
-    DEVICE_LIFE_TIME_EST).
+    DEVICE_LIFE_TIME_EST). ``disk_errors``: how often the data folder's file system was found inconsistent since it was
+    last checked (Documentation/ABI/testing/sysfs-fs-ext4). ``usb_cut``: how often USB ports were switched off since the
+    boot because too much current was drawn (Documentation/ABI/testing/sysfs-bus-usb, over_current_count).
     """
 
     memory_free: float | None = None
@@ -35,6 +37,8 @@ class Strain(Struct, frozen=True, kw_only=True):
     throttled: bool | None = None
     read_only: bool = False
     worn: int | None = None
+    disk_errors: int | None = None
+    usb_cut: int | None = None
 
 
 def look(data: Path, root: Path = Path("/")) -> Strain:
@@ -52,6 +56,8 @@ def look(data: Path, root: Path = Path("/")) -> Strain:
         throttled=None if flags is None else bool(flags & (_CAPPED | _THROTTLED | _HOT)),
         read_only=_read_only(data),
         worn=_worn(data, root / "sys/dev/block"),
+        disk_errors=_disk_errors(data, root / "sys"),
+        usb_cut=_usb_cut(root / "sys/bus/usb/devices"),
     )
 
 
@@ -114,12 +120,28 @@ def _read_only(data: Path) -> bool:
         return False
 
 
-def _worn(data: Path, block: Path) -> int | None:
+def _device(data: Path, block: Path) -> Path:
+    """The disk's or partition's folder in ``/sys``; one that is not there for what lies on no block device."""
     try:
         number = data.stat().st_dev
-        device = (block / f"{os.major(number)}:{os.minor(number)}").resolve()
     except OSError:
-        return None
+        return block / "none"
+    return (block / f"{os.major(number)}:{os.minor(number)}").resolve()
+
+
+def _disk_errors(data: Path, sys: Path) -> int | None:
+    text = _read(sys / "fs/ext4" / _device(data, sys / "dev/block").name / "errors_count")
+    return int(text) if text.isdigit() else None
+
+
+def _usb_cut(devices: Path) -> int | None:
+    # A hub is a device, its interface `…:1.0` has the ports; `usb1` and the like are the machine's own.
+    counts = [_read(file) for file in devices.glob("*/*-port*/over_current_count")]
+    return sum(int(text) for text in counts if text.isdigit()) if counts else None
+
+
+def _worn(data: Path, block: Path) -> int | None:
+    device = _device(data, block)
     for folder in (device, device.parent):  # a partition lies within its disk
         words = _read(folder / "device/life_time").split()
         if words:

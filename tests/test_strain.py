@@ -58,6 +58,26 @@ def test_a_newer_kernel_tells_the_voltage_elsewhere(board: Path, tmp_path: Path)
     assert look(tmp_path, board).under_voltage is True
 
 
+def test_a_file_system_with_errors_and_a_usb_port_that_was_cut(board: Path, tmp_path: Path) -> None:
+    number = tmp_path.stat().st_dev
+    place = board / f"sys/dev/block/{os.major(number)}:{os.minor(number)}"
+    write(board, "sys/devices/sda/sda2/device/life_time", "0x01 0x01\n")
+    (place / "device/life_time").unlink()
+    (place / "device").rmdir()
+    place.rmdir()
+    place.symlink_to(board / "sys/devices/sda/sda2")
+    write(board, "sys/fs/ext4/sda2/errors_count", "3\n")
+    for hub, port, count in [("1-0:1.0", "usb1-port1", 0), ("1-0:1.0", "usb1-port2", 2), ("2-1:1.0", "2-1-port1", 1)]:
+        write(board, f"sys/bus/usb/devices/{hub}/{port}/over_current_count", f"{count}\n")
+    strain = look(tmp_path, board)
+    assert (strain.disk_errors, strain.usb_cut) == (3, 3)
+    found = {finding.id: finding for finding in of_strain(strain)}
+    assert (found["disk-errors"].level, found["usb"].level) == ("critical", "warning")
+    assert "3 times" in found["usb"].text and "hub" in found["usb"].mend
+    write(board, "sys/fs/ext4/sda2/errors_count", "0\n")
+    assert "disk-errors" not in {finding.id for finding in of_strain(look(tmp_path, board))}
+
+
 def test_a_machine_that_tells_nothing_has_no_faults(tmp_path: Path) -> None:
     strain = look(tmp_path, tmp_path / "nothing")
     assert view(strain) == {"read_only": False}

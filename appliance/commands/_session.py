@@ -218,4 +218,7 @@ class Session:
             found: dict[str, Any] = self.client.call("status", 10.0)
         except KernelAway:
             return None
-        return found
+        try:
+            return {**found, "agents": self.client.call("agents", 10.0)}
+        except FlowError:  # it has no devices: it is one of a cluster
+            return found

@@ -9,6 +9,8 @@ from appliance.commands._base import leaf
 from appliance.commands._progress import progress
 from appliance.commands._session import Session
 
+_COLORS = {"notice": "cyan", "warning": "yellow", "critical": "red"}
+
 
 @leaf("flowork doctor", "flowork doctor --json", name="doctor")
 @click.option("--port", type=int, default=5000, show_default=True, help="Where the gateway would listen.")
@@ -29,7 +31,7 @@ def command(session: Session, port: int) -> int:
         out.emit({"status": level, "data": str(data), "findings": found, "kernel": status})
     else:
         for one in found:
-            out.say(f"{one.level}: {out.plain(one.text)}", color="red" if one.level == "critical" else "yellow")
+            out.say(f"{one.level}: {out.plain(one.text)}", color=_COLORS[one.level])
             out.say(f"    {out.plain(one.mend)}")
         for kernel in (status or {}).get("kernels", ()):
             out.say(

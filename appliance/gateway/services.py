@@ -246,7 +246,10 @@ class Gateway:
         except FlowError as exc:
             logger.debug("no word from the kernel: %s", exc.message)
             return None
-        return status
+        try:
+            return {**status, "agents": self.call("agents", 5.0)}
+        except FlowError:  # it has no devices: it is one of a cluster
+            return {**status, "agents": []}
 
     def _look_at_history(self) -> dict[str, Any]:
         return {

@@ -113,6 +113,16 @@ def _still(seen: Looked) -> Looked:
     return structs.replace(seen, found=structs.replace(found, newer=newer))
 
 
+def told(data: Path) -> tuple[str, bool, str]:
+    """What the newest look has found that is to be known: a version that is newer than what runs ("": none), whether it
+    was brought in by itself already, and why the source could not be read.
+    """
+    seen = _still(looked(data))
+    if (found := seen.found) is None or not found.newer or found.why_not:
+        return "", False, seen.error
+    return found.version, seen.tried == f"{found.version}-{found.made}", ""
+
+
 def _fetching(folder: Path) -> Fetching | None:
     try:
         return Fetching((folder / _PART).stat().st_size, int((folder / _SIZE).read_text(encoding="ascii")))

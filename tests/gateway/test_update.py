@@ -146,6 +146,19 @@ def test_the_set_source_is_looked_at_and_that_is_remembered(home: Home, tmp_path
     assert view["looked"]["error"] == ""
 
 
+def test_a_newer_release_is_told_on_the_health_page_and_is_no_fault(home: Home, tmp_path: Path) -> None:
+    home.start_kernel()
+    before = home.owner.get("/health")["status"]
+    home.owner.do("PATCH", "/settings", {"values": {"update_from": str(release(tmp_path / "r.flowork"))}})
+    home.owner.do("POST", "/update/look", {})
+    assert "update" not in [one["id"] for one in home.owner.get("/health")["findings"]], "nobody wants to be told"
+    home.owner.do("PATCH", "/settings", {"values": {"update_auto": "tell"}})
+    health = home.owner.get("/health")
+    (finding,) = [one for one in health["findings"] if one["id"] == "update"]
+    assert (finding["level"], health["status"]) == ("notice", before)
+    assert "99.1" in finding["text"]
+
+
 def test_how_long_all_has_been_well_is_told(home: Home, tmp_path: Path) -> None:
     state = '{"phase": "watching", "version": "99.1", "at": %d, "well_since": %d}'
     (tmp_path / "place/state.json").write_text(state % (2e9 - 200, 2e9 - 80))

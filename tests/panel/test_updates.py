@@ -85,7 +85,7 @@ class Told:
         if route.request.method == "DELETE":
             route.fulfill(status=204)
             return
-        part = route.request.post_data_json
+        part: Any = route.request.post_data_json
         assert part["offset"] == len(self.sent)
         if self.refusal is not None:
             problem = {"type": "/docs/errors#bad-release", "title": "No", "status": 422, "detail": self.refusal}

@@ -17,6 +17,8 @@ from appliance.strain import view
 
 noun = Noun("health", "Is everything well? What is not comes with what to do about it.")
 
+_ELSEWHERE = {"triggers", "agents"}
+
 
 class Health(Struct, frozen=True, kw_only=True):
     """``ok``, ``warning`` or ``critical``. All but ``status`` is for those who may read it."""
@@ -42,8 +44,8 @@ def show(call: Call[Nothing, Nothing]) -> Health:
     everything = allowed(call.identity, "health:read", EVERYWHERE)
     if not everything:
         findings = [finding for finding in findings if not finding.workspace or _sees(call, finding.workspace)]
-    # Triggers are a noun of their own, and their status tells the secret paths of webhooks.
-    kernel = None if status is None else {key: value for key, value in status.items() if key != "triggers"}
+    # They are nouns of their own; the status of triggers tells the secret paths of webhooks.
+    kernel = None if status is None else {key: value for key, value in status.items() if key not in _ELSEWHERE}
     return Health(
         status=level,
         version=VERSION,

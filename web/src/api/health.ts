@@ -6,7 +6,8 @@ export type Level = 'ok' | 'warning' | 'critical'
 
 export interface Finding {
   id: string
-  level: 'warning' | 'critical'
+  /** `notice`: good to know, and nothing is wrong. */
+  level: 'notice' | 'warning' | 'critical'
   text: string
   /** What to do. */
   mend: string
@@ -48,6 +49,8 @@ export interface Strain {
   throttled?: boolean
   read_only?: boolean
   worn?: number
+  disk_errors?: number
+  usb_cut?: number
 }
 
 /** All but `status` is for those who may read it. */
