@@ -70,7 +70,8 @@ def order_of(
     size = sum(sizes) if all(sizes) else order.bytes
     note = order.note
     if note and abs(size - order.bytes) > _OFF * order.bytes:
-        note += f". The catalogue says {order.bytes / 1e6:,.1f} MB, its source {size / 1e6:,.1f} MB: it may be another file"
+        said, real = f"{order.bytes / 1e6:,.1f} MB", f"{size / 1e6:,.1f} MB"
+        note += f". The catalogue says {said}, its source {real}: it may be another file"
     return msgspec.structs.replace(order, bytes=size, free=free, note=note)
 
 

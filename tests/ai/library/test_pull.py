@@ -74,7 +74,7 @@ def test_a_catalogue_entry_that_nobody_has_tried_is_called_so(
     ours = msgspec.convert(entry(variants=[good, other, gone, known]), catalogue.CatalogueEntry)
     monkeypatch.setattr(catalogue, "_builtin", lambda: {"tiny": ours})
     assert pull.order_of(tmp_path, "tiny:Q8_0").note == catalogue.UNVERIFIED
-    assert re.search("says 2?[0-9.]+ MB, its source .* MB: it may be another", pull.order_of(tmp_path, "tiny:Q4_0").note)
+    assert re.search(r"says [\d.]+ MB, its source [\d.]+ MB: it may", pull.order_of(tmp_path, "tiny:Q4_0").note)
     with pytest.raises(CannotFetch, match=r"404.*not verified by us and may be wrong: look at s,"):
         pull.order_of(tmp_path, "tiny:Q2_K")
     assert pull.order_of(tmp_path, "tiny:F32").note == ""
