@@ -77,6 +77,8 @@ class PeerState(Struct, frozen=True, kw_only=True):
     ``list`` (the setting ``peers``), ``last`` (its last known address), ``link``. ``roles`` is what it may do here,
     ``allows`` what it lets this engine do, ``url`` where its panel is. ``offset`` is how many seconds its clock is
     ahead, ``latency`` one way in seconds; times are Unix seconds. ``hint`` says what a person might do about it.
+    ``why`` names the reason of a refusal: ``unknown``, ``revoked``, ``version``, ``clone``, ``moved`` (it comes from
+    other hardware), ``moved-here`` (this engine does, it says); empty if there is none.
     """
 
     id: str
@@ -85,6 +87,7 @@ class PeerState(Struct, frozen=True, kw_only=True):
     fingerprint: str = ""
     state: PeerStanding
     text: str = ""
+    why: str = ""
     hint: str = ""
     since: float = 0.0
     paired: float = 0.0

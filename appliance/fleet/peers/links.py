@@ -256,7 +256,11 @@ class Links:
         if link.identity == self._circle.fingerprint and message.id == "clone":
             self.presence.cloned(link.address)
         elif remote is not None and message.id not in {"double", "stops"} and remote.link in {link, None}:
-            remote.refused(message.id, f"it says: {message.text[:500]}", self._about.wall())
+            remote.refused(
+                "moved-here" if message.id == "moved" else message.id,
+                f"it says: {message.text[:500]}",
+                self._about.wall(),
+            )
             if message.id == "clone":
                 self.presence.cloned(message.place or link.address)
             self._circle.changed(remote)

@@ -298,7 +298,10 @@ class EnginePeers:
 def told_apart(states: list[PeerState]) -> list[PeerState]:
     """Those that have one name between them say so: their ids tell them apart, and their owners can."""
     names = Counter(state.calls_itself for state in states)
-    hint = "another engine calls itself that, too: set engine_name on one of the two, or `flowork peer rename`"
+    hint = (
+        "another engine calls itself that, too: set engine_name on one of the two, or rename it on the page Engines "
+        "(`flowork peer rename`)"
+    )
     return [
         msgspec.structs.replace(state, hint=hint) if names[state.calls_itself] > 1 and not state.hint else state
         for state in states

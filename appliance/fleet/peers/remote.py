@@ -28,6 +28,7 @@ class Remote:
         self.since = now
         self.standing_down = ""
         self.text = "not connected yet"
+        self.why = ""
         self.hint = ""
         #: What was seen of a copy of it, as long as this link stands.
         self.copy = ""
@@ -62,23 +63,23 @@ class Remote:
         standing = "clone" if why == "clone" else "refused"
         if (self.standing_down, self.text) != (standing, text):
             self.standing_down, self.text, self.since = standing, text, now
-        self.hint = _HINTS.get(why, "").replace("NAME", self.known.name)
+        self.why, self.hint = why, _HINTS.get(why, "").replace("NAME", self.known.name)
 
     def came(self, now: float) -> None:
         """Each side has let the other in."""
         self.standing_down, self.text, self.since = "", "connected", now
-        self.hint, self.copy, self.pause = "", "", 0.0
+        self.why, self.hint, self.copy, self.pause = "", "", "", 0.0
 
     def went(self, why: str, now: float) -> None:
         """Its link has ended."""
         ready = self.connected
         self.link, self.copy = None, ""
         if ready and not self.standing_down:
-            self.text, self.since, self.hint = why, now, ""
+            self.text, self.since, self.why, self.hint = why, now, "", ""
 
     def copied(self, text: str) -> None:
         """Another machine has come with its identity, and was refused."""
-        self.copy, self.hint = text, _HINTS["clone"]
+        self.copy, self.why, self.hint = text, "clone", _HINTS["clone"]
 
     def remember(self, address: str) -> None:
         """An address has worked."""
@@ -109,6 +110,7 @@ class Remote:
             fingerprint=known.fingerprint,
             state="connected" if link is not None else self.standing_down or "away",  # type: ignore[arg-type]
             text=f"{self.text}; {self.copy}" if self.copy else self.text,
+            why=self.why,
             hint=self.hint,
             since=self.since,
             paired=known.at,
@@ -154,11 +156,17 @@ def no_roles() -> PeerRoles:
     return PeerRoles(rights=frozenset({"models"}))
 
 
+_ANEW = (
+    "on the page Engines remove it here too (`flowork peer revoke NAME`), or pair the two again (`flowork peer pair`, "
+    "`… join`)"
+)
 _HINTS = {
-    "unknown": "remove it here too (`flowork peer revoke`), or pair the two again (`flowork peer pair`, `… join`)",
-    "revoked": "remove it here too (`flowork peer revoke`), or pair the two again (`flowork peer pair`, `… join`)",
+    "unknown": _ANEW,
+    "revoked": _ANEW,
     "version": "bring both engines to the same release",
     "clone": "give the copy an identity of its own: stop it, and run `flowork peer new-identity` there",
-    "moved": "if its data folder was moved for good: `flowork peer moved NAME`; if this is a copy: `flowork peer "
-    "new-identity` there",
+    "moved": "if its data folder was moved for good, say so on the page Engines (`flowork peer moved NAME`); if this "
+    "is a copy: `flowork peer new-identity` there",
+    "moved-here": "if this engine's data folder was moved for good, say so on that engine's page Engines (`flowork "
+    "peer moved`); if this is a copy: `flowork peer new-identity` here",
 }

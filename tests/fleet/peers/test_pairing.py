@@ -358,9 +358,12 @@ def test_a_folder_on_other_hardware_is_refused_until_its_owner_says_that_it_has_
     until(lambda: (state := a.state("beta")) is not None and state.state == "refused", "the refusal")
     assert "made on other hardware" in a.state("beta").text  # type: ignore[union-attr]
     until(lambda: (state := moved.state("alpha")) is not None and state.state == "refused", "the refusal")
+    reasons = [state.why for state in (a.state("beta"), moved.state("alpha")) if state is not None]
+    assert reasons == ["moved", "moved-here"]
     a.peers.moved("beta")
     moved.peers.post(moved.peers.links.hurry)
     until(lambda: a.connected("beta") and moved.connected("alpha"), "the link")
+    assert [state.why for state in a.peers.states()] == ["", ""]
     moved.peers.stop()
     b.begin()
     until(lambda: (state := a.state("beta")) is not None and state.state == "refused", "the old one")

@@ -40,6 +40,8 @@ export interface PeerState {
   fingerprint: string
   state: PeerStanding
   text: string
+  /** The reason of a refusal: `unknown`, `revoked`, `version`, `clone`, `moved`, `moved-here`, or empty. */
+  why: string
   /** What a person might do about it. */
   hint: string
   since: number

@@ -24,7 +24,7 @@ vi.mock('@/api/live', () => ({
 const NOTHING = { rights: [], workspaces: [] }
 const offers = (more: object = {}): PeerState['offers'] => ({ models: [], devices: [], nodes: [], memory: 0, memory_free: 0, cores: 0, load: 0, runs: 0, exact: true, ...more })
 const peer = (name: string, more: Partial<PeerState> = {}): PeerState => ({
-  id: `id-${name}`, name, calls_itself: name, fingerprint: '', state: 'connected', text: '', hint: '', since: 0, paired: 5, addresses: [], address: '',
+  id: `id-${name}`, name, calls_itself: name, fingerprint: '', state: 'connected', text: '', why: '', hint: '', since: 0, paired: 5, addresses: [], address: '',
   seen: [], version: '1', url: '', offset: 0, latency: 0, roles: NOTHING as PeerState['roles'], allows: NOTHING as PeerState['allows'], offers: offers(), ...more,
 })
 const pi = peer('pi', { state: 'self', paired: 0 })
