@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
 from appliance.contracts import Event, FlowError
 from appliance.engine.plan import plan_flow
 from appliance.engine.states import Letter, RunState
+from appliance.kernel.core import Core
 from appliance.kernel.fleet_api import fleet_methods
 from appliance.kernel.live import Live
 from appliance.kernel.maintenance import Unknown
 from appliance.kernel.model_api import ModelApi
 from appliance.kernel.params import NotNow, arguments, run_number, text
 from appliance.kernel.peering.api import PeeringApi
+from appliance.kernel.peering.peering import Peering
 from appliance.kernel.peers_api import peers_methods
 from appliance.kernel.rehearsal import Asking, Rehearsal
 from appliance.kernel.replay import Replay
@@ -24,10 +26,8 @@ from appliance.kernel.runs import LiveRun
 from appliance.kernel.server import BadRequest, Handler, Params, Reply
 from appliance.kernel.submission import AlreadyRan, Submission
 from appliance.kernel.trial import Asked, Trial, trial_plan
+from appliance.kernel.workshop import KernelWorkshop
 from appliance.store.runids import from_text
-
-if TYPE_CHECKING:
-    from appliance.kernel.kernel import Kernel
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +55,10 @@ class Start(Struct, kw_only=True):
 class Api:
     """The kernel's methods by name. Handlers are called on the socket's thread and answer from the engine's."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Core, workshop: KernelWorkshop, peering: Peering) -> None:
         self._kernel = kernel
+        self._workshop = workshop
+        self._peering = peering
         self._engine = kernel.engine
         self.live = Live(self._engine.post, self._set_live)
 
@@ -79,14 +81,14 @@ class Api:
             "backup": self._backup,
             **fleet_methods(self._kernel.fleet),
             **peers_methods(self._kernel.peers),
-            **PeeringApi(self._kernel.peering).methods(),
+            **PeeringApi(self._peering).methods(),
             **ModelApi(self._kernel).methods(),
             **self._kernel.model_jobs.methods(),
             **self._kernel.memory.methods(self._engine.steps.io.spawn),
             "try": self._on_engine(self._try),
             "rehearse": self._on_engine(self._rehearse),
-            "draft": self._kernel.workshop.draft,
-            "analyse": self._kernel.workshop.words,
+            "draft": self._workshop.draft,
+            "analyse": self._workshop.words,
         }
 
     def _on_engine(self, work: Callable[[Params, Reply], None]) -> Handler:
@@ -281,11 +283,6 @@ class Api:
 
     def _set_live(self, on: bool) -> None:
         self._engine.chronicle.live = self.live.tell if on else None
-
-    def tell(self, item: dict[str, Any]) -> None:
-        """Something to those who watch live that is not a run (health, triggers)."""
-        if self._engine.chronicle.live is not None:
-            self._engine.chronicle.live(item)
 
 
 def result_view(run: LiveRun) -> dict[str, Any]:

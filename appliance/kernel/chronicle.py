@@ -40,6 +40,11 @@ class Chronicle:
         run.news.append(line)
         self._keeper.touch(run)
 
+    def say(self, item: dict[str, Any]) -> None:
+        """Something that is not of a run (health, triggers)."""
+        if self.live is not None:
+            self.live(item)
+
     def tell(self, touched: list[LiveRun]) -> None:
         """A commit is through: its runs, to those who watch live."""
         if self.live is None:

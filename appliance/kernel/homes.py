@@ -25,7 +25,7 @@ from appliance.sharing.members import KERNEL, Member
 from appliance.sharing.spread import Host, Placed, groups_of, names_in, spread
 
 if TYPE_CHECKING:
-    from appliance.kernel.kernel import Kernel
+    from appliance.kernel.core import Core
     from appliance.kernel.runs import FlowSlot, LiveRun
     from appliance.kernel.server import Server
 
@@ -51,7 +51,7 @@ class Move(Struct):
 class Homes:
     """See above. Its methods without another word are for the cluster's thread."""
 
-    def __init__(self, kernel: Kernel, cluster: Cluster) -> None:
+    def __init__(self, kernel: Core, cluster: Cluster) -> None:
         self._kernel = kernel
         self._cluster = cluster
         #: The flows at home here. Changed on the engine's thread only.

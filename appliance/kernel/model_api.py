@@ -9,18 +9,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
 
 from appliance.contracts import ChatRequest, FlowError, ModelFacts
 from appliance.kernel.answering import answer
+from appliance.kernel.core import Core
 from appliance.kernel.params import arguments
 from appliance.kernel.server import BadRequest, Handler, Params, Reply
-
-if TYPE_CHECKING:
-    from appliance.kernel.kernel import Kernel
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Patience = Annotated[float, Meta(gt=0, le=3600)]
@@ -58,7 +56,7 @@ class Used(Struct, kw_only=True):
 class ModelApi:
     """The methods by name. Work goes on the IO loop, and answers come from there."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Core) -> None:
         self._kernel = kernel
         self._models = kernel.models
         self._spawn = kernel.engine.steps.io.spawn

@@ -13,7 +13,7 @@ from appliance.store.runids import to_text
 
 if TYPE_CHECKING:
     from appliance.kernel.context import StepContext
-    from appliance.kernel.kernel import Kernel
+    from appliance.kernel.core import Core
 
 MOST = 100
 #: Bytes of free disk below which that is a problem.
@@ -23,7 +23,7 @@ LITTLE_ROOM = 200_000_000
 class KernelOverview:
     """Implements :class:`appliance.contracts.Overview` for one step."""
 
-    def __init__(self, kernel: Kernel, ctx: StepContext) -> None:
+    def __init__(self, kernel: Core, ctx: StepContext) -> None:
         self._kernel = kernel
         self._workspace = ctx.workspace
 

@@ -7,21 +7,19 @@ import os
 import socket
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from appliance.contracts import ModelOffer, PeerOffers
 from appliance.fleet.peers.beacon import Beacon
 from appliance.fleet.peers.hardware import marks
 from appliance.fleet.peers.peers import EnginePeers
 from appliance.fleet.peers.surroundings import Surroundings
+from appliance.kernel.core import Core
 from appliance.running import gateway_port
 from appliance.security.audit import AuditLog
 from appliance.security.files import keys_folder
 from appliance.security.keys import read_engine
 from appliance.security.owner import read_address
-
-if TYPE_CHECKING:
-    from appliance.kernel.kernel import Kernel
 
 #: Bytes to which free memory is rounded, and load: what changes all the time is not told all the time.
 _GRAIN, _LOAD = 64 << 20, 0.1
@@ -29,7 +27,7 @@ _GRAIN, _LOAD = 64 << 20, 0.1
 _ENTITIES = 500
 
 
-def make_peers(kernel: Kernel, beacon: Beacon) -> EnginePeers:
+def make_peers(kernel: Core, beacon: Beacon) -> EnginePeers:
     """They are not started yet."""
     settings, data = kernel.store.settings.load(), kernel.data
     engine = read_engine(data).id
@@ -51,13 +49,13 @@ def make_peers(kernel: Kernel, beacon: Beacon) -> EnginePeers:
         offers=lambda: offers(kernel),
         aside=kernel.engine.steps.io.call,
         wall=kernel.services.wall,
-        tell=kernel._tell_live,
+        tell=kernel.tell_live,
         audit=audit,
     )
-    return EnginePeers(data, kernel._blobs, beacon, about)
+    return EnginePeers(data, kernel.blobs, beacon, about)
 
 
-def offers(kernel: Kernel) -> PeerOffers:
+def offers(kernel: Core) -> PeerOffers:
     """What this engine has at this moment. Reads the models' folder: not for a thread that may not wait."""
     from appliance.ai.library.cards import all_models  # which a kernel without peers never needs
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from appliance.contracts import Event
 from appliance.engine import trace
@@ -10,6 +10,7 @@ from appliance.engine.runner import recover
 from appliance.engine.states import Letter
 from appliance.engine.trace import Record, records_of
 from appliance.kernel.context import judge_for
+from appliance.kernel.core import Core
 from appliance.kernel.maintenance import Unknown
 from appliance.kernel.params import NotNow, run_number, text
 from appliance.kernel.runs import FlowSlot, LiveRun
@@ -17,16 +18,13 @@ from appliance.kernel.server import Params
 from appliance.kernel.submission import Submission
 from appliance.store.runids import to_text
 
-if TYPE_CHECKING:
-    from appliance.kernel.kernel import Kernel
-
 _OWN = {"id", "time", "type", "trigger", "replay_of", "replay_from", "replay_payload"}
 
 
 class Replay:
     """A new run that takes over what another did before a step."""
 
-    def __init__(self, kernel: Kernel, params: Params) -> None:
+    def __init__(self, kernel: Core, params: Params) -> None:
         self._kernel = kernel
         self._engine = kernel.engine
         self._params = params

@@ -25,7 +25,7 @@ from appliance.world import Machine
 
 if TYPE_CHECKING:
     from appliance.kernel.context import StepContext
-    from appliance.kernel.kernel import Kernel
+    from appliance.kernel.core import Core
 
 
 class DraftAsked(Struct, kw_only=True):
@@ -55,9 +55,10 @@ class AnalysisAsked(Struct, kw_only=True):
 class KernelWorkshop:
     """Makes workbenches. ``models(who)`` are the models for one that belongs to no step."""
 
-    def __init__(self, kernel: Kernel, models: Callable[[str], Models]) -> None:
+    def __init__(self, kernel: Core, models: Callable[[str], Models], show: Callable[[dict[str, Any]], None]) -> None:
         self._kernel = kernel
         self._models = models
+        self._show = show
 
     def for_step(self, ctx: StepContext) -> Bench:
         """The workshop as one step sees it."""
@@ -72,7 +73,7 @@ class KernelWorkshop:
         )
 
         def tell(line: str) -> None:
-            self._kernel.api.live.show({"type": "stream", "draft": asked.id, "text": line})
+            self._show({"type": "stream", "draft": asked.id, "text": line})
 
         async def work() -> Any:
             try:
@@ -99,7 +100,7 @@ class KernelWorkshop:
 class Bench:
     """Implements :class:`appliance.contracts.Workshop` for a workspace."""
 
-    def __init__(self, kernel: Kernel, models: Models, workspace: str) -> None:
+    def __init__(self, kernel: Core, models: Models, workspace: str) -> None:
         self._kernel = kernel
         self._models = models
         self._workspace = workspace

@@ -28,7 +28,7 @@ from appliance.store.records import VersionHead
 from appliance.world import Machine
 
 if TYPE_CHECKING:
-    from appliance.kernel.kernel import Kernel
+    from appliance.kernel.core import Core
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Taken(Struct, kw_only=True):
 class Copying:
     """Sends flows, and takes those of peers. Blocks on ``flowork.db``: not for the engine's thread."""
 
-    def __init__(self, kernel: Kernel, peers: Peers) -> None:
+    def __init__(self, kernel: Core, peers: Peers) -> None:
         self._kernel = kernel
         self._peers = peers
 

@@ -24,7 +24,7 @@ from appliance.store.records import Flow
 from appliance.store.runids import to_text
 
 if TYPE_CHECKING:
-    from appliance.kernel.kernel import Kernel
+    from appliance.kernel.core import Core
 
 DAY = 86_400.0
 #: Seconds for a peer to answer; one that does not is shown without.
@@ -46,7 +46,7 @@ class Look(Struct, kw_only=True):
 class Looking:
     """Tells of this engine, and asks the others."""
 
-    def __init__(self, kernel: Kernel, peers: Peers) -> None:
+    def __init__(self, kernel: Core, peers: Peers) -> None:
         self._kernel = kernel
         self._peers = peers
 

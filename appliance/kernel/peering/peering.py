@@ -20,14 +20,14 @@ from appliance.store.flows import content_hash
 from appliance.store.journal import RunRow
 
 if TYPE_CHECKING:
-    from appliance.kernel.kernel import Kernel
+    from appliance.kernel.core import Core
     from appliance.kernel.peered_engine import PeeredEngine
 
 
 class Peering:
     """Everything that this kernel does with its peers. ``start`` and ``stop`` once each."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Core) -> None:
         self.kernel = kernel
         self.looking: Looking | None = None
         self.copying: Copying | None = None

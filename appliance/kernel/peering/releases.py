@@ -21,7 +21,7 @@ from appliance.kernel.params import NotNow, arguments
 from appliance.kernel.server import Handler, Params, Reply
 
 if TYPE_CHECKING:
-    from appliance.kernel.kernel import Kernel
+    from appliance.kernel.core import Core
     from appliance.update.giving import Offer
 
 #: Seconds for a peer to answer.
@@ -52,7 +52,7 @@ class PieceFrom(Wanted, kw_only=True):
 class Releases:
     """Gives, and asks the others."""
 
-    def __init__(self, kernel: Kernel, peers: Peers) -> None:
+    def __init__(self, kernel: Core, peers: Peers) -> None:
         self._kernel = kernel
         self._peers = peers
         #: Peers for which a piece is being read.
@@ -128,7 +128,7 @@ class Releases:
 class ReleaseApi:
     """The methods by name; ``releases`` is None in a kernel without links to other engines."""
 
-    def __init__(self, kernel: Kernel, releases: Callable[[], Releases | None]) -> None:
+    def __init__(self, kernel: Core, releases: Callable[[], Releases | None]) -> None:
         self._kernel = kernel
         self._releases = releases
 
