@@ -28,7 +28,7 @@ from appliance.contracts import (
     StreamingHttp,
     Vectors,
 )
-from appliance.kernel.peering.models import NoPeerModels
+from appliance.contracts.peers import PeerAway
 from appliance.kernel.state import GONE
 from appliance.kernel.streams import Streams
 from appliance.security.roles import DEFAULT_WORKSPACE
@@ -44,6 +44,18 @@ _TASKS = {"embedding": EMBED}
 _MEGABYTE = 1_000_000
 #: Of the child that looks up a price; it needs no network.
 _LOOK_UP = Limits(timeout=20.0, cpu=10.0, memory_mb=512)
+
+
+class NoPeerModels:
+    """For a kernel without links."""
+
+    def offered(self) -> Sequence[tuple[str, ModelFacts]]:
+        return ()
+
+    async def ask(
+        self, peer: str, method: str, body: Any, timeout: float, on_item: Callable[[Any], None] | None = None
+    ) -> Any:
+        raise PeerAway(f"{peer} cannot be asked: this kernel has no links to other engines")
 
 
 class ModelService:

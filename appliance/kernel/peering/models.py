@@ -15,8 +15,9 @@ from msgspec import Meta, Struct
 
 from appliance.ai.gateway.gate import EMBED, LANGUAGE
 from appliance.ai.gateway.names import LOCAL
-from appliance.contracts import Busy, ChatRequest, ConfigError, FlowError, ModelFacts
-from appliance.contracts.peers import PeerAway, PeerRequest, Peers
+from appliance.contracts import Blobs, Busy, ChatRequest, ConfigError, FlowError, ModelFacts
+from appliance.contracts.peers import PeerRequest, Peers
+from appliance.kernel.peering import wire
 from appliance.kernel.peering.choice import burden
 
 if TYPE_CHECKING:
@@ -24,25 +25,15 @@ if TYPE_CHECKING:
 
 #: What the files of models call a task, where that is not what the gateway calls it.
 _TASKS = {"embedding": EMBED, "chat": LANGUAGE}
-
-
-class NoPeerModels:
-    """For a kernel without links."""
-
-    def offered(self) -> Sequence[tuple[str, ModelFacts]]:
-        return ()
-
-    async def ask(
-        self, peer: str, method: str, body: Any, timeout: float, on_item: Callable[[Any], None] | None = None
-    ) -> Any:
-        raise PeerAway(f"{peer} cannot be asked: this kernel has no links to other engines")
+INFER = "model_infer"
 
 
 class LinkedModels:
     """Implements :class:`appliance.contracts.PeerModels`."""
 
-    def __init__(self, peers: Peers) -> None:
+    def __init__(self, peers: Peers, blobs: Blobs) -> None:
         self._peers = peers
+        self._blobs = blobs
         self._asking: dict[str, int] = {}
 
     def offered(self) -> Sequence[tuple[str, ModelFacts]]:
@@ -74,7 +65,12 @@ class LinkedModels:
 
         self._asking[peer] = self._asking.get(peer, 0) + 1
         try:
-            return await asyncio.wrap_future(self._peers.request(peer, method, body, timeout, item))
+            if method != INFER:
+                return await asyncio.wrap_future(self._peers.request(peer, method, body, timeout, item))
+            inputs = await asyncio.to_thread(wire.bytes_aside, body["inputs"], self._blobs)
+            request = self._peers.request(peer, method, {**body, "inputs": inputs}, timeout, item)
+            found = await asyncio.wrap_future(request)
+            return {**found, "outputs": await asyncio.to_thread(wire.bytes_back, found["outputs"], self._blobs)}
         finally:
             self._asking[peer] -= 1
 
@@ -93,18 +89,29 @@ class Embed(Struct, kw_only=True):
     texts: Annotated[list[str], Meta(min_length=1, max_length=2048)]
 
 
+class Infer(Struct, kw_only=True):
+    """``model_infer``: an ONNX model once; the answer is ``Inference``. Bytes are in blobs, both ways."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=200)]
+    inputs: dict[str, Any]
+    options: dict[str, Any] = {}
+    timeout: Annotated[float, Meta(gt=0, le=3600)] = 60.0
+
+
 class ServedModels:
     """Answers peers. ``spawn`` runs a coroutine on the IO loop and gives its future."""
 
-    def __init__(self, models: Callable[[], ModelService], spawn: Callable[[Any], Any]) -> None:
+    def __init__(self, models: Callable[[], ModelService], spawn: Callable[[Any], Any], blobs: Blobs) -> None:
         self._models = models
         self._spawn = spawn
+        self._blobs = blobs
 
     def start(self, peers: Peers) -> list[Callable[[], None]]:
         """Serve; returns the stops."""
         return [
             peers.serve("model_chat", partial(self._serve, Chat, self._chat), right="models"),
             peers.serve("model_embed", partial(self._serve, Embed, self._embed), right="models"),
+            peers.serve(INFER, partial(self._serve, Infer, self._infer), right="models"),
         ]
 
     def _serve(self, kind: type[Any], work: Callable[[PeerRequest, Any], Awaitable[Any]], request: PeerRequest) -> None:
@@ -144,6 +151,13 @@ class ServedModels:
     async def _embed(self, request: PeerRequest, asked: Embed) -> Any:
         models = self._models().for_work(f"peer {request.peer.name}")
         return await models.embed(asked.texts, asked.model)
+
+    async def _infer(self, request: PeerRequest, asked: Infer) -> Any:
+        models = self._models().for_work(f"peer {request.peer.name}")
+        inputs = await asyncio.to_thread(wire.bytes_back, asked.inputs, self._blobs)
+        found = await models.infer(asked.model, inputs, asked.options, asked.timeout)
+        outputs = await asyncio.to_thread(wire.bytes_aside, found.outputs, self._blobs)
+        return msgspec.structs.replace(found, outputs=outputs)
 
 
 def _cancel(future: Any) -> None:
