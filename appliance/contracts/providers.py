@@ -56,8 +56,8 @@ class PeerModels(Protocol):
     async def ask(
         self, peer: str, method: str, body: Any, timeout: float, on_item: Callable[[Any], None] | None = None
     ) -> Any:
-        """Ask an engine for ``model_chat`` or ``model_embed``. ``on_item`` is called on the engine's IO thread. Raises
-        as ``Peers.request`` does; cancelling the await ends the work there.
+        """Ask an engine for ``model_chat``, ``model_embed`` or ``model_infer``. ``on_item`` is called on the engine's
+        IO thread. Raises as ``Peers.request`` does; cancelling the await ends the work there.
         """
 
 

@@ -9,11 +9,12 @@ ffmpeg makes that of other formats). The result is `{tags, seconds}`: each tag h
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from msgspec import Meta
 
-from appliance.contracts import Config, Context, Duration, Expression, Node, seconds
+from appliance.contracts import Config, Context, Duration, Expression, Node, World, seconds
 from appliance.nodes import _media
 
 
@@ -30,6 +31,9 @@ class AudioTags(Node[AudioTagsConfig]):
     title = "Tag a sound"
     category = "ai"
     icon = "mic"
+
+    def sends_to(self, config: Mapping[str, Any], world: World) -> Iterable[str]:
+        return world.model_places([str(config.get("model", ""))], "onnx")
 
     async def run(self, ctx: Context, config: AudioTagsConfig, payload: Any) -> Any:
         audio = _media.load(ctx, config.audio, "audio")

@@ -11,11 +11,12 @@ upon it. The model is the name of a folder in `models/` whose task is `detect_ob
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from msgspec import Meta
 
-from appliance.contracts import Config, Context, Duration, Expression, Node, seconds
+from appliance.contracts import Config, Context, Duration, Expression, Node, World, seconds
 from appliance.nodes import _media
 
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -44,6 +45,9 @@ class DetectObjects(Node[DetectObjectsConfig]):
     title = "Find objects"
     category = "ai"
     icon = "eye"
+
+    def sends_to(self, config: Mapping[str, Any], world: World) -> Iterable[str]:
+        return world.model_places([str(config.get("model", ""))], "onnx")
 
     async def run(self, ctx: Context, config: DetectObjectsConfig, payload: Any) -> Any:
         options: dict[str, Any] = {"top": config.most, "labels": config.labels, "draw": config.draw}

@@ -10,11 +10,12 @@ seconds}`. What a model takes and gives, and what its `model.json` can declare, 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from msgspec import Meta
 
-from appliance.contracts import Config, ConfigError, Context, Duration, Node, seconds
+from appliance.contracts import Config, ConfigError, Context, Duration, Node, World, seconds
 from appliance.nodes import _media
 
 
@@ -30,6 +31,9 @@ class Onnx(Node[OnnxConfig]):
     title = "Run an ONNX model"
     category = "ai"
     icon = "chip"
+
+    def sends_to(self, config: Mapping[str, Any], world: World) -> Iterable[str]:
+        return world.model_places([str(config.get("model", ""))], "onnx")
 
     async def run(self, ctx: Context, config: OnnxConfig, payload: Any) -> Any:
         if not config.inputs:

@@ -66,19 +66,27 @@ class Clock:
 
 
 class Bench:
-    """One engine over ``data``; make another on the same folder to recover."""
+    """One engine over ``data``; make another on the same folder to recover. ``environ`` may name another database."""
 
-    def __init__(self, data: Path, extra_nodes: dict[str, Node[Any]] | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        data: Path,
+        extra_nodes: dict[str, Node[Any]] | None = None,
+        *,
+        environ: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
         self.data = data
+        self.environ = environ
         self.registry = Registry().scan()
         self.registry._nodes.update(extra_nodes or {})
         self.flows: dict[int, dict[str, Any]] = {}
         self.clock = Clock()
-        self.journal = make_journal(data, writer=0, sync=False)
+        self.journal = make_journal(data, writer=0, sync=False, environ=environ)
         self.journal.open()
         self.services = Services()
         self.services.wall = self.clock
-        self.services.blobs = make_blobs(data)
+        self.services.blobs = make_blobs(data, environ=environ)
         self.engine = PeeredEngine(self.journal, self.services, self._plan, lambda: None, **options)
 
     def _plan(self, version: int) -> Any:
@@ -124,7 +132,7 @@ class Bench:
 
     def rows(self) -> list[tuple[RunRow, list[Record]]]:
         """Everything in the journal, oldest first."""
-        if database_url():
+        if database_url(self.environ):
             return self._rows_of_server()
         from appliance.store import shards
 
@@ -143,7 +151,7 @@ class Bench:
 
     def _rows_of_server(self) -> list[tuple[RunRow, list[Record]]]:
         found = []
-        with closing(make_history(self.data)) as history:
+        with closing(make_history(self.data, self.environ)) as history:
             heads = history.page(RunFilter(children=True), limit=100_000).items
         for head in reversed(heads):
             loaded = self.journal.load(head.id)
@@ -169,7 +177,7 @@ class Bench:
 
     def _kept_values(self) -> list[tuple[int, str, Any]]:
         """What the journal's commits have written to the store."""
-        if not (url := database_url()):
+        if not (url := database_url(self.environ)):
             return []
         from appliance.store.postgres.database import PostgresDatabase
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -74,6 +75,12 @@ def leave_out_files_only(config: pytest.Config, items: list[pytest.Item]) -> Non
 def sibling(url: str, name: str) -> str:
     """Another database on the same server."""
     return f"{url.rpartition('/')[0]}/{name}"
+
+
+@contextmanager
+def made_from_template(server: str) -> Iterator[str]:
+    """A database with an empty store in it, for tests that need several."""
+    yield from _database(server, f"TEMPLATE {_TEMPLATE} STRATEGY file_copy")
 
 
 def emptied(url: str) -> None:

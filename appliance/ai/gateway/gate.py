@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 LISTED_FOR = 30.0
 LISTING = 20.0
 LANGUAGE, EMBED = "language", "embed"
+#: Any model that is run once on what it is given; it is always named, so what it is for does not matter.
+ONNX = "onnx"
 #: Characters of an answer that an error shows.
 SHOWN = 2000
 _SUMMED = ("tokens_in", "tokens_cached", "tokens_out", "seconds", "cost")
@@ -125,6 +127,7 @@ class Gate:
         target = self.upstreams.target(model)
         if not target.model:
             raise ConfigError("name the model")
+        target = await self._named(target, ONNX)
         async with limit(timeout, target):
             found = await target.upstream.kind.infer(
                 self._reach(who), target.upstream.config, target.model, inputs, options

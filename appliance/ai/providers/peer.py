@@ -9,7 +9,7 @@ certain one. What is sent goes to that engine and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from appliance.contracts import (
     ChatRequest,
     Config,
     ConfigError,
+    Inference,
     ModelFacts,
     NodeError,
     Provider,
@@ -30,6 +31,8 @@ from appliance.contracts.peers import PeerAway, PeerFailed, PeerNotAllowed
 
 #: Seconds that vectors may take.
 _EMBEDDING = 300.0
+#: The same for a picture or a sound; whoever asks gives less.
+_INFERENCE = 600.0
 #: A status by which the gateway knows that the way to peers is well, only this one was not to be had.
 _THIS_ONE = {"status": 404}
 
@@ -66,6 +69,13 @@ class Peer(Provider[PeerConfig]):
     async def embed(self, reach: Reach, config: PeerConfig, model: str, texts: Sequence[str]) -> Vectors:
         body = {"texts": list(texts)}
         found: Vectors = _shaped(await _first(reach, model, "model_embed", body, _EMBEDDING), Vectors)
+        return found
+
+    async def infer(
+        self, reach: Reach, config: PeerConfig, model: str, inputs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> Inference:
+        body = {"inputs": dict(inputs), "options": dict(options), "timeout": _INFERENCE}
+        found: Inference = _shaped(await _first(reach, model, "model_infer", body, _INFERENCE), Inference)
         return found
 
     async def models(self, reach: Reach, config: PeerConfig) -> list[ModelFacts]:

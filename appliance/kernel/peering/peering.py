@@ -53,8 +53,9 @@ class Peering:
         guests.start(peers)
         self._stops.append(guests.stop)
         self._stops.append(engine.peer_events.start(peers))
-        self.kernel.models.peers = LinkedModels(peers)
-        self._stops += ServedModels(lambda: self.kernel.models, engine.steps.io.spawn).start(peers)
+        self.kernel.models.peers = LinkedModels(peers, engine.services.blobs)
+        served = ServedModels(lambda: self.kernel.models, engine.steps.io.spawn, engine.services.blobs)
+        self._stops += served.start(peers)
         self.looking, self.copying = Looking(self.kernel, peers), Copying(self.kernel, peers)
         self.releases = Releases(self.kernel, peers)
         self._stops += [self.looking.start(), self.copying.start(), self.releases.start()]

@@ -7,7 +7,7 @@ the id asks again. The id is journaled on both sides: there it is the event's id
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -18,6 +18,7 @@ from appliance.engine import trace
 #: Values of more bytes go beside a message, as blobs.
 ASIDE = 400_000
 VALUE = "application/x-flowork-value"
+_BYTES = "$bytes"
 
 #: The outcome of a step. ``unknown``: never heard of. ``again``: it was heard of, and all of it is needed once more
 #: (its secrets were kept nowhere). ``gone``: it was done, and how it ended is not kept any more.
@@ -77,6 +78,20 @@ def light(value: Any, blobs: Blobs) -> Any:
     # What it refers to is named beside it: those who carry it do not look into it.
     inside = {reference["$blob"]: reference for reference in references(value)}
     return {**blobs.put(packed, VALUE), **({"with": list(inside.values())} if inside else {})}
+
+
+def bytes_aside(values: Mapping[str, Any], blobs: Blobs) -> dict[str, Any]:
+    """Named values, with bytes (a picture, a sound) put into blobs: what is carried beside a message has no bound."""
+    return {name: {_BYTES: blobs.put(value)} if isinstance(value, bytes) else value for name, value in values.items()}
+
+
+def bytes_back(values: Mapping[str, Any], blobs: Blobs) -> dict[str, Any]:
+    """What :func:`bytes_aside` was given. Raises ``NodeError`` for a blob that is not there."""
+
+    def back(value: Any) -> Any:
+        return blobs.get(value[_BYTES]) if isinstance(value, dict) and value.keys() == {_BYTES} else value
+
+    return {name: back(value) for name, value in values.items()}
 
 
 def references(value: Any) -> Iterator[dict[str, Any]]:

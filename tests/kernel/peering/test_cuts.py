@@ -5,7 +5,6 @@ The cut comes right before or right behind the n-th message, for every n, with r
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from appliance.contracts import Context, Effect, Node
 from appliance.engine import trace
 from appliance.engine.states import RunState
-from tests.kernel.peering.conftest import House
+from tests.kernel.peering.conftest import House, MakeHouse
 from tests.kernel.peering.test_placement import need
 from tests.support.flows import flow, node
 from tests.support.peer_net import PeerBench, turn
@@ -54,10 +53,9 @@ SHAPE = flow(node("before", "pure"), need("there", "act", "engine:laptop"), node
 @pytest.mark.parametrize("effect", list(Effect))
 @pytest.mark.parametrize("behind", [False, True])
 @pytest.mark.parametrize("victim", ["link", "pi", "laptop"])
-def test_a_cut_at_any_message(tmp_path: Path, effect: Effect, behind: bool, victim: str) -> None:
+def test_a_cut_at_any_message(make_house: MakeHouse, effect: Effect, behind: bool, victim: str) -> None:
     for number in range(1, 8):
-        house = House(tmp_path / str(number))
-        house.folder.mkdir()
+        house = make_house()
         world: list[str] = []
         pi = house.engine("pi", acts(world, effect))
         laptop = house.engine("laptop", acts(world, effect))
@@ -81,8 +79,7 @@ def test_a_cut_at_any_message(tmp_path: Path, effect: Effect, behind: bool, vict
         assert len(set(world)) == 1, (number, world)
         if effect is Effect.ONCE:
             assert len(world) == 1, (number, world)
-        for bench in house.benches.values():
-            bench.die()
+        house.close()
 
 
 def hanging(effect: Effect) -> dict[str, Node[Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from appliance.engine.states import RunState
 from appliance.kernel.peering import outbox
 from appliance.kernel.state import OUTBOX
 from appliance.triggers.peer_event import PeerEvent, matches
-from tests.kernel.peering.conftest import House
+from tests.kernel.peering.conftest import House, MakeHouse
 from tests.support.bench_engine import AnyWorld
 from tests.support.flows import flow, node
 from tests.support.peer_net import PeerBench, turn
@@ -86,10 +85,9 @@ def test_from_others_and_of_other_topics_nothing_starts(house: House) -> None:
 
 @pytest.mark.parametrize("victim", ["link", "pi", "laptop"])
 @pytest.mark.parametrize("behind", [False, True])
-def test_a_cut_at_any_message(tmp_path: Path, victim: str, behind: bool) -> None:
+def test_a_cut_at_any_message(make_house: MakeHouse, victim: str, behind: bool) -> None:
     for number in range(1, 6):
-        house = House(tmp_path / str(number))
-        house.folder.mkdir()
+        house = make_house()
         pi, laptop = two(house)
         house.net.cut_at = (number, behind)
         for payload in range(3):
@@ -104,8 +102,7 @@ def test_a_cut_at_any_message(tmp_path: Path, victim: str, behind: bool) -> None
         house.net.join("pi", "laptop")
         turn([pi, laptop], lambda pi=pi, laptop=laptop: not waiting(pi) and not laptop.engine.runs)
         assert received(laptop) == [0, 1, 2], number
-        for bench in house.benches.values():
-            bench.die()
+        house.close()
 
 
 def test_while_its_flow_is_deployed_anew_an_event_waits(house: House) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from appliance.contracts import (
     ChatRequest,
     Config,
     FlowError,
+    Inference,
     ModelFacts,
     ModelOffer,
     PeerOffers,
@@ -36,7 +37,11 @@ def boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Loc
 
     def offers(kernel: Kernel) -> PeerOffers:
         has = kernel.data.name == "laptop"
-        models = (ModelOffer("qwen", "language", 4096), ModelOffer("e5", "embed")) if has else ()
+        models = (
+            (ModelOffer("qwen", "language", 4096), ModelOffer("e5", "embed"), ModelOffer("eyes", "detect"))
+            if has
+            else ()
+        )
         return PeerOffers(models=models, cores=2, nodes=tuple(sorted(kernel.registry.nodes)), exact=True)
 
     monkeypatch.setattr(peers_making, "offers", offers)
@@ -46,6 +51,9 @@ def boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Loc
     yield made[0], made[1]
     for each in made:
         each.close()
+
+
+EYES = ModelFacts(name="eyes", provider="", task="detect")
 
 
 class Own(Provider[Config]):
@@ -63,7 +71,11 @@ class Own(Provider[Config]):
         return ""
 
     async def models(self, reach: Reach, config: Config) -> list[ModelFacts]:
-        return [ModelFacts(name="qwen", provider="", task="language"), ModelFacts(name="e5", provider="", task="embed")]
+        return [
+            ModelFacts(name="qwen", provider="", task="language"),
+            ModelFacts(name="e5", provider="", task="embed"),
+            EYES,
+        ]
 
     async def chat(
         self, reach: Reach, config: Config, model: str, request: ChatRequest, on_text: Callable[[str], None]
@@ -83,6 +95,14 @@ class Own(Provider[Config]):
 
     async def embed(self, reach: Reach, config: Config, model: str, texts: Sequence[str]) -> Vectors:
         return Vectors(vectors=[[3.0, 4.0] for _ in texts], model=model, provider="", tokens=len(texts))
+
+    async def infer(
+        self, reach: Reach, config: Config, model: str, inputs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> Inference:
+        """Finds one thing, and gives the picture back as it came, and another that is larger than any message."""
+        found = {"label": f"{len(inputs['image'])} bytes", "score": 1.0, "box": [0, 0, 1, 1]}
+        outputs = {"objects": [found], "picture": inputs["image"] * 2, "options": sorted(options)}
+        return Inference(outputs=outputs, task="detect", model=model, provider="", seconds=0.5)
 
     async def count(self, reach: Reach, config: Config, model: str, text: str) -> int | None:
         return None
@@ -159,6 +179,24 @@ def test_its_words_come_as_they_are_made_and_giving_up_ends_it(boxes: tuple[Loca
     stream.close()
 
 
+def test_a_picture_is_looked_at_by_the_laptops_model(boxes: tuple[LocalKernel, LocalKernel]) -> None:
+    """Larger than a message may be, both ways."""
+    pi, laptop = boxes
+    with_models(laptop)
+    assert pi.kernel is not None
+    picture = b"\xff\xd8" + bytes(4_000_000)
+    seen = node("see", "detect_objects", {"model": "eyes", "draw": True})
+    reference = pi.kernel.services.blobs.put(picture, "image/jpeg")
+    done = ended(pi, flow(seen), {"image": reference})
+    assert done["state"] == "succeeded", done
+    assert done["output"]["counts"] == {f"{len(picture)} bytes": 1}
+    assert pi.kernel.services.blobs.get(done["output"]["picture"]) == picture * 2
+    plain = ended(pi, flow(node("run", "onnx", {"model": "peer/laptop/eyes", "inputs": {"image": reference}})))
+    assert plain["output"]["task"] == "detect", plain
+    unknown = ended(pi, flow(node("see", "detect_objects", {"model": "nobodys"})), {"image": reference})
+    assert unknown["state"] == "failed"
+
+
 def test_who_may_not_ask_models_does_not(boxes: tuple[LocalKernel, LocalKernel]) -> None:
     pi, laptop = boxes
     with_models(laptop)
@@ -215,7 +253,7 @@ def test_all_my_boxes(boxes: tuple[LocalKernel, LocalKernel]) -> None:
     laptop.submit(number, {"where": "hall"}, wait=20.0)
     here, there = pi.client.call("boxes")
     assert here["state"] == "self" and here["told"]["failed_day"] == 0
-    assert there["name"] == "laptop" and there["models"] == ["qwen", "e5"]
+    assert there["name"] == "laptop" and there["models"] == ["qwen", "e5", "eyes"]
     assert (there["told"]["live"], there["told"]["failed_day"]) == (1, 1)
     assert there["told"]["failures"][0]["flow"] == "broken-lamp"
     found = pi.client.call("boxes", what="search", text="lamp")
