@@ -57,7 +57,6 @@ def identify(visitor: Hurried, folder: Path, trusted: Sequence[bytes]) -> tuple[
     """
     context = certificates.context(folder, server=True, trusted=trusted)
     visitor.wait()
-    visitor.link.getpeername()  # of one that is gone already, ssl would forget to close the socket
     secure = context.wrap_socket(visitor.link, server_side=True)
     try:
         return secure, certificates.fingerprint_of(secure.getpeercert(binary_form=True) or b"")

@@ -7,11 +7,13 @@ an agent's access is its removal from the appliance.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import ssl
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 KEY, CERTIFICATE = "link.key", "link.crt"
 
@@ -63,9 +65,26 @@ def fingerprint_of(der: bytes) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
+class _Socket(ssl.SSLSocket):
+    """Closes itself where the other side was gone before TLS began: ``ssl`` leaves such a socket open and unreachable.
+
+    It asks for the other side's address right behind taking over the connection (``SSLSocket._create``).
+    """
+
+    def getpeername(self) -> Any:
+        try:
+            return super().getpeername()
+        except OSError as exc:
+            self.close()
+            if exc.errno != errno.ENOTCONN:
+                raise
+            raise ConnectionResetError(errno.ECONNRESET, "the other side has gone") from None
+
+
 def context(folder: Path, *, server: bool, trusted: Iterable[bytes]) -> ssl.SSLContext:
     """TLS that speaks to the holders of the ``trusted`` certificates (PEM) and to nobody else."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    made.sslsocket_class = _Socket
     made.minimum_version = ssl.TLSVersion.TLSv1_3
     made.check_hostname = False  # it is the certificate itself that is known, not a name in it
     made.verify_mode = ssl.CERT_REQUIRED
