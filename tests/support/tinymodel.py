@@ -34,7 +34,7 @@ TEMPLATE = (
 )
 _SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 _CONTROL, _NORMAL = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
-#: Goes into the names of the kept files: raise it whenever what is made here changes.
+#: Goes into the name of the folder they are kept in: raise it whenever what is made here changes.
 _EDITION = 1
 
 
@@ -241,7 +241,7 @@ def _random(random: np.random.Generator, rows: int, columns: int) -> np.ndarray:
 
 def _kept(name: str, write: Callable[[Path], None]) -> Path:
     """The file of that name, made if it is not there yet (by several processes at once, if need be)."""
-    folder = Path(tempfile.gettempdir()) / f"flowork-tiny-models-{os.getuid()}-{_EDITION}"
+    folder = Path(tempfile.gettempdir()) / f"flowork-tiny-models-{os.getuid()}-{_EDITION}-{_read_in()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     target = folder / name
     if not target.exists():
@@ -254,6 +254,12 @@ def _kept(name: str, write: Callable[[Path], None]) -> Path:
 def _texts() -> Iterator[str]:
     for path in sorted((ROOT / "docs").glob("*.md")):
         yield path.read_text(encoding="utf-8")
+
+
+@functools.cache
+def _read_in() -> str:
+    """Tells the documents that the tokenizers are trained on from all others."""
+    return hashlib.sha256("\0".join(_texts()).encode()).hexdigest()[:8]
 
 
 @functools.cache
