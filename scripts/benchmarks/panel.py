@@ -85,17 +85,17 @@ def run(quick: bool) -> list[Row]:
 def sign_in(ours: Engine, origin: str) -> str:
     """The cookie of a session of the owner."""
     key = Secret(json.loads(ours.flowork("key", "show", "--json"))["private_key"])
-    challenge, _ = _call(ours, "GET", f"/session/challenge?address={address_of(key)}", {})
+    challenge, _ = call(ours, "GET", f"/session/challenge?address={address_of(key)}", {})
     signed = {"text": challenge["text"], "signature": sign_message(key, challenge["text"])}
-    _, answer = _call(ours, "POST", "/session", {"Origin": origin}, signed)
+    _, answer = call(ours, "POST", "/session", {"Origin": origin}, signed)
     return str(answer["set-cookie"]).partition(";")[0]
 
 
 def _until_seen(ours: Engine, page: Any, cookie: str, origin: str) -> float:
     """Milliseconds from the end of a run until it is drawn."""
     headers = {"Cookie": cookie, "Origin": origin}
-    started, _ = _call(ours, "POST", "/flows/first-steps/runs", headers, {"wait": 10})
-    story, _ = _call(ours, "GET", f"/runs/{started['run']}?values=none", headers)
+    started, _ = call(ours, "POST", "/flows/first-steps/runs", headers, {"wait": 10})
+    story, _ = call(ours, "GET", f"/runs/{started['run']}?values=none", headers)
     page.wait_for_function("run => window.seen[run]", arg=started["run"])
     drawn = float(page.evaluate("run => window.seen[run]", started["run"]))
     return (drawn - float(story["finished"])) * 1000
@@ -127,9 +127,7 @@ def _gateway(ours: Engine) -> int:
     return Usage.of([gateway, *gateway.children(recursive=True)]).pss
 
 
-def _call(
-    ours: Engine, method: str, path: str, headers: dict[str, str], body: Any = None
-) -> tuple[Any, dict[str, str]]:
+def call(ours: Engine, method: str, path: str, headers: dict[str, str], body: Any = None) -> tuple[Any, dict[str, str]]:
     link = http.client.HTTPConnection("127.0.0.1", ours.port, timeout=30)
     try:
         data = None if body is None else json.dumps(body).encode()
