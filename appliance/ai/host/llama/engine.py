@@ -16,10 +16,11 @@ from collections.abc import Callable
 from typing import Any
 
 from appliance.ai.host.llama.job import Job
+from appliance.ai.host.llama.keeping import Keeping
 from appliance.ai.host.llama.native import Context
 from appliance.ai.host.llama.pictures import Sight
-from appliance.ai.host.llama.shelf import Kept, Shelf
-from appliance.ai.host.llama.slots import Slot, Slots
+from appliance.ai.host.llama.shelf import Shelf
+from appliance.ai.host.llama.slots import Slots
 from appliance.ai.host.llama.states import States
 from appliance.ai.host.llama.waiting import Waiting
 from appliance.contracts import Busy, NodeError
@@ -32,8 +33,6 @@ _SMALLEST_PART = 32
 #: llama.cpp multiplies four rows at a time, and each beyond a multiple of four as if it were alone: measured with Q4_0,
 #: five answers together take longer than four and then one.
 _ROWS = 4
-#: Fewer tokens are not worth keeping, and fewer than these not worth a file: they are read as quickly.
-_SHORTEST_KEPT, _SHORTEST_SAVED = 16, 64
 
 
 class Speed:
@@ -80,7 +79,7 @@ class Engine:
         self._ends = ends
         self._parallel = parallel
         self._batch_from = batch_from
-        self._states = states
+        self._keeping = Keeping(context, slots, shelf, states)
         self._adapters = adapters
         self._sight = sight
         self._clock = clock
@@ -149,7 +148,7 @@ class Engine:
         while True:
             with self._changed:
                 if not (self._closing or self._active or len(self._waiting)):
-                    unsaved = self._unsaved()
+                    unsaved = self._keeping.unsaved()
                     if unsaved is None:
                         self._changed.wait()
                         continue
@@ -157,15 +156,15 @@ class Engine:
                     unsaved = None
                 closing = self._closing
             if unsaved is not None:
-                self._save(unsaved)
+                self._keeping.save(unsaved)
             elif closing:
                 break
             else:
                 self._turn()
         for job in [*self._active, *self._waiting.everyone()]:
             self._end(job, "cancelled")
-        while (unsaved := self._unsaved()) is not None:
-            self._save(unsaved)
+        while (unsaved := self._keeping.unsaved()) is not None:
+            self._keeping.save(unsaved)
         self._shelf.clear()
 
     def _turn(self) -> None:
@@ -181,7 +180,7 @@ class Engine:
             logger.exception("the model's thread failed; what it was doing is given up")
             for job in list(self._active):
                 self._end(job, "", NodeError(f"the model failed: {error}"))
-            self._forget_all()
+            self._keeping.forget_all()
 
     # Taking in
 
@@ -192,7 +191,8 @@ class Engine:
             if job is None:
                 return
             try:
-                if not self._place(job):
+                promised = sum(other.rest for other in self._active)
+                if not self._keeping.place(job, promised):
                     return
             except Exception as error:  # else it would be tried again for ever
                 logger.exception("a generation could not begin")
@@ -202,64 +202,6 @@ class Engine:
                 self._waiting.remove(job)
                 self._active.append(job)
             job.began = self._clock()
-
-    def _place(self, job: Job) -> bool:
-        """Find the job a slot with as much of its prompt as is known; False if it must wait for room."""
-        self._from_disk(job)
-        going_on, length = self._slots.match(job.tokens, job.adapter)
-        if going_on is not None and (going_on.busy or length < len(going_on.tokens)):
-            going_on = None
-        for slot in list(self._slots.idle()):
-            if slot is not going_on:
-                self._put_away(slot)
-        if going_on is None:
-            return self._place_anew(job)
-        if not self._room(job.cells(length)):
-            return False
-        self._take(job, going_on)
-        return True
-
-    def _place_anew(self, job: Job) -> bool:
-        """In an empty slot, with what a working slot or the shelf has of the prompt."""
-        target = self._slots.empty()
-        source, length = self._slots.match(job.tokens, job.adapter)
-        kept, known = self._shelf.match(job.tokens, job.adapter)
-        if target is None:
-            return False
-        if source is not None and length >= known:
-            if not self._room(job.cells(length)):
-                return False
-            self._context.copy(source.number, target.number, length)
-            self._slots.share(source, target, length)
-        elif kept is not None and self._room(max(job.cells(0), len(kept.tokens))):
-            self._bring_back(kept, target, known)
-        elif not self._room(job.cells(0)):
-            return False
-        self._take(job, target)
-        return True
-
-    def _take(self, job: Job, slot: Slot) -> None:
-        slot.busy = True
-        slot.adapter = job.adapter
-        job.slot, job.cached = slot, len(slot.tokens)
-        beginning = self._shelf.find(job.tokens[: job.shared], job.adapter)
-        job.pins = beginning is None and job.shared >= _SHORTEST_KEPT
-        if beginning is not None:
-            self._shelf.touch(beginning)
-
-    def _room(self, cells: int) -> bool:
-        """Whether so many more cells are free, with what is promised to those at work."""
-        promised = sum(other.rest for other in self._active)
-        return self._slots.filled + promised + cells <= self._slots.capacity
-
-    def _from_disk(self, job: Job) -> None:
-        """Put the job's shared beginning on the shelf, if the disk has more of it than memory."""
-        states, beginning = self._states, job.tokens[: job.shared]
-        if states is None or job.shared < _SHORTEST_SAVED:
-            return
-        known = max(place.match(job.tokens, job.adapter)[1] for place in (self._slots, self._shelf))
-        if known < min(job.shared, job.prompt - 1) and (state := states.load(beginning, job.adapter)) is not None:
-            self._keep(Kept(beginning, job.adapter, state, pinned=True, saved=True))
 
     # Stepping
 
@@ -375,13 +317,13 @@ class Engine:
             ready = take == job.pending
             self._slots.extend(job.slot, job.tokens[done : done + take])
             if job.pins and len(job.slot.tokens) == job.shared:
-                self._pin(job)
+                self._keeping.pin(job)
             if ready and not job.cancelled:
                 try:
                     self._next(job, at - 1)
                 except Exception as error:
                     self._end(job, "", error)
-                    self._forget(job.slot)
+                    self._keeping.forget(job.slot)
 
     def _next(self, job: Job, index: int) -> None:
         """Choose the job's next token and hand on what it says."""
@@ -413,7 +355,7 @@ class Engine:
             return
         for job, _ in parts:
             self._end(job, "", NodeError(f"llama.cpp could not evaluate the text (code {result})"))
-        self._forget_all()
+        self._keeping.forget_all()
 
     def _end(self, job: Job, finish: str, error: Exception | None = None) -> None:
         with self._changed:
@@ -424,63 +366,3 @@ class Engine:
         if job.slot is not None:
             job.slot.busy = False
         job.end(finish, self._clock(), error)
-
-    # Keeping and forgetting
-
-    def _pin(self, job: Job) -> None:
-        """Keep the job's shared beginning, which its slot holds and nothing else."""
-        assert job.slot is not None
-        tokens = list(job.slot.tokens)
-        saved = self._states is not None and self._states.has(tokens, job.adapter)
-        self._keep(Kept(tokens, job.adapter, self._context.save(job.slot.number), pinned=True, saved=saved))
-        job.pins = False
-
-    def _put_away(self, slot: Slot) -> None:
-        """From llama.cpp's memory to the shelf, unless that has it anyway: up to the first picture, which is looked at
-        again from what was seen.
-        """
-        picture = next((place for place, token in enumerate(slot.tokens) if token < 0), None)
-        if picture is not None:
-            if not self._context.cut(slot.number, picture):
-                self._forget(slot)
-                return
-            self._slots.cut(slot, picture)
-        known = self._shelf.match([*slot.tokens, -1], slot.adapter)[1]
-        if max(known, _SHORTEST_KEPT) < len(slot.tokens):
-            self._keep(Kept(list(slot.tokens), slot.adapter, self._context.save(slot.number), pinned=False))
-        self._forget(slot)
-
-    def _bring_back(self, kept: Kept, slot: Slot, length: int) -> None:
-        """From the shelf to an empty slot, the first ``length`` tokens of it."""
-        self._shelf.touch(kept)
-        if self._context.restore(slot.number, kept.state):
-            self._slots.extend(slot, kept.tokens)
-            if length == len(kept.tokens) or self._context.cut(slot.number, length):
-                self._slots.cut(slot, length)
-                return
-        self._forget(slot)
-
-    def _keep(self, kept: Kept) -> None:
-        for gone in self._shelf.add(kept):
-            if gone.pinned and not gone.saved and len(gone.tokens) >= _SHORTEST_SAVED:
-                self._save(gone)
-
-    def _unsaved(self) -> Kept | None:
-        if self._states is None:
-            return None
-        fit = (kept for kept in self._shelf.pins() if not kept.saved and len(kept.tokens) >= _SHORTEST_SAVED)
-        return next(fit, None)
-
-    def _save(self, kept: Kept) -> None:
-        kept.saved = True  # or will never be: it is not tried again and again
-        if self._states is not None:
-            self._states.save(kept.tokens, kept.adapter, kept.state)
-
-    def _forget(self, slot: Slot) -> None:
-        self._context.cut(slot.number)
-        self._slots.cut(slot)
-
-    def _forget_all(self) -> None:
-        for slot in self._slots.slots:
-            self._slots.cut(slot)
-        self._context.clear()
