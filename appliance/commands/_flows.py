@@ -280,6 +280,15 @@ def _text(number: int) -> str:
     return to_text(number)
 
 
+def lacking(session: Session, flow_id: str, to: str, workspace: str) -> str:
+    """What will have to be given anew at a peer to which a flow is sent, as a sentence; empty if nothing."""
+    found = session.call("flow_preview", 30.0, flow=flow_id, to=to, workspace=workspace)
+    if not found["secrets"]:
+        return ""
+    names, where = ", ".join(found["secrets"]), f"the workspace {found['workspace']!r} of {found['peer']}"
+    return f"Secrets are never sent; to be set in {where} before it can work: {names}."
+
+
 def send(session: Session, flow_id: str, to: str, workspace: str, *, move: bool) -> None:
     """Copy or move a flow to a peer, and tell what is to be done there."""
     by = session.identity.label

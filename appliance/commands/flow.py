@@ -201,6 +201,8 @@ def disable(session: Session, flow_id: str) -> None:
 @click.option("--workspace", default="", help="The workspace there. [default: of the same name]")
 def copy(session: Session, flow_id: str, to: str, workspace: str) -> None:
     """Copy a flow with all its versions to a paired engine. It is a draft there; its secrets are not sent."""
+    if missing := flows.lacking(session, flow_id, to, workspace):
+        session.note(missing)
     flows.send(session, flow_id, to, workspace, move=False)
 
 
@@ -211,6 +213,8 @@ def copy(session: Session, flow_id: str, to: str, workspace: str) -> None:
 @given.yes_option
 def move(session: Session, flow_id: str, to: str, workspace: str, yes: bool) -> None:
     """Copy a flow to a paired engine, compare the versions, and switch it off here."""
+    if missing := flows.lacking(session, flow_id, to, workspace):
+        session.note(missing)
     given.confirmed(yes, f"Move the flow {flow_id!r} to {to}, and switch it off here?")
     flows.send(session, flow_id, to, workspace, move=True)
 

@@ -1,4 +1,5 @@
-"""Says what is heard in a sound with a model on this box: speech, a dog, breaking glass; nothing leaves it.
+"""Says what is heard in a sound: speech, a dog, breaking glass; with a model of this box or, where only that has it, of
+a paired engine.
 
 `audio` is an expression for the sound: a blob, or the path of a file, at most ten minutes of WAV (a `command` step with
 ffmpeg makes that of other formats). The result is `{tags, seconds}`: each tag has a `label`, a `score` from 0 to 1, and

@@ -1,4 +1,4 @@
-"""Finds objects in a picture with a model on this box; nothing leaves it.
+"""Finds objects in a picture with a model of this box, or of a paired engine where only that has it.
 
 `image` is an expression for the picture: a blob as a camera gives it, or the path of a file. The result is `{objects,
 count, counts, width, height}`: each object has a `label`, a `score` from 0 to 1, and its `box` as left, top, width and

@@ -1,4 +1,4 @@
-"""Runs any ONNX model of this box once; nothing leaves it.
+"""Runs any ONNX model once: one of this box, or of a paired engine where only that has it.
 
 `inputs` are the model's: numbers or lists of numbers by the names that its graph has, and `image`, `audio` or `text`
 where its `model.json` declares them; a reference to a blob stands for its bytes. The result is `{outputs, task,

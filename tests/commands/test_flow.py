@@ -212,6 +212,11 @@ def test_a_flow_goes_to_another_engine(box: Box, laptop: Any) -> None:
     said = box.run("flow", "copy", "greenhouse", "--to", "laptop")
     assert "copied to laptop as greenhouse with 1 version; it is saved there, not deployed" in said
     assert "to be set there: mail" in said
+    # said before anything is sent: here nobody agrees, and nothing is
+    box.run("flow", "move", "greenhouse", "--to", "laptop", code=2)
+    lacking = "Secrets are never sent; to be set in the workspace 'default' of laptop before it can work: mail."
+    assert box.last.stderr.startswith(lacking)
+    assert box.json("flow", "show", "greenhouse")["enabled"]
     moved = box.run("flow", "move", "greenhouse", "--to", "laptop", "--yes")
     assert "moved to laptop as greenhouse" in moved
     assert not box.json("flow", "show", "greenhouse")["enabled"]

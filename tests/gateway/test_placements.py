@@ -70,6 +70,10 @@ def test_a_step_that_waits_is_listed(home: Home, laptop: LocalKernel) -> None:
 
 def test_a_flow_is_sent(home: Home, laptop: LocalKernel) -> None:
     home.save({**flow(node("a", "log", {"message": "{{ secrets.mail }}"})), "name": "Greenhouse"})
+    before = home.owner.get("/flows/greenhouse/send?to=laptop")
+    assert before == {"peer": "laptop", "workspace": "default", "secrets": ["mail"]}
+    assert laptop.kernel is not None and not laptop.kernel.store.flows.list(None, "", "greenhouse", "", 10).items
+    assert home.owner("GET", "/flows/greenhouse/send?to=desk").status_code == 422
     sent = home.owner.do("POST", "/flows/greenhouse/send", {"to": "laptop"})
     assert (sent["peer"], sent["flow"], sent["versions"], sent["secrets"]) == ("laptop", "greenhouse", 1, ["mail"])
     assert laptop.kernel is not None and laptop.kernel.store.flows.get("greenhouse").live is None
@@ -88,4 +92,5 @@ def test_who_may(home: Home, laptop: LocalKernel) -> None:
     assert reader("GET", "/placements/boxes").status_code == 200
     assert reader("GET", "/placements").status_code == 200
     assert reader("POST", "/flows/greenhouse/send", {"to": "laptop"}).status_code == 403
+    assert reader("GET", "/flows/greenhouse/send?to=laptop").status_code == 403
     assert home.anonymous("GET", "/placements/boxes").status_code == 401

@@ -302,6 +302,8 @@ def test_a_flow_is_copied_with_its_versions_and_moved(paired: Panel, there: Pane
     more(paired, "Cold frame", "Send to another engine…")
     dialog = page.get_by_role("dialog")
     expect(dialog.get_by_label("To")).to_contain_text("laptop")
+    expect(dialog.get_by_role("listitem").filter(has_text="frame")).to_be_visible()  # before anything is sent
+    assert there.api("GET", "/flows?search=cold-frame")["items"] == []
     paired.shot("peers-send")
     assert paired.accessibility("dialog") == []
     in_dialog(paired, "Copy")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct, convert
 
-from appliance.gateway.common import Body, InWorkspace, Workspace
+from appliance.gateway.common import Body, InWorkspace, Query, Workspace
 from appliance.gateway.routing import Call, Nothing, Noun
 from appliance.security.roles import EVERYWHERE
 from appliance.store.records import Flow
@@ -164,6 +164,21 @@ class SendTo(Body, frozen=True):
     move: Annotated[bool, Meta(description="Switch it off here once it is there")] = False
 
 
+class SendLook(Query, frozen=True, kw_only=True):
+    """To which engine, and into which of its workspaces; empty: of the same name, or one that the pairing allows."""
+
+    to: Annotated[str, Meta(min_length=1, max_length=100, description="A paired engine: its name or id")]
+    workspace: Annotated[str, Meta(max_length=60)] = ""
+
+
+class SendPreview(Struct, frozen=True, kw_only=True):
+    """The engine, the workspace there, and the secrets that the flow reads and that have to be given there anew."""
+
+    peer: str
+    workspace: str
+    secrets: list[str]
+
+
 class SentTo(Struct, frozen=True, kw_only=True):
     """What has become of it there: its id, its workspace, the hash of each version, the secrets that have to be set
     there, and what is wrong with its newest version on that engine.
@@ -203,6 +218,14 @@ def search(call: Call[BoxSearch, Nothing]) -> FoundOnBoxes:
     asked = call.query
     told = call.gateway.call("boxes", what="search", text=asked.text, limit=asked.limit, workspaces=[call.workspace])
     return FoundOnBoxes(convert(told, list[BoxFound]))
+
+
+@noun.get("/flows/{flow}/send", permission="flows:write", errors=(403, 404, 409, 422, 502, 503, 504))
+def preview(call: Call[SendLook, Nothing], flow: Flow) -> SendPreview:
+    """What sending a flow to a paired engine would find there, before anything is sent."""
+    asked = call.query
+    found = call.gateway.call("flow_preview", flow=flow.id, to=asked.to, workspace=asked.workspace)
+    return convert(found, SendPreview)
 
 
 @noun.post(

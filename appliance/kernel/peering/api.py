@@ -12,6 +12,7 @@ from appliance.engine.needs import needs_of, satisfies
 from appliance.kernel.answering import answer
 from appliance.kernel.params import arguments
 from appliance.kernel.peering.choice import usable, why_nobody
+from appliance.kernel.peering.copying import Copying
 from appliance.kernel.peering.looking import Look
 from appliance.kernel.peering.releases import ReleaseApi
 from appliance.kernel.server import Handler, Params, Reply
@@ -52,6 +53,14 @@ class Send(Struct, kw_only=True):
     move: bool = False
 
 
+class Preview(Struct, kw_only=True):
+    """``flow_preview``: ``{peer, workspace, secrets}``, the last those that a flow needs and that are missing there."""
+
+    flow: Text
+    to: Text
+    workspace: Text = ""
+
+
 class PeeringApi:
     """The methods by name."""
 
@@ -65,6 +74,7 @@ class PeeringApi:
             "model_elsewhere": self._elsewhere,
             "boxes": self._boxes,
             "flow_send": self._send,
+            "flow_preview": self._preview,
             **ReleaseApi(self._peering.kernel, lambda: self._peering.releases).methods(),
         }
 
@@ -116,11 +126,26 @@ class PeeringApi:
             raise NoPeers("this kernel has no links to other engines")
         answer(reply, self._peering.engine.steps.io.spawn, looking.all(asked))
 
-    def _send(self, params: Params, reply: Reply) -> None:
-        asked = arguments(params, Send)
-        copying = self._peering.copying
-        if copying is None:
+    def _copying(self) -> Copying:
+        if self._peering.copying is None:
             raise NoPeers("this kernel has no links to other engines")
+        return self._peering.copying
+
+    def _preview(self, params: Params, reply: Reply) -> None:
+        asked, copying = arguments(params, Preview), self._copying()
+
+        def work() -> None:
+            try:
+                found = copying.preview(asked.flow, asked.to, asked.workspace)
+            except Exception as exc:
+                reply.error(exc)
+            else:
+                reply.ok(found)
+
+        self._peering.engine.steps.io.call(work)
+
+    def _send(self, params: Params, reply: Reply) -> None:
+        asked, copying = arguments(params, Send), self._copying()
 
         def work() -> None:
             try:

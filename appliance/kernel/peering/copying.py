@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for a peer to take a flow with all its versions to its disk.
 PATIENCE = 120.0
+#: The same for what it lacks.
+LOOK = 10.0
 #: ``secrets.name`` or ``secrets['name']`` in a template.
 _SECRET = re.compile(r"""\bsecrets(?:\.([A-Za-z_]\w*)|\[\s*\\?['"]([^'"\\]+)\\?['"]\s*\])""")
 
@@ -47,6 +49,15 @@ class Sent(Struct, kw_only=True):
     live: int | None = None
     by: Annotated[str, Meta(max_length=200)] = ""
     versions: Annotated[list[Brought], Meta(min_length=1, max_length=5000)]
+
+
+class Lacking(Struct, kw_only=True):
+    """``flow_secrets``: which of these are not there, in the workspace to which a flow of this one would come? The
+    answer has the form of the question.
+    """
+
+    workspace: str = DEFAULT_WORKSPACE
+    secrets: Annotated[list[str], Meta(max_length=5000)] = []
 
 
 class Taken(Struct, kw_only=True):
@@ -70,7 +81,16 @@ class Copying:
 
     def start(self) -> Callable[[], None]:
         """Let flows in; returns the stop."""
-        return self._peers.serve("flow", self._on_flow, right="flows")
+        stops = [
+            self._peers.serve("flow", self._on_flow, right="flows"),
+            self._peers.serve("flow_secrets", self._on_secrets, right="flows"),
+        ]
+
+        def stop() -> None:
+            while stops:
+                stops.pop()()
+
+        return stop
 
     # --- sending -------------------------------------------------------------------------------------
 
@@ -108,6 +128,19 @@ class Copying:
         self._note(by, action, flow.id, {"to": peer.name, "as": taken.flow}, flow.workspace)
         return {**msgspec.to_builtins(taken), "peer": peer.name, "moved": move, "versions": len(versions)}
 
+    def preview(self, flow_id: str, to: str, workspace: str) -> dict[str, Any]:
+        """What sending a flow would find there: ``{peer, workspace, secrets}``, the last those to be given anew.
+
+        Raises as :meth:`send`.
+        """
+        flows = self._kernel.store.flows
+        flow = flows.get(flow_id)
+        peer = self._peer(to)
+        newest = flows.version(flows.versions(flow_id, None, 1)[0].id)
+        asked = Lacking(workspace=workspace or flow.workspace, secrets=secrets_in(newest.text))
+        answer = self._peers.request(peer.id, "flow_secrets", msgspec.to_builtins(asked), LOOK).result(LOOK + 5.0)
+        return {"peer": peer.name, **msgspec.to_builtins(msgspec.convert(answer, Lacking))}
+
     def _peer(self, to: str) -> PeerState:
         for state in self._peers.states():
             if state.state != "self" and to.casefold() in (state.name.casefold(), state.id.casefold()):
@@ -121,12 +154,15 @@ class Copying:
     # --- taking --------------------------------------------------------------------------------------
 
     def _on_flow(self, request: PeerRequest) -> None:
-        self._kernel.engine.steps.io.call(partial(self._take, request))
+        self._kernel.engine.steps.io.call(partial(self._take, request, Sent, self._taken))
 
-    def _take(self, request: PeerRequest) -> None:
+    def _on_secrets(self, request: PeerRequest) -> None:
+        self._kernel.engine.steps.io.call(partial(self._take, request, Lacking, self._lacking))
+
+    def _take(self, request: PeerRequest, form: type[Any], work: Callable[[Any, PeerState], Struct]) -> None:
         try:
-            sent = msgspec.convert(wire.whole(request.body, self._kernel.services.blobs), Sent)
-            request.answer(msgspec.to_builtins(self._taken(sent, request.peer)))
+            sent = msgspec.convert(wire.whole(request.body, self._kernel.services.blobs), form)
+            request.answer(msgspec.to_builtins(work(sent, request.peer)))
         except msgspec.ValidationError as exc:
             request.error(ConfigError(f"this is no flow: {exc}"))
         except Exception as exc:
@@ -135,14 +171,13 @@ class Copying:
             request.error(exc)
 
     def _taken(self, sent: Sent, peer: PeerState) -> Taken:
-        workspace = self._workspace(sent, peer)
+        workspace = self._workspace(sent.workspace, peer)
         flow = self._kernel.store.flows.bring(sent.id, workspace, sent.versions)
         newest = msgspec.json.decode(sent.versions[-1].text)
         exists = {one.id for one in self._kernel.store.flows.list(workspace, "", "", "", 500).items}
         machine = Machine(lambda name: name in exists, self._kernel.data)
         problems = validate(newest, self._kernel.registry, machine)
-        here = Secrets(self._kernel.store.values.secrets, self._kernel.data).open_all().values.get(workspace, {})
-        missing = [name for name in secrets_in(sent.versions[-1].text) if name not in here]
+        missing = self._missing(secrets_in(sent.versions[-1].text), workspace)
         detail = {"from": peer.name, "by": sent.by, "was": sent.id, "versions": len(sent.versions)}
         self._note(f"peer:{peer.name}", "flow.take", flow.id, detail, workspace)
         return Taken(
@@ -153,8 +188,16 @@ class Copying:
             problems=msgspec.to_builtins(problems[:50]),
         )
 
-    def _workspace(self, sent: Sent, peer: PeerState) -> str:
-        for workspace in (sent.workspace, DEFAULT_WORKSPACE, *sorted(peer.roles.workspaces - {"*"})):
+    def _lacking(self, asked: Lacking, peer: PeerState) -> Lacking:
+        workspace = self._workspace(asked.workspace, peer)
+        return Lacking(workspace=workspace, secrets=self._missing(asked.secrets, workspace))
+
+    def _missing(self, names: list[str], workspace: str) -> list[str]:
+        here = Secrets(self._kernel.store.values.secrets, self._kernel.data).open_all().values.get(workspace, {})
+        return [name for name in names if name not in here]
+
+    def _workspace(self, wanted: str, peer: PeerState) -> str:
+        for workspace in (wanted, DEFAULT_WORKSPACE, *sorted(peer.roles.workspaces - {"*"})):
             if workspace and peer.roles.may("flows", workspace):
                 return workspace
         raise PeerNotAllowed("the pairing names no workspace into which flows may be copied")

@@ -210,4 +210,13 @@ export const showBoxes = async (workspace: string, signal?: AbortSignal): Promis
 export const searchBoxes = async (text: string, workspace: string, signal?: AbortSignal): Promise<Box<FoundThere>[]> =>
   (await get<{ items: Box<FoundThere>[] }>('/placements/search', { text, workspace }, signal)).items
 
+/** What sending a flow would find there: the secrets that have to be given anew. */
+export interface SendPreview {
+  peer: string
+  workspace: string
+  secrets: string[]
+}
+
+export const previewSend = (flow: string, to: string, workspace: string, signal?: AbortSignal): Promise<SendPreview> =>
+  get(`/flows/${seg(flow)}/send`, { to, workspace: workspace || undefined }, signal)
 export const sendFlow = (flow: string, how: SendFlow): Promise<SentFlow> => post(`/flows/${seg(flow)}/send`, how)
