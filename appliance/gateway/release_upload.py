@@ -14,7 +14,7 @@ from appliance.contracts import ConfigError, FlowError
 from appliance.gateway.uploads import BadPart, Upload
 from appliance.update import request
 from appliance.update.release import BadRelease
-from appliance.update.request import Sent
+from appliance.update.request import SentRelease
 from appliance.update.sources import Available, judged
 from appliance.update.updater import INCOMING
 
@@ -38,17 +38,17 @@ class ReleaseUpload:
         self._last = 0.0
         self._upload.forget()
 
-    def view(self) -> Sent | None:
+    def view(self) -> SentRelease | None:
         """What was sent so far; None for nothing."""
         with self._lock:
             return self._view()
 
-    def _view(self) -> Sent | None:
+    def _view(self) -> SentRelease | None:
         if not self._upload.size:
             return None
-        return Sent(received=self._upload.received, size=self._upload.size, found=self._found)
+        return SentRelease(received=self._upload.received, size=self._upload.size, found=self._found)
 
-    def receive(self, offset: int, size: int, part: bytes) -> Sent:
+    def receive(self, offset: int, size: int, part: bytes) -> SentRelease:
         """Keep a part of a release of ``size`` bytes; the one at 0 begins anew.
 
         Raises ``ConfigError`` where no release can be taken now or there is no room, ``BadPart`` for a part that does
@@ -62,7 +62,7 @@ class ReleaseUpload:
             received = self._upload.received
             if self._found is None and received >= min(size, _JUDGED):
                 self._judge()
-            return Sent(received=received, size=size, found=self._found)
+            return SentRelease(received=received, size=size, found=self._found)
 
     def _begin(self, size: int) -> None:
         request.ready(self._data)

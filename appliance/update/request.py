@@ -43,7 +43,7 @@ class Fetching(Struct, frozen=True):
     size: int
 
 
-class Sent(Struct, frozen=True):
+class SentRelease(Struct, frozen=True):
     """A release that somebody sends from a browser: bytes that are here of those it has, and what it is once known."""
 
     received: int
@@ -68,7 +68,7 @@ class UpdateView(Struct, frozen=True, kw_only=True):
     found: list[str]
     sticks: list[Available] = []
     fetching: Fetching | None = None
-    sent: Sent | None = None
+    sent: SentRelease | None = None
     source: str = ""
     steady: float = STEADY
     well_for: float = 0.0
@@ -77,7 +77,7 @@ class UpdateView(Struct, frozen=True, kw_only=True):
     why_no_way_back: str = ""
 
 
-def view(data: Path, *, source: str = "", sent: Sent | None = None, now: float | None = None) -> UpdateView:
+def view(data: Path, *, source: str = "", sent: SentRelease | None = None, now: float | None = None) -> UpdateView:
     """What there is to say. Releases on sticks that are plugged in are looked at."""
     why_not, now = _why_not(), time.time() if now is None else now
     state, found = read_state(PLACE), _on_sticks()

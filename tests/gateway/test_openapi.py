@@ -56,11 +56,11 @@ def test_it_is_served_as_it_is_made(home: Home) -> None:
 
 @pytest.fixture(autouse=True)
 def nobody_to_pair_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(host: str, *rest: Any) -> None:
+    def refused(lines: Any, host: str, *rest: Any) -> None:
         raise ConnectionRefusedError(f"nobody listens at {host}")
 
     monkeypatch.setattr(joining, "PATIENCE", 0.1)
-    monkeypatch.setattr(joining.gate, "join", refused)
+    monkeypatch.setattr(joining.outgoing, "join", refused)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from appliance.gateway.routing import Call, Nothing, Noun
 from appliance.update import request
 from appliance.update.automatic import Automatic, looked
 from appliance.update.peers import opener
-from appliance.update.request import Sent, UpdateView
+from appliance.update.request import SentRelease, UpdateView
 from appliance.update.sources import PEER, Available, Opener, look
 
 noun = Noun(
@@ -81,7 +81,7 @@ def bring(call: Call[Nothing, WantedRelease]) -> UpdateView:
 
 
 @noun.put("/update/upload", permission="settings:write", errors=(409, 422), unaudited="only the update itself counts")
-def send(call: Call[Nothing, ReleasePart]) -> Sent:
+def send(call: Call[Nothing, ReleasePart]) -> SentRelease:
     """Send a part of a release file. What is not signed by a trusted key, or not for this machine, is refused soon."""
     return call.gateway.release_upload.receive(call.body.offset, call.body.size, call.body.data)
 
