@@ -1,17 +1,4 @@
-/** The audit log in a line: who it was, and what changed. */
-
-import { shortened } from '@/lib/format'
-
-const ADDRESS = /0x[0-9a-f]{40}/
-
-/** `user:0x…` and a bare address by the person's name, `local:pi` as somebody at the box. */
-export function actorName(actor: string, names: ReadonlyMap<string, string>): string {
-  const address = ADDRESS.exec(actor)?.[0]
-  if (address) return names.get(address) || shortened(address)
-  const [kind, id] = actor.split(':')
-  if (id === undefined) return actor
-  return kind === 'local' ? `${id}, at the box` : kind === 'token' ? `token ${id}` : actor
-}
+/** The audit log in a line: what changed. */
 
 /** What changed, as `name: value`. */
 export function told(detail: unknown): string {

@@ -24,9 +24,14 @@ const TITLES: Record<string, string> = {
   durability: 'What is promised about runs',
 }
 
+/** Names that are not written as other words. */
+const NAMES: Record<string, string> = {
+  ai: 'AI', api: 'API', gpio: 'GPIO', http: 'HTTP', i2c: 'I²C', llm: 'LLM', mqtt: 'MQTT', onewire: '1-Wire', onnx: 'ONNX', pwm: 'PWM', sim: 'Simulated hardware', sql: 'SQL',
+}
+
 function titleOf(path: string): string {
   const name = path.split('/').at(-1)!
-  const words = (name === 'README' ? 'overview' : name).replace(/[-_]/g, ' ')
+  const words = (name === 'README' ? 'overview' : name).split(/[-_]/).map((word) => NAMES[word] ?? word).join(' ')
   return TITLES[path] ?? words.charAt(0).toUpperCase() + words.slice(1)
 }
 

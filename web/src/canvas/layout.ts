@@ -25,7 +25,7 @@ export interface Placed {
   y: number
 }
 
-const GAP_X = 100
+const GAP_X = 80
 const GAP_Y = 40
 const SWEEPS = 8
 

@@ -61,3 +61,10 @@ export function readTheme(element: Element): Theme {
   probe.remove()
   return theme
 }
+
+/** Tells of other colours: the page went over to light or dark. Returns its stop. */
+export function watchTheme(element: HTMLElement, changed: (theme: Theme) => void): () => void {
+  const chosen = new MutationObserver(() => changed(readTheme(element)))
+  chosen.observe(document.documentElement, { attributes: true, attributeFilter: ['data-theme'] })
+  return () => chosen.disconnect()
+}

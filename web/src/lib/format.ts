@@ -86,3 +86,14 @@ export function errorText(error: unknown): string {
   const { message, id } = error as { message?: unknown; id?: unknown }
   return String(message ?? id ?? JSON.stringify(error))
 }
+
+const ADDRESS = /0x[0-9a-f]{40}/
+
+/** `user:0x…` and a bare address by the person's name, `local:pi` as somebody at the box. */
+export function actorName(actor: string, names: ReadonlyMap<string, string>): string {
+  const address = ADDRESS.exec(actor)?.[0]
+  if (address) return names.get(address) || shortened(address)
+  const [kind, id] = actor.split(':')
+  if (id === undefined) return actor
+  return kind === 'local' ? `${id}, at the box` : kind === 'token' ? `token ${id}` : actor
+}

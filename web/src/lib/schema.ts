@@ -28,6 +28,7 @@ export interface JsonSchema {
   examples?: unknown[]
   /** What a text means to the engine: `duration`, `template`, `expression` … */
   'x-flowork-text'?: string
+  'x-flowork-unit'?: string
   [key: string]: unknown
 }
 

@@ -5,7 +5,7 @@ import { computed } from 'vue'
 import { listPairings } from '@/api/agents'
 import { listApprovals, type Asked } from '@/api/approvals'
 import { listLetters } from '@/api/deadLetters'
-import { showHealth } from '@/api/health'
+import { showHealth, type Finding } from '@/api/health'
 import { listTriggers } from '@/api/triggers'
 import type { RunView } from '@/api/runs'
 import type { TriggerView } from '@/api/triggers'
@@ -33,10 +33,13 @@ export const useAttention = defineStore('attention', () => {
   const health = useLoaded(showHealth)
 
   const badTriggers = computed(() => (triggers.value.value ?? []).filter((trigger) => trigger.enabled && trigger.ok === false))
-  const findings = computed(() => health.value.value?.findings ?? [])
+  /** What is said several times in the same words, as of a broker that several triggers ask, is said once. */
+  const findings = computed(() => [...new Map((health.value.value?.findings ?? []).map((one) => [`${one.id} ${one.text}`, one])).values()])
   /** Findings but those that say of a trigger or of letters what stands in the other lists. */
   const ELSEWHERE = new Set(['trigger', 'dead-letters', 'letters'])
-  const otherFindings = computed(() => findings.value.filter((finding) => !ELSEWHERE.has(finding.id)))
+  const otherFindings = computed(() => findings.value.filter((finding) => !ELSEWHERE.has(finding.id) && !isOfTrigger(finding)))
+  /** A trigger tells the same of its broker. */
+  const isOfTrigger = (finding: Finding): boolean => badTriggers.value.some((trigger) => trigger.status !== '' && finding.text.endsWith(trigger.status))
   const openLetters = computed(() => health.value.value?.history?.open_letters ?? letters.value.value?.items.length ?? 0)
   const counts = computed<Record<string, number>>(() => ({
     approvals: approvals.value.value?.length ?? 0,

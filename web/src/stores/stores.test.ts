@@ -6,6 +6,7 @@ import type { LiveEvent, LiveListener } from '@/api/live'
 import type { RunView } from '@/api/runs'
 import { useRuns } from '@/run/useRuns'
 import { useActivity } from './activity'
+import { useAttention } from './attention'
 import { useConfirm } from './confirm'
 import { useDevices } from './devices'
 import { useFlows } from './flows'
@@ -230,6 +231,23 @@ describe('live', () => {
     expect(live.since).toBe(since)
     listener.state('live')
     expect(live.since).toBeNull()
+  })
+})
+
+describe('what needs a person', () => {
+  it('says what is wrong once, and leaves to triggers what is theirs', async () => {
+    await signedIn()
+    const text = 'the broker: nothing listens on mqtt://a:1883'
+    const findings = [{ id: 'mqtt', level: 'warning', text, mend: '' }, { id: 'mqtt', level: 'warning', text, mend: '' }, { id: 'disk', level: 'warning', text: 'full', mend: '' }]
+    engine['/health'] = { status: 'warning', findings }
+    engine['/triggers'] = page([])
+    const attention = useAttention()
+    await Promise.all([attention.health.load(), attention.triggers.load()])
+    expect(attention.otherFindings.map((one) => one.text)).toEqual([text, 'full'])
+    engine['/triggers'] = page([{ id: 't', flow: 'f', enabled: true, ok: false, status: 'nothing listens on mqtt://a:1883' }])
+    await attention.triggers.load()
+    expect(attention.otherFindings.map((one) => one.text)).toEqual(['full'])
+    expect(attention.counts).toMatchObject({ triggers: 1, health: 2 })
   })
 })
 
