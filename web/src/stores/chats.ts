@@ -76,7 +76,8 @@ export const useChats = defineStore('chats', () => {
   live.watchTexts((texts) => {
     let next: Map<string, Words & { node: string }> | null = null
     for (const event of texts) {
-      if (!event.run || !event.node || !items.value.some((one) => one.run === event.run)) continue
+      // While a question is being sent its run is not known here yet, and may speak already.
+      if (!event.run || !event.node || !(sending.value || items.value.some((one) => one.run === event.run))) continue
       next ??= new Map(words.value)
       const before = next.get(event.run)
       next.set(event.run, { ...heard(before?.node === event.node ? before : undefined, event), node: event.node })
