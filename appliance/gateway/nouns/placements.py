@@ -168,7 +168,7 @@ class SendLook(Query, frozen=True, kw_only=True):
     """To which engine, and into which of its workspaces; empty: of the same name, or one that the pairing allows."""
 
     to: Annotated[str, Meta(min_length=1, max_length=100, description="A paired engine: its name or id")]
-    workspace: Annotated[str, Meta(max_length=60)] = ""
+    workspace: Annotated[str, Meta(max_length=60, description="The workspace there")] = ""
 
 
 class SendPreview(Struct, frozen=True, kw_only=True):
