@@ -62,6 +62,7 @@ class Watch:
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         reboot: Callable[[], None] | None = None,
+        tell: Callable[[], None] | None = None,
     ) -> None:
         self._box = box
         self._steady = steady
@@ -70,6 +71,7 @@ class Watch:
         self._now = now
         self._sleep = sleep
         self._reboot = reboot or _reboot
+        self._tell = tell or _tell_updater
 
     def run(self) -> int:
         """Watch until the slot is good, or start the machine again; the exit code."""
@@ -104,8 +106,14 @@ class Watch:
     def _good(self) -> int:
         self._box.tell(slots.accept(self._box.choice(), self._box.running()))
         say(f"slot {self._box.running()} was well for {self._steady:g} s: it stays")
+        self._tell()
         return 0
 
 
 def _reboot() -> None:
     subprocess.run(["systemctl", "reboot"], check=True)
+
+
+def _tell_updater() -> None:
+    """The updater notes how its release has done."""
+    subprocess.run(["systemctl", "start", "--no-block", "flowork-update.service"], check=False)

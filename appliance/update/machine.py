@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.box.place import Box
+from appliance.box.slots import other
 from appliance.box.watch import well
 from appliance.contracts import FlowError
 
@@ -76,8 +77,11 @@ class Systemd:
         return well(Box())
 
 
-def write_slot(file: Path) -> None:
-    """Hand a whole system to the image's own tool; the machine starts from it next, and goes back by itself."""
+def write_slot(file: Path) -> str:
+    """Hand a whole system to the image's own tool; the machine starts from it next, and goes back by itself.
+
+    Gives the slot's name.
+    """
     tool = shutil.which("flowork-slot", path=SLOT_PATH)
     if tool is None:
         raise Undone("this release is a whole system, for a box that was flashed with an image; this one was not")
@@ -85,6 +89,7 @@ def write_slot(file: Path) -> None:
     outside = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect"]
     _run([*outside, tool, "write", str(file)])
     _run([*outside, tool, "try"])
+    return other(Box().running())
 
 
 def _run(command: Sequence[str], user: str | None = None, env: Mapping[str, str] | None = None) -> None:

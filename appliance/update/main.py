@@ -23,6 +23,7 @@ from pathlib import Path
 import msgspec
 
 from appliance import integrity
+from appliance.box.place import Box, BoxError
 from appliance.contracts import FlowError
 from appliance.paths import INSTALLED, find_folder
 from appliance.security import signatures
@@ -67,11 +68,7 @@ def _bring(file: Path) -> int:
         raise Undone("Flowork was not installed here by scripts/install; a checkout is updated with git")
     with _alone():
         updater = make_updater()
-        state = updater.bring_system(file, write_slot)
-        if state is None and IMAGE.exists():
-            # Its program lies in the system, which is read-only.
-            state = updater.refuse("this is no release of a whole system, which is all that a flashed box takes")
-        state = state or updater.apply(file)
+        state = updater.bring_system(file, write_slot, alone=IMAGE.exists()) or updater.apply(file)
     sys.stdout.write(f"{state.phase}: {state.reason or state.version}\n")
     return 0 if state.phase in ("done", "written") else 1
 
@@ -115,6 +112,11 @@ def _serve(words: Sequence[str]) -> int:
         updater = make_updater()
         if updater.state.phase in UNDER_WAY:
             updater.resume()
+        elif IMAGE.exists():
+            try:
+                updater.settle_system(Box())
+            except BoxError as exc:
+                sys.stderr.write(f"flowork-updater: how the last update did is not known: {exc}\n")
     if (asked := INSTALLED / GO_BACK).exists():
         asked.unlink()
         return _back(())

@@ -10,8 +10,8 @@ all must stay well) → ``done``; or ``returning`` → ``rolled-back``; or ``ref
 before stays until the next update, for who wants to go back by hand: as long as both write the same form of the
 database nothing is lost by that.
 
-A release that is a whole system (for a box that was flashed with an image) ends as ``written``: it is tried at the next
-start of the machine.
+A release that is a whole system (for a box that was flashed with an image) is ``written``: it is tried at the next
+start of the machine, and ``done`` or ``rolled-back`` once that is decided.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import IO, Protocol
 import msgspec
 from msgspec import Struct
 
+from appliance.box.place import Box
 from appliance.contracts import FlowError
 from appliance.update.release import BadRelease, Manifest, Release, open_file
 
@@ -43,6 +44,8 @@ LAST = "last.flowork"
 LAST = "last.flowork"
 #: Seconds that all must stay well, that it may take to become so, and between two looks.
 STEADY, LIMIT, PACE = 300.0, 900.0, 5.0
+#: What ``release`` is for a whole system.
+SLOTS = ("a", "b")
 #: The phases in which an update is under way.
 UNDER_WAY = ("unpacking", "preparing", "rehearsing", "switching", "watching", "returning")
 
@@ -50,6 +53,7 @@ UNDER_WAY = ("unpacking", "preparing", "rehearsing", "switching", "watching", "r
 class UpdateState(Struct, frozen=True, kw_only=True):
     """What the updater is at, or how the last update ended. Times are Unix seconds.
 
+    ``before`` and ``release`` are folders; of a whole system ``release`` is the slot's name, and ``before`` is empty.
     ``well_since`` is since when all has been well without a break, while it is ``watching``; 0: it is not.
     """
 
@@ -76,6 +80,8 @@ def read_trusted(place: Path) -> list[str]:
 
 def why_no_way_back(state: UpdateState) -> str:
     """Why one cannot go back to the release before; empty if one can."""
+    if state.phase == "done" and state.release in SLOTS:
+        return "the system before is in the other slot: sudo flowork-slot back --reboot"
     if state.phase != "done" or not state.before or not (Path(state.before) / "complete").exists():
         return "there is no version before this one any more"
     if not state.schema or state.schema != state.schema_before:
@@ -196,11 +202,12 @@ class Updater:
             return self._tell(msgspec.structs.replace(state, phase="refused", reason=str(exc)))
         return self._switch(state)
 
-    def bring_system(self, source: Path, write: Callable[[Path], None]) -> UpdateState | None:
+    def bring_system(self, source: Path, write: Callable[[Path], str], *, alone: bool = False) -> UpdateState | None:
         """Bring in a release that is a whole system; how it ended, None for any other (``apply`` tells why not).
 
-        ``write`` puts it into the slot that does not run and has it tried at the next start of the machine; what is
-        not well then is left by the image's own tools.
+        ``write`` puts it into the slot that does not run, has it tried at the next start of the machine, and gives the
+        slot's name; what is not well then is left by the image's own tools. With ``alone`` anything else is refused: a
+        flashed box has its program in the system, which is read-only.
         """
         if self.state.phase in UNDER_WAY:
             return self.resume()
@@ -209,10 +216,10 @@ class Updater:
             try:
                 release = Release(held.enter_context(open_file(source)), self.trusted())
                 manifest = release.open()
-            except (BadRelease, OSError):
-                return None
-            if manifest.kind != "slot":
-                return None
+                if manifest.kind != "slot":
+                    raise BadRelease("this is no release of a whole system, which is all that a flashed box takes")
+            except (BadRelease, OSError) as exc:
+                return self._tell(UpdateState(phase="refused", reason=str(exc))) if alone else None
             state = msgspec.structs.replace(state, version=manifest.version, schema=manifest.schema)
             try:
                 self._check_machine(manifest)
@@ -220,17 +227,39 @@ class Updater:
                 state = self._tell(state)
                 folder = self._fresh("slot")
                 release.unpack(folder)
-                (slot,) = [folder / name for name in manifest.files]
+                (file,) = [folder / name for name in manifest.files]
                 state = self._tell(msgspec.structs.replace(state, phase="preparing"))
-                write(slot)
+                slot = write(file)
                 shutil.rmtree(folder)
                 self._keep_system(source)
             except (FlowError, OSError, ValueError) as exc:
                 self._clear(None, "")
                 return self._tell(msgspec.structs.replace(state, phase="refused", reason=str(exc)))
         self._clear(None, "")
-        reason = "it is tried at the next start of the machine"
-        return self._tell(msgspec.structs.replace(state, phase="written", reason=reason))
+        reason = (
+            "it is tried at the next start of the machine, when it suits you (`sudo reboot`); what is not well then "
+            "goes back to the system of now by itself"
+        )
+        return self._tell(msgspec.structs.replace(state, phase="written", release=slot, reason=reason))
+
+    def settle_system(self, box: Box) -> UpdateState:
+        """How a whole system that was ``written`` has done since; it may still be open. Raises ``BoxError``."""
+        state = self.state
+        if state.phase != "written" or state.release not in SLOTS:
+            return state
+        choice, runs = box.choice(), box.running() == state.release
+        phase, reason = state.phase, state.reason
+        if choice.failed == state.release:
+            phase, reason = "rolled-back", "three starts of it did not do well; the system before runs again"
+        elif runs and box.trial():
+            reason = "it runs, and stays once all has been well for five minutes"
+        elif runs:
+            phase, reason = "done", ""
+        elif choice.trying != state.release:
+            phase, reason = "rolled-back", "somebody went back to the system before"
+        if (phase, reason) == (state.phase, state.reason):
+            return state
+        return self._tell(msgspec.structs.replace(state, phase=phase, reason=reason))
 
     def _taken(self, source: Path) -> Path:
         """A copy of root's own: whoever wrote the file cannot change it any more."""
@@ -339,10 +368,6 @@ class Updater:
             reason = f"{reason}; and the version before does not start either: {exc.message}"
         self._clear(Path(state.release), state.before)
         return self._tell(msgspec.structs.replace(state, phase="rolled-back", reason=reason))
-
-    def refuse(self, reason: str) -> UpdateState:
-        """Note that a release was not even looked into."""
-        return self._tell(UpdateState(phase="refused", reason=reason))
 
     def go_back(self) -> UpdateState:
         """Return to the release before, because somebody asks for it. Raises ``BadRelease``."""

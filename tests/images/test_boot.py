@@ -148,6 +148,11 @@ def bring(box: Machine, release: Path) -> dict[str, str]:
     box.run("sudo tee /data/release.flowork >/dev/null", data=release, timeout=1800)
     box.run("sudo flowork update /data/release.flowork && sudo rm /data/release.flowork", timeout=1800)
     box.wait(lambda: box.run("sudo test -e /var/lib/flowork/update/incoming.flowork || echo gone"), "the updater")
+    return updater(box)
+
+
+def updater(box: Machine) -> dict[str, str]:
+    """What the updater says of the last release."""
     state: dict[str, str] = json.loads(box.run("sudo flowork-updater status"))
     return state
 
@@ -205,6 +210,7 @@ def test_an_update_that_does_not_start_is_left_after_three_boots(
     tell(f"three failed boots and back: {time.monotonic() - began:.0f} s")
     found = bios.slots()
     assert (found["running"], found["good"], found["failed"], found["trial"]) == ("a", "a", "b", False)
+    bios.wait(lambda: updater(bios)["phase"] == "rolled-back", "the updater's word")
     assert _runs(bios, "plug")[0]["state"] == "succeeded", "the data are the same"
 
 
@@ -219,6 +225,7 @@ def test_an_update_that_is_well_stays_by_itself_and_may_be_left_again(bios: Mach
     assert (found["running"], found["trial"], found["good"], found["left"]) == ("b", True, "a", 2)
     assert _runs(bios, "plug")[0]["state"] == "succeeded", "the data are the same"
     bios.wait(lambda: bios.slots()["good"] == "b", "five good minutes")
+    bios.wait(lambda: updater(bios)["phase"] == "done", "the updater's word")
     bios.cut()
     bios.boot()
     assert bios.slots()["running"] == "b"

@@ -171,13 +171,16 @@ class Time:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.rebooted = False
+        self.rebooted = self.told = False
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
     def reboot(self) -> None:
         self.rebooted = True
+
+    def tell(self) -> None:
+        self.told = True
 
 
 def judge(house: House, well_at: range | tuple[range, ...]) -> Time:
@@ -193,13 +196,14 @@ def judge(house: House, well_at: range | tuple[range, ...]) -> Time:
         now=lambda: clock.now,
         sleep=clock.sleep,
         reboot=clock.reboot,
+        tell=clock.tell,
     ).run()
     return clock
 
 
 def test_five_good_minutes(house: House) -> None:
     clock = judge(house, range(40, 10_000))
-    assert (clock.now, clock.rebooted) == (340, False)
+    assert (clock.now, clock.rebooted, clock.told) == (340, False, True)
     assert house.box.choice() == Choice("b")
 
 
@@ -244,7 +248,9 @@ def test_it_waits_for_the_boot_partition(house: House) -> None:
         if clock.now == 50:
             house.loader.write_bytes(write(Choice("a", "b", 2)))
 
-    watch = Watch(house.box, steady=300, limit=900, ask=lambda: True, now=lambda: clock.now, sleep=sleep)
+    watch = Watch(
+        house.box, steady=300, limit=900, ask=lambda: True, now=lambda: clock.now, sleep=sleep, tell=clock.tell
+    )
     assert watch.run() == 0
     assert (clock.now, house.box.choice()) == (350, Choice("b"))
 

@@ -252,7 +252,7 @@ def test_the_page_is_usable_by_everybody(open_panel: OpenPanel, phone: bool) -> 
     for phase, seen in [
         ("none", "Releases that are to be had"),
         ("watching", "Watching for five minutes"),
-        ("written", "tried at the next start"),
+        ("written", "The new system is written"),
         ("refused", "was refused"),
     ]:
         told.state(phase, well_for=80, sticks=[STICK], why_no_way_back="", reason="it is no release")

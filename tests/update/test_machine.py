@@ -47,7 +47,8 @@ def test_a_whole_system_is_written_by_the_images_own_tool_outside_of_the_updater
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr("appliance.update.machine.SLOT_PATH", str(tmp_path))
-    write_slot(tmp_path / "a.slot")
+    monkeypatch.setattr("appliance.update.machine.Box.running", lambda box: "a")
+    assert write_slot(tmp_path / "a.slot") == "b"
     first, second = said.read_text().splitlines()
     assert first.startswith("systemd-run ")
     assert first.endswith(f"{tmp_path}/flowork-slot write {tmp_path}/a.slot")

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from appliance.box import slots
+from appliance.box.place import Box
+from appliance.box.slots import Choice
 from appliance.contracts import FlowError
 from appliance.security import signatures
 from appliance.update import main
 from appliance.update.release import pack
-from appliance.update.updater import LAST, LIMIT, STEADY, Updater, UpdateState
+from appliance.update.updater import LAST, LIMIT, STEADY, Updater, UpdateState, why_no_way_back
 
 KEY = signatures.new_key()
 
@@ -335,11 +338,21 @@ def test_a_release_that_nobody_trusts_is_refused_in_the_state_that_everybody_rea
 # --- whole systems -------------------------------------------------------------------------------------------
 
 
+def never(slot: Path) -> str:
+    raise AssertionError(f"{slot} was written")
+
+
 def test_a_whole_system_is_written_and_tried_later(bench: Bench) -> None:
     bench.pack(kind="slot")
     seen: list[bytes] = []
-    state = bench.updater.bring_system(bench.file, lambda slot: seen.append(slot.read_bytes()))
+
+    def write(slot: Path) -> str:
+        seen.append(slot.read_bytes())
+        return "b"
+
+    state = bench.updater.bring_system(bench.file, write)
     assert state is not None
+    assert state.release == "b"
     assert (state.phase, state.version, seen) == ("written", "2", [b"new"])
     assert bench.updater.state == state
     assert not (bench.place / "slot").exists()
@@ -354,18 +367,16 @@ def test_a_whole_system_for_another_machine_or_an_older_one_is_refused(
     bench: Bench, about: dict[str, Any], reason: str
 ) -> None:
     bench.pack(**{"kind": "slot", "python": "3.13", **about})
-    seen: list[Path] = []
-    state = bench.updater.bring_system(bench.file, seen.append)
+    state = bench.updater.bring_system(bench.file, never)
     assert state is not None
     assert state.phase == "refused"
     assert reason in state.reason
-    assert seen == []
 
 
 def test_a_slot_that_cannot_be_written_is_told(bench: Bench) -> None:
     bench.pack(kind="slot")
 
-    def write(slot: Path) -> None:
+    def write(slot: Path) -> str:
         raise FlowError("the card is failing")
 
     state = bench.updater.bring_system(bench.file, write)
@@ -374,10 +385,52 @@ def test_a_slot_that_cannot_be_written_is_told(bench: Bench) -> None:
 
 
 def test_what_is_no_whole_system_or_not_signed_is_left_to_the_other_way(bench: Bench) -> None:
-    assert bench.updater.bring_system(bench.file, lambda slot: None) is None
+    assert bench.updater.bring_system(bench.file, never) is None
     bench.file.write_bytes(b"no release")
-    assert bench.updater.bring_system(bench.file, lambda slot: None) is None
+    assert bench.updater.bring_system(bench.file, never) is None
     assert bench.updater.state == UpdateState()
+
+
+def test_a_flashed_box_says_why_it_takes_a_release_not(bench: Bench) -> None:
+    state = bench.updater.bring_system(bench.file, never, alone=True)
+    assert state is not None
+    assert state.phase == "refused"
+    assert "no release of a whole system" in state.reason
+    bench.pack(kind="slot")
+    (bench.place / "trusted").unlink()
+    state = bench.updater.bring_system(bench.file, never, alone=True)
+    assert state is not None
+    assert state.phase == "refused"
+    assert "trust" in state.reason
+
+
+@pytest.mark.parametrize(
+    ("started", "choice", "phase", "reason"),
+    [
+        ("a", Choice("a", "b", 3), "written", "tried at the next start"),
+        ("b trial", Choice("a", "b", 2), "written", "stays once all has been well"),
+        ("b trial", Choice("b"), "done", ""),
+        ("b", Choice("b"), "done", ""),
+        ("a", Choice("a", "b", 0), "rolled-back", "three starts"),
+        ("a", Choice("a"), "rolled-back", "somebody went back"),
+    ],
+)
+def test_how_a_written_system_has_done_is_told(
+    bench: Bench, tmp_path: Path, started: str, choice: Choice, phase: str, reason: str
+) -> None:
+    bench.pack(kind="slot")
+    bench.updater.bring_system(bench.file, lambda slot: "b")
+    box = Box(tmp_path / "box")
+    for folder in (box.root / "proc", box.boot / "flowork"):
+        folder.mkdir(parents=True)
+    slot, _, trial = started.partition(" ")
+    (box.root / "proc/cmdline").write_text(f"quiet flowork.slot={slot}{' flowork.trial=1' if trial else ''}")
+    (box.boot / "flowork/slots.env").write_bytes(slots.write(choice))
+    state = bench.updater.settle_system(box)
+    assert state.phase == phase
+    assert reason in state.reason
+    assert bench.updater.state == bench.updater.settle_system(box) == state
+    assert (phase != "done") or "flowork-slot back" in why_no_way_back(state)
 
 
 def test_a_slots_release_is_for_the_machine_that_its_name_says(tmp_path: Path) -> None:
