@@ -50,7 +50,7 @@ def source() -> Path | None:
             return None
         (archive,) = kept.glob("*.tar.gz")
         with tarfile.open(archive) as packed:
-            packed.extractall(kept, filter="data")
+            packed.extractall(kept)
         archive.unlink()
         (kept / "complete").touch()
     return next(kept.glob("*/vendor/llama.cpp"))

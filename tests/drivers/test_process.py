@@ -155,6 +155,7 @@ def test_a_fork_that_runs_nothing_new_counts_once_it_lives(
 
 
 @needs_connector
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_another_user_is_another_filter(host: FakeHost, children: list[subprocess.Popen[bytes]]) -> None:
     mark = f"mark{os.getpid()}"
     with Watching(host, cmdline=f"*{mark}*", user="nobody", method="connector") as heard:

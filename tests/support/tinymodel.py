@@ -5,27 +5,24 @@
     path = tiny_embedder()             # a BERT that pools, with a WordPiece vocabulary
     big_model(path)                    # the shape of Qwen2.5-0.5B in Q4_0, for the benchmark
 
-Their tokenizer is a real BPE, trained on Flowork's own documents; what they answer is noise, but the same noise every
-time. Files are kept for the test session (for all of them: their name tells what is in them) and are never written
-to; copy one before you damage it.
+Their tokenizer is a real BPE, trained on Flowork's own documents (:mod:`.words`); what they answer is noise, but the
+same noise every time. Files are kept for the test session (for all of them: their name tells what is in them) and are
+never written to; copy one before you damage it.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.support.words import bpe, words
 
 #: ChatML, as Qwen and many others write it.
 TEMPLATE = (
@@ -35,7 +32,7 @@ TEMPLATE = (
 _SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 _CONTROL, _NORMAL = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
 #: Goes into the name of the folder they are kept in: raise it whenever what is made here changes.
-_EDITION = 1
+_EDITION = 2
 
 
 def tiny_model(
@@ -62,7 +59,7 @@ def tiny_model(
         writer = gguf.GGUFWriter(target, "qwen2vl" if plane else "llama", split_max_tensors=split)
         writer.add_name("tiny")
         width, heads, keys, inner = 64, 4, 2, 128
-        tokens, merges = _bpe()
+        tokens, merges = bpe()
         writer.add_context_length(context)
         writer.add_embedding_length(width)
         writer.add_block_count(layers)
@@ -197,7 +194,7 @@ def big_model(path: Path, vocabulary: Path | None = None) -> Path:
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_freq_base(1e6)
     if vocabulary is None:
-        tokens, merges = _bpe()
+        tokens, merges = bpe()
         special, tokens = tokens[: len(_SPECIAL)], tokens[len(_SPECIAL) :]
         tokens += [f"{first}{second}" for first in tokens[256:] for second in tokens[256:]]
         _write_bpe(writer, [*special, *dict.fromkeys(tokens)][:vocabulary_size], merges, TEMPLATE)
@@ -241,7 +238,7 @@ def _random(random: np.random.Generator, rows: int, columns: int) -> np.ndarray:
 
 def _kept(name: str, write: Callable[[Path], None]) -> Path:
     """The file of that name, made if it is not there yet (by several processes at once, if need be)."""
-    folder = Path(tempfile.gettempdir()) / f"flowork-tiny-models-{os.getuid()}-{_EDITION}-{_read_in()}"
+    folder = Path(tempfile.gettempdir()) / f"flowork-tiny-models-{os.getuid()}-{_EDITION}"
     folder.mkdir(mode=0o700, exist_ok=True)
     target = folder / name
     if not target.exists():
@@ -249,36 +246,6 @@ def _kept(name: str, write: Callable[[Path], None]) -> Path:
         write(draft)
         draft.replace(target)
     return target
-
-
-def _texts() -> Iterator[str]:
-    for path in sorted((ROOT / "docs").glob("*.md")):
-        yield path.read_text(encoding="utf-8")
-
-
-@functools.cache
-def _read_in() -> str:
-    """Tells the documents that the tokenizers are trained on from all others."""
-    return hashlib.sha256("\0".join(_texts()).encode()).hexdigest()[:8]
-
-
-@functools.cache
-def _bpe() -> tuple[list[str], list[str]]:
-    """Tokens, special ones first, and merges of a byte-level BPE."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=1024,
-        special_tokens=_SPECIAL,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_texts(), trainer)
-    tokens: dict[str, int] = tokenizer.get_vocab()
-    data: dict[str, Any] = json.loads(tokenizer.to_str())
-    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in data["model"]["merges"]]
-    return sorted(tokens, key=tokens.__getitem__), merges
 
 
 def _write_bpe(writer: gguf.GGUFWriter, tokens: list[str], merges: list[str], template: str | None) -> None:
@@ -313,10 +280,8 @@ def _copy_vocabulary(writer: gguf.GGUFWriter, source: Path, size: int) -> None:
 
 @functools.cache
 def _wordpieces() -> list[str]:
-    words = {word.strip(".,:;()`*#|").lower() for text in _texts() for word in text.split()}
-    plain = sorted(word for word in words if word.isascii() and word.isalpha())
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("0123456789.,:;!?-'\"()")
-    whole = dict.fromkeys([*letters, *plain])
+    whole = dict.fromkeys([*letters, *words()])
     # In GGUF files a word's beginning is marked and its further pieces are not, contrary to WordPiece's own.
     return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"\u2581{word}" for word in whole), *letters]
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from tests.support.words import bpe
 
 transformers.utils.logging.disable_progress_bar()  # it starts a thread
 
-ROOT = Path(__file__).parent.parent.parent.parent
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -21,16 +22,12 @@ _SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 def tokenizer() -> Any:
     """Trained on Flowork's own documents."""
-    made = Tokenizer(models.BPE())
+    tokens, merges = bpe(600)
+    pairs = [(first, second) for first, _, second in (merge.partition(" ") for merge in merges)]
+    made = Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, pairs))
+    made.add_special_tokens(_SPECIAL)
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600,
-        special_tokens=_SPECIAL,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    made.train_from_iterator([page.read_text() for page in sorted((ROOT / "docs").glob("*.md"))], trainer)
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=made, eos_token="<|im_end|>", pad_token="<|endoftext|>", bos_token=None
     )
