@@ -1,5 +1,4 @@
-"""Says what is heard in a sound: speech, a dog, breaking glass; with a model of this box or, where only that has it, of
-a paired engine.
+"""Says what is heard in a sound: speech, a dog, breaking glass; with a model of this box or of a paired engine.
 
 `audio` is an expression for the sound: a blob, or the path of a file, at most ten minutes of WAV (a `command` step with
 ffmpeg makes that of other formats). The result is `{tags, seconds}`: each tag has a `label`, a `score` from 0 to 1, and

@@ -113,7 +113,7 @@ def test_what_is_not_well_with_peers_is_told(box: Box, kernel: Kernel, others: E
     eventually(lambda: "connected" in box.run("peer"), "the link")
     laptop.peers.revoke("kitchen")
     eventually(lambda: "refused" in box.run("peer"), "the refusal")
-    assert "Remove it here too" in box.run("peer", "list")
+    assert "remove it here too" in box.run("peer", "list")
     findings = {finding["id"]: finding for finding in box.json("doctor", code=1)["findings"]}
     assert "ended by its owner" in findings["peer-refused"]["text"]
 
