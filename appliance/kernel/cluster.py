@@ -20,6 +20,7 @@ from appliance.contracts import FlowError
 from appliance.kernel import far, wire
 from appliance.kernel.client import KernelAway, KernelClient, Refused, Stream, _request, _result
 from appliance.kernel.joining import Joined
+from appliance.kernel.live_of_all import LiveOfAll
 from appliance.kernel.merging import merged_status
 from appliance.sharing.members import Member
 from appliance.store.errors import StoreError
@@ -78,8 +79,6 @@ class ClusterKernel(KernelClient):
     def stream(self, method: str, **params: Any) -> Stream:
         """As :meth:`KernelClient.stream`; live events come from all kernels."""
         if method == "live":
-            from appliance.kernel.live_of_all import LiveOfAll
-
             return LiveOfAll(self, params.get("after"))
         member = self._any()
         if self._joined.is_here(member):

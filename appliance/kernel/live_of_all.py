@@ -8,11 +8,10 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from appliance.kernel import wire
 from appliance.kernel.client import KernelAway, Stream, _request
-from appliance.kernel.cluster import ClusterKernel
 from appliance.sharing.members import Member
 
 #: Seconds between two looks at which kernels there are, and for which the first words of all of them are waited for.
@@ -20,10 +19,26 @@ LOOK, GREETING = 0.5, 0.8
 _END: Any = object()
 
 
+class Asking(Protocol):
+    """What this needs of the way to the kernels. Each raises ``KernelAway``."""
+
+    def kernels(self) -> list[Member]:
+        """Those that live."""
+
+    def next_number(self) -> int:
+        """A number for the next request."""
+
+    def ask(self, member: Member, request: bytes, timeout: float, number: int, answers: queue.SimpleQueue[Any]) -> None:
+        """Send a request whose answers go to a queue that the caller has."""
+
+    def forget(self, member: Member, number: int) -> None:
+        """Nobody waits for further answers."""
+
+
 class LiveOfAll(Stream):
     """Follows every kernel that lives. ``after`` is where the listener stopped, by the kernels' lives."""
 
-    def __init__(self, client: ClusterKernel, after: dict[str, int] | None) -> None:
+    def __init__(self, client: Asking, after: dict[str, int] | None) -> None:
         self._client = client
         self._after = after
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()

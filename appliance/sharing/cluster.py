@@ -23,8 +23,9 @@ from appliance.security.files import keys_folder
 from appliance.security.keys import ENGINE_FILE, derived_secret, read_engine
 from appliance.security.sealing import Cipher
 from appliance.sharing.members import COMMAND, LEASE, RENEW, VISITOR, Member, Members, reachable
+from appliance.sharing.opening import open_service
 from appliance.sharing.post import Handler, Post
-from appliance.sharing.service import Service, open_service
+from appliance.sharing.service import Service
 from appliance.store.errors import LeaseLost, StoreAway, StoreError
 from appliance.store.journal import Lease
 from appliance.store.places import URL, database_url

@@ -7,9 +7,8 @@ watchdog, a lost bucket is a full one, and a lost value makes a request that is 
 from __future__ import annotations
 
 from typing import Protocol
-from urllib.parse import urlsplit
 
-from appliance.contracts import ConfigError, FlowError
+from appliance.contracts import FlowError
 
 #: Seconds for which a message lies in a box that nobody empties, and how many may lie there.
 MESSAGE_AGE = 60.0
@@ -58,20 +57,3 @@ class Service(Protocol):
 
     def close(self) -> None:
         """Let go of the connections. Twice is fine; ``receive`` in another thread ends."""
-
-
-def open_service(url: str, name: str) -> Service:
-    """The service at a ``redis://`` or ``postgresql://`` URL, for the cluster ``name``. Connects at first use.
-
-    Raises ``ConfigError`` for another URL or a missing driver.
-    """
-    match urlsplit(url).scheme:
-        case "redis" | "rediss":
-            from appliance.sharing.redis_service import RedisService
-
-            return RedisService(url, name)
-        case "postgresql" | "postgres":
-            from appliance.sharing.postgres_service import PostgresService
-
-            return PostgresService(url, name)
-    raise ConfigError("a cluster's queue URL must be redis://, rediss:// or postgresql://")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def _batch(journal: Journal, size: int) -> Batch:
 def _reading(name: str, data: Path, environ: dict[str, str], count: int) -> list[Row]:
     with closing(make_history(data, environ)) as history:
         newest = history.page(RunFilter()).items[0]
-        asked = {
+        asked: dict[str, Callable[[], object]] = {
             f"newest 100 of {count} runs": lambda: history.page(RunFilter()),
             f"newest 100 of one flow of {count} runs": lambda: history.page(RunFilter(flows=[7])),
             "one run with its records": lambda: history.detail(newest.id),

@@ -80,7 +80,8 @@ def _beside_the_model(link: Link) -> float:
     """Milliseconds of one request that the model did not take."""
     began = time.perf_counter()
     answer = _ask(link, "/v1/chat/completions", chat("tiny", "How warm is it?", max_tokens=1))
-    return (time.perf_counter() - began - answer["flowork_seconds"]["whole"]) * 1000
+    whole: float = answer["flowork_seconds"]["whole"]
+    return (time.perf_counter() - began - whole) * 1000
 
 
 def _late(host: ModelHost) -> float:
@@ -90,7 +91,7 @@ def _late(host: ModelHost) -> float:
         body = chat("slow", "How warm is it?", max_tokens=4, stream=True, stream_options={"include_usage": True})
         began = time.perf_counter()
         link.request("POST", "/v1/chat/completions", json.dumps(body))
-        heard = 0.0
+        heard = made = 0.0
         for event in events(link.getresponse()):
             if event == "[DONE]":
                 break

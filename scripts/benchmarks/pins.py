@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from scripts.benchmarks import edge
 from scripts.benchmarks.common import Row, engine, percentile
+from scripts.benchmarks.edge_runs import PAUSE, flow, running, runs, until
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNEL = ROOT / "tests" / "hardware" / "kernel" / "run"
@@ -50,7 +50,7 @@ def elsewhere(count: int) -> list[tuple[float, float]]:
     """Measure in the tests' kernel, which is built if it is not there yet."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "late.json"
-        command = [KERNEL, "--python", "-m", "scripts.benchmarks.pins", str(count), str(file)]
+        command = [str(KERNEL), "--python", "-m", "scripts.benchmarks.pins", str(count), str(file)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if not file.exists():
             sys.stderr.write(f"pins were not measured: {(done.stderr or done.stdout).strip()[-2000:]}\n")
@@ -65,16 +65,16 @@ def measure(count: int) -> list[tuple[float, float]]:
     chip = simulator.Chip("bench", names=("DOOR",))
     try:
         with tempfile.TemporaryDirectory() as folder:
-            flows = {"gpio": edge.flow("gpio", {"line": 0, "chip": chip.name})}
+            flows = {"gpio": flow("gpio", {"line": 0, "chip": chip.name})}
             with engine(Path(folder), flows) as ours:
-                edge.running(ours, 1)
+                running(ours, 1)
                 moments = []
                 for number in range(count):
                     moments.append(time.time())
                     chip.pull(0, number % 2 == 0)
-                    time.sleep(edge.PAUSE)
-                edge.until(lambda: len(edge.runs(ours, "gpio")) >= count, "the last run")
-                begun = [(payload["time"], at) for payload, at in edge.runs(ours, "gpio")]
+                    time.sleep(PAUSE)
+                until(lambda: len(runs(ours, "gpio")) >= count, "the last run")
+                begun = [(payload["time"], at) for payload, at in runs(ours, "gpio")]
     finally:
         chip.remove()
     return [((at - seen) * 1000, (at - pull) * 1000) for pull, (seen, at) in zip(moments, begun, strict=True)]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
 
 from scripts.benchmarks.common import Row, engine, free_port, percentile
 from scripts.benchmarks.load import Mqtt
@@ -172,7 +173,12 @@ def latencies(port: int, rate: float, count: int) -> list[float]:
 
     thread = threading.Thread(target=listener.receive, args=(heard,))
     thread.start()
-    acks = threading.Thread(target=lambda: [sender.drain() for _ in range(count)])
+
+    def acknowledged() -> None:
+        for _ in range(count):
+            sender.drain()
+
+    acks = threading.Thread(target=acknowledged)
     acks.start()
     begin = time.perf_counter()
     for number in range(count):
@@ -195,7 +201,7 @@ _PUBLISHER = """
 import json, sys
 import paho.mqtt.client as paho
 port, topic, mark, count = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
-client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+client = paho.Client(CallbackAPIVersion.VERSION2)
 client.max_inflight_messages_set(100)
 client.connect("127.0.0.1", port)
 client.loop_start()
@@ -215,7 +221,7 @@ def burst(port: int, listen: str, publish: str) -> tuple[float, int]:
     were measured with: a faster generator would make the broker alone look faster, and no engine.
     """
     mark = str(time.monotonic_ns())
-    seen: set[bytes] = set()
+    seen: set[bytes | bytearray] = set()
     done, subscribed = threading.Event(), threading.Event()
 
     def heard(client: paho.Client, data: object, message: paho.MQTTMessage) -> None:
@@ -224,7 +230,7 @@ def burst(port: int, listen: str, publish: str) -> tuple[float, int]:
             if len(seen) == BURST:
                 done.set()
 
-    listener = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    listener = paho.Client(CallbackAPIVersion.VERSION2)
     listener.max_inflight_messages_set(100)
     listener.on_message = heard
     listener.on_subscribe = lambda *_: subscribed.set()

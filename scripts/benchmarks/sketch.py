@@ -18,6 +18,7 @@ from typing import Any
 
 import paho.mqtt.client as paho
 from jinja2.sandbox import SandboxedEnvironment
+from paho.mqtt.enums import CallbackAPIVersion
 
 BATCH = 256
 
@@ -25,7 +26,7 @@ BATCH = 256
 def main(port: int, database: str) -> None:
     """Serve until killed."""
     inbox: queue.SimpleQueue[paho.MQTTMessage] = queue.SimpleQueue()
-    client = paho.Client(paho.CallbackAPIVersion.VERSION2, manual_ack=True)
+    client = paho.Client(CallbackAPIVersion.VERSION2, manual_ack=True)
     client.max_inflight_messages_set(1000)
     client.on_message = lambda _client, _data, message: inbox.put(message)
     client.on_socket_open = _no_delay

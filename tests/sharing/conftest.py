@@ -8,7 +8,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from appliance.sharing.service import Service, open_service
+from appliance.sharing.opening import open_service
+from appliance.sharing.service import Service
 from tests.queue.support import free_port, redis_server
 from tests.support.servers import postgres_server
 

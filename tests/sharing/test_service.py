@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from appliance.contracts import ConfigError
-from appliance.sharing.service import Service, ServiceAway, open_service
+from appliance.sharing.opening import open_service
+from appliance.sharing.service import Service, ServiceAway
 from tests.queue.support import free_port
 
 OpenShared = Callable[[], Service]

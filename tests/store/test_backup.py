@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.store import backup as backup_module
+from appliance.store import backup_writer
 from appliance.store.backup import make_backup, restore_backup
 from appliance.store.errors import Conflict, StoreBusy, StoreCorrupt, StoreError
 from appliance.store.journal import StateOp
@@ -118,7 +118,7 @@ def test_what_happened_meanwhile_is_carried_into_the_copy(
     engine: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the database's copy and the shards': a version, a deleted flow, its id taken by another."""
-    copied: Callable[[Path, Path], str] = backup_module._copy_shard
+    copied: Callable[[Path, Path], str] = backup_writer._copy_shard
     store.flows.save("gone", "default", body("gone"), "a")
     store.flows.deploy("gone", 1, "a")
 
@@ -129,7 +129,7 @@ def test_what_happened_meanwhile_is_carried_into_the_copy(
         store.flows.deploy("gone", 1, "a")
         return copied(shard, copy)
 
-    monkeypatch.setattr(backup_module, "_copy_shard", meanwhile)
+    monkeypatch.setattr(backup_writer, "_copy_shard", meanwhile)
     make_backup(engine, tmp_path / "b.tar.gz")
     restore_backup(tmp_path / "b.tar.gz", tmp_path / "restored")
     copy = open_store(tmp_path / "restored", environ={})

@@ -6,14 +6,14 @@ from contextlib import closing
 from pathlib import Path
 
 from appliance.store.archive import ArchiveWriter, Progress
-from appliance.store.backup import Backup
+from appliance.store.backup_writer import BackupWriter
 from appliance.store.opening import DATABASE
 from appliance.store.postgres.connecting import connect, explained
 from appliance.store.postgres.days import days, total_bytes
 from appliance.store.postgres.export import blob_names, export_blob, export_day, export_store, snapshot
 
 
-class ServerBackup(Backup):
+class ServerBackupWriter(BackupWriter):
     """Everything in the database is of one moment; the files beside it are taken as they are met."""
 
     #: Without ``blobs``: these are in the database.
