@@ -1,6 +1,6 @@
 /** A board for those without hardware: a flow whose trigger has the simulated driver run. */
 
-import type { FlowBody } from '@/api/flows'
+import type { FlowBody } from '@/api/versions'
 
 /** A press of its button lights its lamp for a while; it does something the moment it is there. */
 export function simulatedBoard(name: string): FlowBody {

@@ -1,7 +1,7 @@
 /** Drafts: what an editor asks about a flow that is not saved. Nothing of it is kept. */
 
 import { post, seg } from './client'
-import type { FlowBody } from './flows'
+import type { FlowBody } from './versions'
 import type { FlowDiff } from './versions'
 
 /** What a text gives on a run's data, or why it fails. */

@@ -1,12 +1,9 @@
 /** Flows: graphs of nodes with their triggers. Every save is a version; one of them is live. */
 
 import { all, get, post, remove, request, seg, type Answer, type Page, type Problem } from './client'
-import type { VersionView } from './versions'
+import type { FlowBody, VersionView } from './versions'
 
 export type RunState = 'queued' | 'running' | 'waiting' | 'succeeded' | 'failed' | 'dead' | 'cancelled' | 'skipped'
-
-/** The body of a flow, as `docs/flow-format.md` tells it. */
-export type FlowBody = Record<string, unknown>
 
 export interface RecentRun {
   id: string

@@ -1,7 +1,8 @@
 /** Runs: one execution of one version of a flow. */
 
 import { get, post, seg, type Page } from './client'
-import type { FlowBody, RunState } from './flows'
+import type { RunState } from './flows'
+import type { FlowBody } from './versions'
 import type { StepView } from './steps'
 import type { Change } from './versions'
 

@@ -1,7 +1,9 @@
 /** Versions: every save of a flow, and what lies between two of them. */
 
 import { get, seg, type Page } from './client'
-import type { FlowBody } from './flows'
+
+/** The body of a flow, as `docs/flow-format.md` tells it. */
+export type FlowBody = Record<string, unknown>
 
 export interface VersionView {
   number: number

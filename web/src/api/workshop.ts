@@ -1,7 +1,7 @@
 /** The workshop: flows drafted from words by a model, their specs, and what their runs have shown. */
 
 import { get, post, seg, type Problem } from './client'
-import type { FlowBody } from './flows'
+import type { FlowBody } from './versions'
 
 export interface Wish {
   text?: string

@@ -1,6 +1,7 @@
 /** What starting a run by hand begins with: the version that will run, and what its newest run got. */
 
-import { showFlow, type FlowBody } from '@/api/flows'
+import { showFlow } from '@/api/flows'
+import type { FlowBody } from '@/api/versions'
 import { listRuns, showRun } from '@/api/runs'
 import { showVersion } from '@/api/versions'
 import type { JsonSchema } from '@/lib/schema'

@@ -1,6 +1,6 @@
 /** The flows of `examples/`, built into the panel; loaded when somebody looks for one to begin with. */
 
-import type { FlowBody } from '@/api/flows'
+import type { FlowBody } from '@/api/versions'
 
 export interface Example {
   id: string

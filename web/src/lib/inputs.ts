@@ -1,6 +1,6 @@
 /** The form of a manual trigger's inputs, as a JSON Schema that a SchemaForm draws. */
 
-import type { FlowBody } from '@/api/flows'
+import type { FlowBody } from '@/api/versions'
 import type { JsonSchema } from './schema'
 
 /** As a manual trigger declares it. */
