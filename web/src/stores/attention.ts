@@ -35,6 +35,8 @@ export const useAttention = defineStore('attention', () => {
   const badTriggers = computed(() => (triggers.value.value ?? []).filter((trigger) => trigger.enabled && trigger.ok === false))
   /** What is said several times in the same words, as of a broker that several triggers ask, is said once. */
   const findings = computed(() => [...new Map((health.value.value?.findings ?? []).map((one) => [`${one.id} ${one.text}`, one])).values()])
+  /** How many of them are faults: a notice is only to be known. */
+  const faults = computed(() => findings.value.filter((one) => one.level !== 'notice').length)
   /** Findings but those that say of a trigger or of letters what stands in the other lists. */
   const ELSEWHERE = new Set(['trigger', 'dead-letters', 'letters'])
   const otherFindings = computed(() => findings.value.filter((finding) => !ELSEWHERE.has(finding.id) && !isOfTrigger(finding)))
@@ -45,7 +47,7 @@ export const useAttention = defineStore('attention', () => {
     approvals: approvals.value.value?.length ?? 0,
     letters: openLetters.value,
     triggers: badTriggers.value.length,
-    health: findings.value.length,
+    health: faults.value,
   }))
 
   const load = (): Promise<unknown> => Promise.all([approvals.load(), letters.load(), triggers.load(), health.load(), pairings.load()])
@@ -84,5 +86,5 @@ export const useAttention = defineStore('attention', () => {
   live.watchDevices((news) => users > 0 && news.some((event) => event.type === 'agent') && pairings.again())
   live.watchReset(() => users > 0 && void load())
 
-  return { approvals, letters, triggers, pairings, health, badTriggers, findings, otherFindings, openLetters, counts, load, soon, watch }
+  return { approvals, letters, triggers, pairings, health, badTriggers, findings, faults, otherFindings, openLetters, counts, load, soon, watch }
 })
