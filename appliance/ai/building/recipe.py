@@ -29,7 +29,7 @@ _PORTABLE_NEEDS = {"x86_64": frozenset({"sse4_2", "avx", "avx2", "bmi2", "f16c",
 #: Read by CMake behind llama.cpp's own options, which would else be forced on. Its tools are left out. What sees
 #: pictures knows 45 kinds of models, a file each, and reads the same headers for each: together they take 6 s, not 60.
 #: The tiles of new server CPUs (AMX) are left alone: there this release, compiled by GCC 12, dies of an illegal
-#: instruction (tilezero) in the first step of a quantized model. And flash attention goes in tiles from 8 tokens on, not
+#: instruction (tilezero) in the first step of a quantized model. Flash attention goes in tiles from 8 tokens on, not
 #: from 64 (docs/decisions/model-engine.md): what follows a kept beginning is short, and one by one takes twice as long.
 INCLUDE = """\
 set(LLAMA_BUILD_COMMON OFF)
