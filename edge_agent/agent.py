@@ -18,18 +18,18 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
 
-from edge_agent import __version__
+from edge_agent import __version__, kept
 from edge_agent.blobs import BlobFolder, references
-from edge_agent.config import write_atomic
+from edge_agent.clocks import Clocks, system_clocks
 from edge_agent.dialer import Dialer, Route
+from edge_agent.kept import Kept
 from edge_agent.launcher import AGAIN
 from edge_agent.loop import Loop
 from edge_agent.machine import LOCK, machine_id
 from edge_agent.memory import CommandMemory, Outcome
 from edge_agent.notify import Systemd
-from edge_agent.outbox import Clocks, Outbox, system_clocks
+from edge_agent.outbox import Outbox
 from edge_agent.protocol import messages
 from edge_agent.protocol.channel import Channel, ChannelClosed
 from edge_agent.protocol.messages import Body, Configure, Done, Events, Hello, Watch, encode
@@ -39,7 +39,6 @@ from edge_agent.works import Works
 
 logger = logging.getLogger(__name__)
 
-CONFIG = "config.json"
 #: Seconds that reports wait for more changes.
 SETTLE = 0.05
 #: Heartbeats that may be missed before the appliance counts as away.
@@ -50,13 +49,6 @@ MAX_REPORT = 2_000_000
 REFUSED_PAUSE = 15.0
 #: Seconds until the next try when a connection ended as soon as it was made.
 UNWELCOME_PAUSE = 2.0
-
-
-class Kept(Struct):
-    """The configuration as it was last given."""
-
-    watches: list[Watch] = []
-    dead_man: float = 0.0
 
 
 class Agent:
@@ -334,23 +326,15 @@ class Agent:
     # --- configuration --------------------------------------------------------------------------
 
     def _load_config(self) -> None:
-        try:
-            self._kept = msgspec.json.decode((self._folder / CONFIG).read_bytes(), type=Kept)
-        except FileNotFoundError:
-            pass
-        except (OSError, msgspec.DecodeError) as exc:
-            logger.warning("the last configuration cannot be read, the appliance will give another: %s", exc)
+        self._kept = kept.load(self._folder)
         self._apply(self._kept.watches)
 
     def _configure(self, message: Configure) -> None:
         self._revision = message.revision
-        kept = Kept(message.watches, message.dead_man)
-        if msgspec.to_builtins(kept) != msgspec.to_builtins(self._kept):
-            self._kept = kept
-            try:
-                write_atomic(self._folder / CONFIG, msgspec.json.encode(kept))
-            except OSError as exc:
-                logger.error("the configuration cannot be kept for the next start: %s", exc.strerror)
+        given = Kept(message.watches, message.dead_man)
+        if msgspec.to_builtins(given) != msgspec.to_builtins(self._kept):
+            self._kept = given
+            kept.save(self._folder, given)
         self._apply(message.watches)
         if not self._told_wants:
             # Not before: what nobody wants yet is not taken, and would not be offered again on this connection.

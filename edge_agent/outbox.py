@@ -14,15 +14,14 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
 
 from edge_agent.blobs import MARK
+from edge_agent.clocks import Clocks
 from edge_agent.lanes import OVERHEAD, Item, Lane
 from edge_agent.outbox_file import OutboxFile, Place
 from edge_agent.protocol.messages import WINDOW, WINDOW_BYTES, Body, Row, encode
@@ -39,23 +38,6 @@ LINGER = 0.05
 FORGET = 1.0
 #: Events that may wait to be written while the disk does not take them.
 UNWRITTEN = 20_000
-
-
-class Clocks(Struct, frozen=True):
-    """Unix seconds, seconds since boot, and which boot that is; injected in tests."""
-
-    wall: Callable[[], float]
-    up: Callable[[], float]
-    boot: str
-
-
-def system_clocks() -> Clocks:
-    """The clocks of this machine."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
-    except OSError:
-        boot = ""
-    return Clocks(time.time, lambda: time.clock_gettime(time.CLOCK_BOOTTIME), boot)
 
 
 class Outbox:

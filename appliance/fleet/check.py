@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 
+from appliance.contracts import ConfigError
 from appliance.fleet.book import Book, unknown
-from appliance.fleet.remote import source_key
+from appliance.fleet.remote import plain, source_key
 from drivers.base import DriverError, decode, find
 
 
@@ -30,6 +31,14 @@ def fault(data: Path | None, agent: str, driver: str, config: Mapping[str, Any])
     except DriverError as exc:
         return exc.message
     return ""
+
+
+def whole(driver: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with what it leaves out, so that what means the same is the same. Raises ``ConfigError``."""
+    try:
+        return plain(msgspec.to_builtins(decode(find(driver).Config, config)))
+    except DriverError as exc:
+        raise ConfigError(exc.message) from None
 
 
 def claimed(agent: str, driver: str, config: Mapping[str, Any]) -> tuple[frozenset[str], str] | None:

@@ -28,6 +28,7 @@ from appliance.contracts import (
     Pending,
 )
 from appliance.fleet.book import Book, Paired, unknown
+from appliance.fleet.check import whole
 from appliance.fleet.delivery import Delivery, OnEvents, OnStatus
 from appliance.fleet.door import Door, Visitor
 from appliance.fleet.intake import Intake
@@ -39,8 +40,6 @@ from appliance.fleet.remote import GRACE, Call, Remote, Wanted, plain, source_ke
 from appliance.fleet.switchboard import Switchboard
 from appliance.fleet.updates import Release, Updates
 from appliance.fleet.values import Values
-from drivers.base import Driver, DriverError, find
-from drivers.base import decode as decode_config
 from edge_agent.protocol import messages
 from edge_agent.protocol.channel import Channel, ChannelClosed
 from edge_agent.protocol.package import code_root
@@ -203,9 +202,7 @@ class Fleet:
         found = []
         remotes = [remote for remote in list(self._remotes.values()) if agent is None or remote.name == agent]
         for remote in sorted(remotes, key=lambda remote: remote.name):
-            for report in remote.report.drivers if remote.report else []:
-                key = source_key(report.driver, report.config)
-                found += [self._entity(remote, report, key, entity) for entity in report.entities]
+            found += remote.entities(self._values)
         return found
 
     def look(self, agent: str, driver: str, config: Mapping[str, Any], seconds: float) -> Pending:
@@ -231,35 +228,11 @@ class Fleet:
         """As the contract says."""
         return self._values.history((agent, source_key(driver, self._checked(agent, driver, config)), source))
 
-    def _entity(self, remote: Remote, report: messages.DriverReport, key: str, entity: dict[str, Any]) -> DeviceState:
-        last = self._values.last((remote.name, key, entity["id"]))
-        return DeviceState(
-            agent=remote.name,
-            driver=report.driver,
-            config=report.config,
-            id=entity["id"],
-            name=entity["name"],
-            kind=entity["kind"],
-            unit=entity.get("unit", ""),
-            writable=entity.get("writable", False),
-            commands=entity.get("commands", {}),
-            value=last.value if last else None,
-            last=last.kind if last else "",
-            time=last.time if last else 0.0,
-            online=remote.link is not None and report.ok and not self._values.away((remote.name, key, entity["id"])),
-        )
-
     def _checked(self, agent: str, driver: str, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The config in full, so that what means the same is the same. Raises ``ConfigError``."""
+        """The config in full. Raises ``ConfigError``."""
         if agent not in self._remotes:
             raise ConfigError(unknown(agent, list(self._remotes)))
-        try:
-            kind: type[Driver[Any]] = find(driver)
-            decoded = decode_config(kind.Config, config)
-        except DriverError as exc:
-            raise ConfigError(exc.message) from None
-        whole: dict[str, Any] = plain(msgspec.to_builtins(decoded))
-        return whole
+        return whole(driver, config)
 
     # --- the same on the fleet's thread -----------------------------------------------------------
 

@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from appliance.contracts import AgentState, AgentUpdate, NodeError, Pending, TimedOut
+from appliance.contracts import AgentState, AgentUpdate, DeviceState, NodeError, Pending, TimedOut
 from appliance.fleet.book import Paired
 from appliance.fleet.delivery import Delivery
 from appliance.fleet.link import Link
+from appliance.fleet.values import Values
 from edge_agent.protocol import messages
 from edge_agent.protocol.package import Package
 
@@ -40,7 +41,7 @@ class Call(Struct, eq=False):
 
 
 class Remote:
-    """Used on the fleet's thread; ``state`` by any."""
+    """Used on the fleet's thread; ``state`` and ``entities`` by any."""
 
     def __init__(self, name: str, paired: Paired | None, now: float) -> None:
         self.name = name
@@ -158,6 +159,33 @@ class Remote:
             available=report.available if report else {},
             newer=newer,
             update=self.update(),
+        )
+
+    def entities(self, values: Values) -> list[DeviceState]:
+        """What its drivers have reported, with what each last said."""
+        return [
+            self._entity(values, driver, source_key(driver.driver, driver.config), entity)
+            for driver in (self.report.drivers if self.report else [])
+            for entity in driver.entities
+        ]
+
+    def _entity(self, values: Values, driver: messages.DriverReport, key: str, entity: dict[str, Any]) -> DeviceState:
+        place = (self.name, key, entity["id"])
+        last = values.last(place)
+        return DeviceState(
+            agent=self.name,
+            driver=driver.driver,
+            config=driver.config,
+            id=entity["id"],
+            name=entity["name"],
+            kind=entity["kind"],
+            unit=entity.get("unit", ""),
+            writable=entity.get("writable", False),
+            commands=entity.get("commands", {}),
+            value=last.value if last else None,
+            last=last.kind if last else "",
+            time=last.time if last else 0.0,
+            online=self.link is not None and driver.ok and not values.away(place),
         )
 
     # --- commands -------------------------------------------------------------------------------

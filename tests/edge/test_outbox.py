@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from edge_agent import outbox as outbox_module
-from edge_agent.outbox import HELD, Clocks, Outbox
+from edge_agent.clocks import Clocks
+from edge_agent.outbox import HELD, Outbox
 from edge_agent.protocol.messages import WINDOW, Body, Row, decode_body
 from tests.support.broker import eventually
 

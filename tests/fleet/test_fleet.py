@@ -12,8 +12,9 @@ import pytest
 from appliance.contracts import ConfigError, NodeError, TimedOut
 from appliance.fleet.fleet import SOCKET
 from edge_agent.blobs import BlobFolder
+from edge_agent.clocks import system_clocks
 from edge_agent.memory import CommandMemory
-from edge_agent.outbox import Outbox, system_clocks
+from edge_agent.outbox import Outbox
 from edge_agent.protocol import messages
 from edge_agent.protocol.messages import Body, encode
 from tests.fleet.rig import PATIENCE, Listener, Rig, rig

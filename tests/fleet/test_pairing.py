@@ -14,9 +14,9 @@ from appliance.contracts import Busy, ConfigError
 from appliance.fleet import codes, door, listening
 from appliance.fleet.book import Book
 from edge_agent import network
+from edge_agent.clocks import Clocks, system_clocks
 from edge_agent.machine import machine_id
 from edge_agent.network import Network
-from edge_agent.outbox import Clocks, system_clocks
 from edge_agent.protocol import certificates, pairing
 from edge_agent.protocol.pairing import PairingError
 from tests.fleet.rig import PATIENCE, Listener, Rig, rig
