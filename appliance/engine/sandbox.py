@@ -75,6 +75,8 @@ class Missing(Undefined):
         """Of what flows see, no Python types."""
         if isinstance(self._undefined_obj, Mapping) and self._undefined_hint is None:
             return f"there is no {self._undefined_name!r}"
+        if self._undefined_obj is None:
+            return f"there is no {self._undefined_name!r}: what it is looked for in is null"
         return str(super()._undefined_message)
 
 

@@ -27,6 +27,12 @@ def test_a_missing_name_in_a_text_is_named() -> None:
     assert caught.value.message == "config.to: there is no 'gardener' (in '{{ secrets.gardener }}')"
 
 
+def test_a_name_in_nothing_is_told_as_that() -> None:
+    plan = ConfigPlan(_Config, {"to": "{{ payload.flow }}"})
+    with pytest.raises(ExpressionError, match="there is no 'flow': what it is looked for in is null"):
+        plan.rendered({"payload": None})
+
+
 def test_a_value_of_the_wrong_kind_is_told_with_its_place() -> None:
     plan = ConfigPlan(_Config, {"to": "me", "times": "{{ payload.n }}"})
     with pytest.raises(ConfigError, match=r"^times: expected `int`, got `str`$"):
