@@ -192,8 +192,11 @@ def test_frost_guard(house: House, agent: LocalAgent) -> None:
     for degrees, heats in ((4, False), (2.5, True), (4, True), (5.5, False)):
         tell(house, "greenhouse", "temperature", degrees)
         eventually(lambda heats=heats: device(house, "greenhouse", "lamp")["value"] is heats, f"{degrees} °C")
-    assert eventually(lambda: house.file("frost.log")).endswith(" heating at 2.5 °C\n")
-    assert house.file("frost.log").count("\n") == 1
+        tell(house, "greenhouse", "temperature", degrees)  # a second reading of the same kind switches nothing
+    eventually(lambda: house.file("frost.log").endswith(" heating off at 5.5 °C\n"), "it was noted")
+    noted = [line.partition(" ")[2] for line in house.file("frost.log").splitlines()]
+    assert noted[-2:] == ["heating on at 2.5 °C", "heating off at 5.5 °C"]
+    assert sum("on at" in line for line in noted) == 1
 
 
 @runs("incoming-scans")
