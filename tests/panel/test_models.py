@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -104,10 +105,32 @@ def test_what_could_be_here_is_told_with_size_and_licence(panel: Panel) -> None:
     page = panel.goto("/models?tab=get")
     table = page.get_by_role("table", name="Models that could be here")
     expect(table).to_be_visible()
-    expect(page.get_by_text("best for this box")).to_be_visible()
+    expect(page.get_by_text("best here")).to_be_visible()
     expect(page.get_by_text("Nothing is fetched unasked")).to_be_visible()
     panel.shot("models-get")
     assert panel.accessibility() == []
+
+
+def test_fetching_asks_the_source_of_what_was_pressed(panel: Panel, appliance: Appliance) -> None:
+    folder = appliance.data / "models"
+    folder.mkdir(exist_ok=True)
+    sizes = [
+        {"quantization": each, "bytes": 1000, "url": f"http://127.0.0.1:9/{each}.gguf"} for each in ("Q4_0", "Q8_0")
+    ]
+    entry = {
+        "name": "house",
+        "title": "House",
+        "kind": "language",
+        "about": "",
+        "licence": "",
+        "source": "",
+        "variants": sizes,
+    }
+    (folder / "catalogue.json").write_text(json.dumps([entry]))
+    page = panel.goto("/models?tab=get")
+    panel.expected.append("502")
+    page.get_by_role("button", name="Fetch House Q8_0").click()
+    expect(page.get_by_role("alert")).to_contain_text("127.0.0.1:9/Q8_0.gguf")
 
 
 def test_a_model_that_is_here_is_shown_taken_by_default_and_deleted(panel: Panel, appliance: Appliance) -> None:
