@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from appliance.contracts import ConfigError, PeerRoles
 from appliance.security.files import keys_folder, remove, write_atomic
+from edge_agent.protocol import certificates
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,10 @@ class PeerBook:
     def __init__(self, data: Path) -> None:
         self.folder = keys_folder(data) / "peers"
 
+    def certificate(self, name: str) -> bytes:
+        """This engine's own, PEM; made, with its key, when it is first wanted. Raises ``OSError``."""
+        return certificates.ensure(self.folder, name)
+
     def all(self) -> list[Known]:
         """By name. A file that cannot be read is left out, and said so."""
         found = []
@@ -76,10 +81,10 @@ class PeerBook:
         return sorted(found, key=lambda peer: peer.name)
 
     def write(self, peer: Known) -> None:
-        """Keep a peer, durably."""
+        """Keep a peer, durably. Raises ``OSError``."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(self.folder / f"{check_id(peer.id)}.json", msgspec.json.encode(peer))
 
     def remove(self, engine: str) -> None:
-        """Forget one; one that is not there is fine."""
+        """Forget one; one that is not there is fine. Raises ``OSError``."""
         remove(self.folder / f"{check_id(engine)}.json")

@@ -1,0 +1,281 @@
+"""A cluster and a single engine, paired: whichever kernel dies, no work between them is lost, and none is doubled."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.security.keys import read_engine
+from appliance.sharing.peers import PeerStore
+from appliance.store.history import RunFilter
+from appliance.store.places import make_history
+from tests.cluster.conftest import Running
+from tests.cluster.test_cluster import deployed, hook, post, states
+from tests.support import cluster_node
+from tests.support.boxes import EVERYTHING, linked
+from tests.support.broker import free_port
+from tests.support.cluster import Part, until
+from tests.support.flows import compute, flow, node
+from tests.support.kernels import LocalKernel
+
+pytestmark = pytest.mark.timeout(300)  # each kernel that is killed takes ten seconds to be thought dead
+
+
+class Pair:
+    """The cluster, which is called ``house``, and a box by the door."""
+
+    def __init__(self, running: Running, pi: LocalKernel) -> None:
+        self.running = running
+        self.pi = pi
+        self._store = PeerStore(running.house.members)
+        self._numbers = iter(range(1000))
+
+    def holder(self) -> str:
+        """The machine whose kernel has the links; empty while none that lives has."""
+        held = self._store.holder()
+        living = self.running.house.living().items()
+        return next((name for name, one in living if (one.writer, one.epoch) == held), "")
+
+    def part(self, machine: str) -> Part:
+        return self.running.kernels[machine]
+
+    def kill(self, machine: str) -> None:
+        self.part(machine).kill()
+
+    def joined(self) -> None:
+        """Wait until all kernels live, one has the links, and both sides know of each other."""
+        self.running.all_live()
+        until(self.holder, "a kernel has the links")
+        until(lambda: linked(self.pi, "house"), "the box sees the cluster")
+        for gateway in self.running.gateways:
+            until(lambda gateway=gateway: self._shown(gateway) == "connected", "the cluster sees the box")
+
+    def _shown(self, gateway: Any) -> str:
+        status, found = gateway.ask("GET", "/api/v1/peers")
+        return next((one["state"] for one in found["items"] if one["name"] == "pi"), "") if status == 200 else ""
+
+    def name(self) -> str:
+        """One that no flow has yet."""
+        return f"peers-{next(self._numbers)}"
+
+    def hooks(self, count: int, *nodes: dict[str, Any]) -> dict[str, int]:
+        """Flows that start by a webhook, spread over the kernels."""
+        made = {name: deployed(self.running, hook(name, *nodes)) for name in (self.name() for _ in range(count))}
+        self.spread(list(made.values()))
+        return made
+
+    def spread(self, flows: list[int]) -> None:
+        """Wait until these flows have homes; so many are at several kernels."""
+        self.running.settled(*flows)
+        until(lambda: len({self.running.home_of(number) for number in flows}) > 1, "they are spread")
+
+    def away_from_links(self, flows: dict[str, int]) -> str:
+        """One of the flows whose home is not the kernel with the links."""
+        return next(name for name, number in flows.items() if self.running.home_of(number) not in ("", self.holder()))
+
+    def guest_flow(self) -> int:
+        """The number of the flow in which the box's steps run at the cluster."""
+        return int(self.running.house.store.flows.get(guest_id(self.pi)).num)
+
+
+def guest_id(pi: LocalKernel) -> str:
+    return f"peer-{read_engine(pi.data).id[:16]}-home"
+
+
+@pytest.fixture(scope="module")
+def pair(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    pi = LocalKernel(tmp_path_factory.mktemp("box") / "pi")
+    nodes = pi.data / "packages" / "nodes"
+    nodes.mkdir(parents=True)
+    shutil.copy(cluster_node.__file__, nodes / "mark.py")
+    pi.settings(engine_name="pi", peer_port=free_port(), peer_discovery="never")
+    pi.start()
+    made = Pair(running, pi)
+    try:
+        until(made.holder, "a kernel has the links")
+        status, code = running.gateways[1].ask("POST", "/api/v1/peers/pairings", {"name": "pi", "roles": EVERYTHING})
+        assert status == 201, code
+        address = f"127.0.0.1:{code['port']}"
+        pi.client.call("peer_join", 30.0, code=code["code"], address=address, name="house", roles=EVERYTHING)
+        made.joined()
+        yield made
+    finally:
+        pi.close()
+
+
+def lines(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def far(engine: str, file: Path, gate: Path | None = None, effect: str = "once") -> dict[str, Any]:
+    """A step at another engine that leaves a line in a file, and may wait for another file then."""
+    config = {"file": str(file), "text": "done", "until": str(gate or ""), "effect": effect}
+    return node("far", "mark", config, needs=f"engine:{engine}")
+
+
+def test_a_step_runs_at_the_peer_whichever_kernel_has_its_flow(pair: Pair, tmp_path: Path) -> None:
+    pair.joined()
+    file = tmp_path / "marks"
+    flows = pair.hooks(6, far("pi", file), compute("after", "payload.n + 1"))
+    for number, name in enumerate(flows):
+        assert post(pair.running, number, name, {"n": number})[0] == 202
+    until(lambda: all(states(pair.running, number) == {"succeeded": 1} for number in flows.values()), "all are done")
+    assert len(lines(file)) == 6
+    assert pair.pi.kernel is not None
+    names = [one.name for one in pair.pi.kernel.store.flows.list(None, "", "peer", "", 10).items]
+    assert names == ["Work for house"], "one engine, on however many machines"
+
+
+@pytest.mark.parametrize("victim", ["links", "home"])
+def test_a_step_at_the_peer_outlives_the_kernel_that_asked(pair: Pair, tmp_path: Path, victim: str) -> None:
+    pair.joined()
+    file, gate = tmp_path / "marks", tmp_path / "gate"
+    flows = pair.hooks(6, far("pi", file, gate), compute("after", "payload.n + 1"))
+    name = pair.away_from_links(flows)
+    assert post(pair.running, 0, name, {"n": 1})[0] == 202
+    until(lambda: lines(file), "the peer has begun")
+    before = pair.holder()
+    pair.kill(before if victim == "links" else pair.running.home_of(flows[name]))
+    until(lambda: pair.holder() and pair.running.home_of(flows[name]), "others have taken over")
+    assert (pair.holder() != before) == (victim == "links")
+    gate.touch()
+    until(lambda: states(pair.running, flows[name]) == {"succeeded": 1}, "it is done")
+    assert lines(file) == ["done"]
+
+
+def begun(pair: Pair, tmp_path: Path, effect: str) -> tuple[int, Path, Path]:
+    """A step of the box is under way at the cluster."""
+    file, gate = tmp_path / "marks", tmp_path / "gate"
+    number = pair.pi.deploy(flow(far("house", file, gate, effect), compute("after", "1")))
+    pair.pi.client.call("reload")
+    pair.pi.submit(number, {"n": 1})
+    until(lambda: lines(file), "a kernel has begun")
+    return number, file, gate
+
+
+def unverified(pair: Pair) -> bool:
+    assert pair.pi.kernel is not None
+    runs = list(pair.pi.kernel.engine.runs.values())
+    return any(parked.unverified for run in runs for parked in list(run.parked.values()))
+
+
+def test_a_peers_step_goes_on_while_another_kernel_takes_the_links(pair: Pair, tmp_path: Path) -> None:
+    """The flow of its steps is at home elsewhere: the peer asks the new kernel, and hears how it ended there."""
+    pair.joined()
+    settled_at(pair, next(name for name in pair.running.kernels if name != pair.holder()))
+    number, file, gate = begun(pair, tmp_path, "once")
+    before, home = pair.holder(), pair.running.home_of(pair.guest_flow())
+    assert home != before
+    pair.kill(before)
+    until(lambda: pair.holder() not in ("", before), "another kernel has the links")
+    until(lambda: linked(pair.pi, "house"), "the box is connected again")
+    gate.touch()
+    until(lambda: pair.pi.states(number) == ["succeeded"], "it is done")
+    assert lines(file) == ["done"]
+
+
+def settled_at(pair: Pair, machine: str) -> None:
+    """Have the flow of the box's steps at home at one kernel; that it is made before it is needed is the test's."""
+    store, members = pair.running.house.store.flows, pair.running.house.members
+    number = int(store.save(guest_id(pair.pi), "home", flow(compute("first", "1")), "test", "", None).flow)
+    with members.reading() as session:
+        writer = pair.running.house.living()[machine].writer
+        session.execute("INSERT INTO flow_home VALUES (%s, %s, now())", (number, writer))
+    until(lambda: pair.running.home_of(number) == machine, "it is at home there")
+
+
+@pytest.mark.parametrize("effect", ["idempotent", "once"])
+@pytest.mark.parametrize("victim", ["home", "links"])
+def test_a_peers_step_whose_kernel_dies_keeps_its_promise(pair: Pair, tmp_path: Path, effect: str, victim: str) -> None:
+    pair.joined()
+    number, file, gate = begun(pair, tmp_path, effect)
+    home = pair.running.home_of(pair.guest_flow())
+    cut = victim == "home" or home == pair.holder()
+    pair.kill(home if victim == "home" else pair.holder())
+    until(lambda: pair.holder() and pair.running.home_of(pair.guest_flow()), "others have taken over")
+    if cut and effect == "once":
+        until(lambda: unverified(pair), "a person is asked")
+        assert lines(file) == ["done"]
+        assert pair.pi.kernel is not None
+        for run in list(pair.pi.kernel.engine.runs.values()):
+            pair.pi.client.call("cancel", run=run.text)
+        return
+    if cut:
+        until(lambda: len(lines(file)) == 2, "it was begun again")
+    gate.touch()
+    until(lambda: pair.pi.states(number) == ["succeeded"], "it is done")
+    assert len(lines(file)) == (2 if cut else 1)
+
+
+def numbers_of(where: Any, number: int, found: Callable[[Any], Any]) -> Counter[Any]:
+    """What the runs of a flow began with."""
+    with closing(where) as history:
+        heads = history.page(RunFilter(flows=[number]), limit=10_000).items
+        return Counter(found(history.detail(head.id).event[2]) for head in heads)
+
+
+def heard(pair: Pair, number: int) -> Counter[int]:
+    running = pair.running.house
+    return numbers_of(make_history(running.folder / "first", running.environ), number, lambda payload: payload["n"])
+
+
+def test_events_of_a_peer_come_to_every_flow_once(pair: Pair) -> None:
+    pair.joined()
+    topic, most = pair.name(), 240
+    trigger = {"id": "t1", "type": "peer_event", "config": {"topic": topic}}
+    flows = [pair.running.house.deploy(flow(compute("a", "1"), triggers=[trigger], name=pair.name())) for _ in range(4)]
+    pair.spread(flows)
+    sends = pair.pi.deploy(flow(node("send", "emit", {"topic": topic, "to": ["house"]})))
+    pair.pi.client.call("reload")
+
+    def attached() -> bool:
+        _, health = pair.running.gateways[0].ask("GET", "/api/v1/health")
+        there = [one for one in health["kernel"]["triggers"] if one["type"] == "peer_event" and one["ok"]]
+        return len(there) >= len(flows)
+
+    until(attached, "they listen")
+    for n in range(most):
+        pair.pi.submit(sends, {"n": n}, wait=10.0)
+        if n == 60:
+            pair.kill(pair.holder())
+        if n == 120:
+            pair.running.all_live()
+            home = next(home for number in flows if (home := pair.running.home_of(number)) not in ("", pair.holder()))
+            pair.kill(home)
+        threading.Event().wait(0.02)
+    once = dict.fromkeys(range(most), 1)
+    until(lambda: all(set(heard(pair, number)) == set(once) for number in flows), "all has come to all")
+    assert [dict(heard(pair, number)) == once for number in flows] == [True] * len(flows)
+    until(lambda: pair.pi.client.call("placements")["outbox"] == [], "all is acknowledged")
+
+
+def test_events_for_a_peer_go_out_once_whichever_kernel_has_the_flow(pair: Pair) -> None:
+    pair.joined()
+    topic, most = pair.name(), 240
+    trigger = {"id": "t1", "type": "peer_event", "config": {"topic": topic}}
+    listens = pair.pi.deploy(flow(compute("a", "1"), triggers=[trigger]))
+    pair.pi.client.call("reload")
+    flows = list(pair.hooks(6, node("send", "emit", {"topic": topic, "to": ["pi"]})))
+    accepted = set[int]()
+    for n in range(most):
+        if post(pair.running, n, flows[n % len(flows)], {"n": n})[0] == 202:
+            accepted.add(n)
+        if n == 60:
+            pair.kill(pair.holder())
+        if n == 120:
+            pair.running.all_live()
+            pair.kill(next(name for name in pair.running.kernels if name != pair.holder()))
+    assert len(accepted) > most / 2
+
+    def came() -> Counter[int]:
+        return numbers_of(make_history(pair.pi.data), listens, lambda payload: payload["n"])
+
+    until(lambda: set(came()) >= accepted, "all has come")
+    assert max(came().values()) == 1
