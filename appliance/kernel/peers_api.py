@@ -81,7 +81,7 @@ class PeersApi:
 
     @property
     def _peers(self) -> EnginePeers:
-        return self._all.links
+        return self._all.here
 
     def methods(self) -> dict[str, Handler]:
         return {

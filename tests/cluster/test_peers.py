@@ -80,6 +80,11 @@ class Pair:
         """One of the flows whose home is not the kernel with the links."""
         return next(name for name, number in flows.items() if self.running.home_of(number) not in ("", self.holder()))
 
+    def without(self, killed: str, flow: int) -> None:
+        """Wait until others have taken over what a kernel had of the links and of a flow."""
+        dead = ("", killed)
+        until(lambda: self.holder() not in dead and self.running.home_of(flow) not in dead, "others have taken over")
+
     def guest_flow(self) -> int:
         """The number of the flow in which the box's steps run at the cluster."""
         return int(self.running.house.store.flows.get(guest_id(self.pi)).num)
@@ -110,6 +115,14 @@ def pair(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         pi.close()
 
 
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Path]:
+    """The file that steps wait for; it is there in the end, so that none waits for ever."""
+    made = tmp_path / "gate"
+    yield made
+    made.touch()
+
+
 def lines(file: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
@@ -134,30 +147,29 @@ def test_a_step_runs_at_the_peer_whichever_kernel_has_its_flow(pair: Pair, tmp_p
 
 
 @pytest.mark.parametrize("victim", ["links", "home"])
-def test_a_step_at_the_peer_outlives_the_kernel_that_asked(pair: Pair, tmp_path: Path, victim: str) -> None:
+def test_a_step_at_the_peer_outlives_the_kernel_that_asked(pair: Pair, tmp_path: Path, gate: Path, victim: str) -> None:
     pair.joined()
-    file, gate = tmp_path / "marks", tmp_path / "gate"
+    file = tmp_path / "marks"
     flows = pair.hooks(6, far("pi", file, gate), compute("after", "payload.n + 1"))
     name = pair.away_from_links(flows)
     assert post(pair.running, 0, name, {"n": 1})[0] == 202
     until(lambda: lines(file), "the peer has begun")
-    before = pair.holder()
-    pair.kill(before if victim == "links" else pair.running.home_of(flows[name]))
-    until(lambda: pair.holder() and pair.running.home_of(flows[name]), "others have taken over")
-    assert (pair.holder() != before) == (victim == "links")
+    killed = pair.holder() if victim == "links" else pair.running.home_of(flows[name])
+    pair.kill(killed)
+    pair.without(killed, flows[name])
     gate.touch()
     until(lambda: states(pair.running, flows[name]) == {"succeeded": 1}, "it is done")
     assert lines(file) == ["done"]
 
 
-def begun(pair: Pair, tmp_path: Path, effect: str) -> tuple[int, Path, Path]:
+def begun(pair: Pair, tmp_path: Path, gate: Path, effect: str) -> tuple[int, Path]:
     """A step of the box is under way at the cluster."""
-    file, gate = tmp_path / "marks", tmp_path / "gate"
+    file = tmp_path / "marks"
     number = pair.pi.deploy(flow(far("house", file, gate, effect), compute("after", "1")))
     pair.pi.client.call("reload")
     pair.pi.submit(number, {"n": 1})
     until(lambda: lines(file), "a kernel has begun")
-    return number, file, gate
+    return number, file
 
 
 def unverified(pair: Pair) -> bool:
@@ -166,15 +178,15 @@ def unverified(pair: Pair) -> bool:
     return any(parked.unverified for run in runs for parked in list(run.parked.values()))
 
 
-def test_a_peers_step_goes_on_while_another_kernel_takes_the_links(pair: Pair, tmp_path: Path) -> None:
+def test_a_peers_step_goes_on_while_another_kernel_takes_the_links(pair: Pair, tmp_path: Path, gate: Path) -> None:
     """The flow of its steps is at home elsewhere: the peer asks the new kernel, and hears how it ended there."""
     pair.joined()
     settled_at(pair, next(name for name in pair.running.kernels if name != pair.holder()))
-    number, file, gate = begun(pair, tmp_path, "once")
+    number, file = begun(pair, tmp_path, gate, "once")
     before, home = pair.holder(), pair.running.home_of(pair.guest_flow())
     assert home != before
     pair.kill(before)
-    until(lambda: pair.holder() not in ("", before), "another kernel has the links")
+    pair.without(before, pair.guest_flow())
     until(lambda: linked(pair.pi, "house"), "the box is connected again")
     gate.touch()
     until(lambda: pair.pi.states(number) == ["succeeded"], "it is done")
@@ -193,13 +205,16 @@ def settled_at(pair: Pair, machine: str) -> None:
 
 @pytest.mark.parametrize("effect", ["idempotent", "once"])
 @pytest.mark.parametrize("victim", ["home", "links"])
-def test_a_peers_step_whose_kernel_dies_keeps_its_promise(pair: Pair, tmp_path: Path, effect: str, victim: str) -> None:
+def test_a_peers_step_whose_kernel_dies_keeps_its_promise(
+    pair: Pair, tmp_path: Path, gate: Path, effect: str, victim: str
+) -> None:
     pair.joined()
-    number, file, gate = begun(pair, tmp_path, effect)
+    number, file = begun(pair, tmp_path, gate, effect)
     home = pair.running.home_of(pair.guest_flow())
     cut = victim == "home" or home == pair.holder()
-    pair.kill(home if victim == "home" else pair.holder())
-    until(lambda: pair.holder() and pair.running.home_of(pair.guest_flow()), "others have taken over")
+    killed = home if victim == "home" else pair.holder()
+    pair.kill(killed)
+    pair.without(killed, pair.guest_flow())
     if cut and effect == "once":
         until(lambda: unverified(pair), "a person is asked")
         assert lines(file) == ["done"]

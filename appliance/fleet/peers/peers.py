@@ -73,7 +73,7 @@ class EnginePeers:
         self.links.presence = self.presence
 
     @property
-    def links(self) -> EnginePeers:
+    def here(self) -> EnginePeers:
         """What the owner says goes here; in a cluster one of the kernels has the links."""
         return self
 

@@ -7,8 +7,6 @@ takes the links when it does not. To the peers it is one engine at another addre
 from __future__ import annotations
 
 import logging
-import secrets
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -23,9 +21,9 @@ from appliance.kernel.params import NotNow
 from appliance.kernel.peering.at_home import Handed, make_home
 from appliance.kernel.peering.between import Asked, Between
 from appliance.kernel.peering.incoming import HANDED, Incoming
+from appliance.kernel.peering.numbering import Numbering
 from appliance.kernel.peering.shared_book import SharedBook, cluster_mark
 from appliance.kernel.peers_making import make_peers, offers
-from appliance.kernel.state import OUTBOX
 from appliance.kernel.submission import Elsewhere
 from appliance.security.keys import read_engine
 from appliance.sharing.cluster import Cluster
@@ -60,6 +58,7 @@ class ClusterPeers:
         self.incoming = Incoming(kernel, homes, cluster, self.between)
         self._placement, self._outbox = make_home(kernel.engine, self._staying)
         self._outbox.ring = self._ring
+        self.numbering = Numbering(kernel.engine, self.store, cluster, self._outbox)
         #: The links, if they are here.
         self.inner: EnginePeers | None = None
         self._served: dict[str, tuple[Callable[[PeerRequest], None], PeerRight | None]] = {}
@@ -73,11 +72,7 @@ class ClusterPeers:
         self._offers_at = self._tell_at = self._take_at = 0.0
         self._others: frozenset[str] = frozenset()
         self._paired: frozenset[str] = frozenset()
-        self._lock = threading.Lock()
-        #: Events may wait for a number; that is being looked at; the outbox here has all that the database has.
-        self._rung = self._numbering = False
-        self._whole = True
-        self._stopping = False
+        self._stopping = self._bus_away = False
 
     # --- life ------------------------------------------------------------------------------------------
 
@@ -96,15 +91,15 @@ class ClusterPeers:
     def freeze(self) -> None:
         """The engine begins to stop."""
         self._stopping = True
+        self.numbering.stop()
         if self.inner is not None:
             self.inner.freeze()
 
     def stop(self) -> None:
         """End the links, if they are here. Twice is fine."""
         self.freeze()
-        inner = self.inner
-        if inner is not None:
-            inner.stop()
+        if self.inner is not None:
+            self.inner.stop()
         self.between.close()
 
     # --- what the contract says ------------------------------------------------------------------------
@@ -114,6 +109,8 @@ class ClusterPeers:
         if (inner := self.inner) is not None:
             return inner.states()
         me, *others = self._told or [self._myself()]
+        if reason := self._cluster.bus_away:
+            others = _all_away(others, f"the bus between the kernels cannot be used: {reason}")
         return [msgspec.structs.replace(me, offers=self._offers), *others]
 
     def request(
@@ -159,7 +156,7 @@ class ClusterPeers:
         return PeerState(id=self._engine, name=self._name, calls_itself=self._name, state="self", text="this engine")
 
     @property
-    def links(self) -> EnginePeers:
+    def here(self) -> EnginePeers:
         """What only the kernel with the links may be asked. Raises ``NotNow``."""
         if self.inner is None:
             raise NotNow("another kernel of this cluster has the links to other engines; ask again")
@@ -190,6 +187,10 @@ class ClusterPeers:
                 self._begin()
                 return
         self._follow(holder)
+        if self._bus_away and not self._cluster.bus_away:
+            for state in self._told[1:]:
+                self._call(state)
+        self._bus_away = bool(self._cluster.bus_away)
 
     def _look_at_offers(self) -> None:
         self._offers = offers(self._kernel)
@@ -199,10 +200,7 @@ class ClusterPeers:
             return
         # Nobody can be asked before the next kernel has said so.
         self._holder = holder
-        self._told = [
-            msgspec.structs.replace(state, state="away", text=NOBODY) if state.connected else state
-            for state in self._told
-        ]
+        self._told = _all_away(self._told, NOBODY)
         if holder:
             self.between.tell(holder, HELLO, None)
 
@@ -210,22 +208,19 @@ class ClusterPeers:
 
     def _begin(self) -> None:
         """Take the links: be the engine that its peers know."""
-        engine, book = self._kernel.engine, self._book
         try:
-            book.bring()
-            inner = make_peers(self._kernel, self._beacon, book, cluster_mark(self._cluster.key), self._name)
+            self._book.bring()
+            inner = make_peers(self._kernel, self._beacon, self._book, cluster_mark(self._cluster.key), self._name)
             routed = self.incoming.routed()
             for method, (handler, right) in self._served.items():
                 inner.serve(method, routed.get(method, handler), right)
             inner.on_change(self._changed)
-            values = self.store.events(OUTBOX)
-            engine.post(lambda: self._outbox.take_over(values))
-            self._whole = True
+            self.numbering.begin()
             self.inner = inner
             inner.start()
         except Exception as exc:
             self.inner = None
-            engine.post(self._outbox.leave)
+            self.numbering.stop()
             logger.error("the links to other engines cannot be taken: %s", exc)
             return
         logger.info("this kernel has the cluster's links to other engines")
@@ -288,42 +283,10 @@ class ClusterPeers:
 
     def _ring(self) -> None:
         """There may be events without a number."""
-        if self.inner is None:
-            if self._holder:
-                self.between.tell(self._holder, RING, None)
-            return
-        with self._lock:
-            self._rung = True
-            if self._numbering:
-                return
-            self._numbering = True
-        self._kernel.engine.steps.io.call(self._number_all)
-
-    def _number_all(self) -> None:
-        while True:
-            with self._lock:
-                if not self._rung or self.inner is None or self._stopping:
-                    self._numbering = False
-                    return
-                self._rung = False
-            try:
-                self._rung |= self._number()
-            except Exception as exc:
-                # Whether they have their numbers is not known: the next time all is read.
-                self._whole = False
-                logger.warning("events to peers wait: %s", exc)
-
-    def _number(self) -> bool:
-        """Give events their numbers, and send them; whether there were some."""
-        post = self._kernel.engine.post
-        if not self._whole:
-            values = self.store.events(OUTBOX)
-            post(lambda: self._outbox.take_over(values))
-            self._whole = True
-        heads, events = self.store.number(self._cluster.lease, OUTBOX, secrets.token_hex(6))
-        if events:
-            post(lambda: self._outbox.numbered(heads, events))
-        return bool(events)
+        if self.inner is not None:
+            self.numbering.ring()
+        elif self._holder:
+            self.between.tell(self._holder, RING, None)
 
     # --- following the kernel with the links -------------------------------------------------------------
 
@@ -375,6 +338,10 @@ class ClusterPeers:
         if self._kernel.hosting.attached_flows() is None:
             return set()
         return {flow for flow in flows if self._homes.stays(flow)}
+
+
+def _all_away(states: Sequence[PeerState], why: str) -> list[PeerState]:
+    return [msgspec.structs.replace(state, state="away", text=why) if state.connected else state for state in states]
 
 
 def _away(known: Known) -> PeerState:

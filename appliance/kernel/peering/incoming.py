@@ -257,7 +257,7 @@ class _Passage:
         exc = done.exception()
         self._taken = self._taken or (isinstance(exc, KernelGone) and exc.sent)
         # One that was taken must not look as if nobody had it, or the peer would have it done elsewhere.
-        if isinstance(exc, KernelGone | Elsewhere) or (self._taken and isinstance(exc, Busy)):
+        if isinstance(exc, KernelGone | Elsewhere) or (self._taken and getattr(exc, "retryable", False)):
             self._incoming.later(self._request, self.go_on)
         elif exc is not None:
             self._request.error(exc)
