@@ -170,6 +170,8 @@ def test_a_child_that_may_end_is_not_started_again(toy: Callable[[str], Toy]) ->
     once = "run(Program('herald', lambda: say('hello') or 0, restart=False), Program('last', loyal('last')))"
     engine = toy(once)
     pid = engine.pids("last")["last"]
+    if "hello" not in engine.lines:
+        engine.until("^hello$")
     engine.signal(signal.SIGTERM)
     assert engine.end() == 0
     assert gone(pid)

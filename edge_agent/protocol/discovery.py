@@ -20,7 +20,7 @@ SERVICE = "_flowork._tcp.local."
 
 def browse(seconds: float) -> int:
     """Print what answers within ``seconds``."""
-    from zeroconf import IPVersion, ServiceBrowser, ServiceListener, Zeroconf
+    from zeroconf import DNSQuestionType, IPVersion, ServiceBrowser, ServiceListener, Zeroconf
 
     class Listener(ServiceListener):
         def add_service(self, zc: Zeroconf, type_: str, name: str) -> None:
@@ -44,7 +44,9 @@ def browse(seconds: float) -> int:
 
     zeroconf = Zeroconf()
     try:
-        browser = ServiceBrowser(zeroconf, SERVICE, Listener())
+        # Asked so that all hear the answer: one to this address alone may end at another program with port 5353
+        # (avahi's), and the question is only repeated a second later.
+        browser = ServiceBrowser(zeroconf, SERVICE, Listener(), question_type=DNSQuestionType.QM)
         time.sleep(seconds)
         browser.cancel()
     finally:

@@ -201,7 +201,7 @@ _PUBLISHER = """
 import json, sys
 import paho.mqtt.client as paho
 port, topic, mark, count = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
-client = paho.Client(CallbackAPIVersion.VERSION2)
+client = paho.Client(paho.CallbackAPIVersion.VERSION2)
 client.max_inflight_messages_set(100)
 client.connect("127.0.0.1", port)
 client.loop_start()

@@ -24,7 +24,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from zeroconf import IPVersion, ServiceStateChange, Zeroconf
+from zeroconf import DNSQuestionType, IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 SERVICE = "_flowork._tcp.local."
@@ -136,7 +136,10 @@ class Multicast:
             await self._browser.async_cancel()
             self._browser = None
         if on:
-            self._browser = AsyncServiceBrowser(zeroconf.zeroconf, SERVICE, handlers=[self._changed])
+            # QM: as edge_agent/protocol/discovery.py says.
+            self._browser = AsyncServiceBrowser(
+                zeroconf.zeroconf, SERVICE, handlers=[self._changed], question_type=DNSQuestionType.QM
+            )
 
     # --- what is found ------------------------------------------------------------------------------
 

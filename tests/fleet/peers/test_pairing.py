@@ -311,7 +311,7 @@ def test_addresses_of_the_setting_are_asked_who_is_there(made: Engines) -> None:
 
 def copy_of(made: Engines, engine: Engine, folder: str, **changes: Any) -> Engine:
     target = engine.data.parent / folder
-    shutil.copytree(engine.data, target)
+    shutil.copytree(engine.data, target, ignore=shutil.ignore_patterns(".*.tmp"))  # half-written files come and go
     return made(engine.about.engine.removeprefix("id"), folder, **changes)
 
 
