@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from tests.cluster.test_cluster import deployed, hook, post, states
 from tests.support import cluster_node
 from tests.support.boxes import EVERYTHING, linked
 from tests.support.broker import free_port
-from tests.support.cluster import Part, until
+from tests.support.cluster import Gateway, Part, until
 from tests.support.flows import compute, flow, node
 from tests.support.kernels import LocalKernel
 
@@ -55,11 +57,11 @@ class Pair:
         until(self.holder, "a kernel has the links")
         until(lambda: linked(self.pi, "house"), "the box sees the cluster")
         for gateway in self.running.gateways:
-            until(lambda gateway=gateway: self._shown(gateway) == "connected", "the cluster sees the box")
+            until(partial(self.sees, gateway), "the cluster sees the box")
 
-    def _shown(self, gateway: Any) -> str:
+    def sees(self, gateway: Gateway) -> bool:
         status, found = gateway.ask("GET", "/api/v1/peers")
-        return next((one["state"] for one in found["items"] if one["name"] == "pi"), "") if status == 200 else ""
+        return status == 200 and ("pi", "connected") in [(one["name"], one["state"]) for one in found["items"]]
 
     def name(self) -> str:
         """One that no flow has yet."""
@@ -157,6 +159,10 @@ def test_a_step_at_the_peer_outlives_the_kernel_that_asked(pair: Pair, tmp_path:
     killed = pair.holder() if victim == "links" else pair.running.home_of(flows[name])
     pair.kill(killed)
     pair.without(killed, flows[name])
+    if victim == "home":
+        # It comes back with all that it had: the step that is away moves once more.
+        pair.running.all_live()
+        until(lambda: pair.running.home_of(flows[name]) == killed, "the flow is back where it was")
     gate.touch()
     until(lambda: states(pair.running, flows[name]) == {"succeeded": 1}, "it is done")
     assert lines(file) == ["done"]
@@ -227,6 +233,33 @@ def test_a_peers_step_whose_kernel_dies_keeps_its_promise(
     gate.touch()
     until(lambda: pair.pi.states(number) == ["succeeded"], "it is done")
     assert len(lines(file)) == (2 if cut else 1)
+
+
+def test_a_frozen_kernel_with_the_links_is_no_copy(pair: Pair, tmp_path: Path) -> None:
+    """Its link to the box stands while another kernel calls; once it wakes up it is too late for it."""
+    pair.joined()
+    frozen = pair.holder()
+    part = pair.part(frozen)
+    part.signal(signal.SIGSTOP)
+    try:
+        until(lambda: pair.holder() not in ("", frozen), "another kernel has the links")
+        until(lambda: shows(pair, frozen), "the box has another link")
+        file = tmp_path / "marks"
+        number = pair.pi.deploy(flow(far("house", file)))
+        pair.pi.client.call("reload")
+        assert pair.pi.submit(number, {"n": 1}, wait=30.0)["state"] == "succeeded"
+        assert lines(file) == ["done"]
+    finally:
+        part.signal(signal.SIGCONT)
+    until(lambda: not part.alive, "it ends itself")
+    (house,) = (state for state in pair.pi.client.call("peers") if state["name"] == "house")
+    assert (house["state"], house["why"]) == ("connected", "")
+
+
+def shows(pair: Pair, frozen: str) -> bool:
+    """The box and the gateways agree that there is a link, and it is not the frozen kernel's."""
+    (house,) = (state for state in pair.pi.client.call("peers") if state["name"] == "house")
+    return house["state"] == "connected" and pair.sees(pair.running.gateways[0]) and pair.holder() != frozen
 
 
 def numbers_of(where: Any, number: int, found: Callable[[Any], Any]) -> Counter[Any]:

@@ -18,6 +18,8 @@ from edge_agent.protocol import certificates
 
 logger = logging.getLogger(__name__)
 
+#: The files with which this engine shows itself: its private key, then the certificate.
+IDENTITY = (certificates.KEY, certificates.CERTIFICATE)
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _ID = re.compile(r"[0-9a-z]{1,40}")
 

@@ -14,11 +14,10 @@ from pathlib import Path
 import msgspec
 
 from appliance.contracts import FlowError
-from appliance.fleet.peers.book import Known, PeerBook, check_id
+from appliance.fleet.peers.book import IDENTITY, Known, PeerBook, check_id
 from appliance.security.files import write_atomic
 from appliance.security.sealing import Cipher
 from appliance.sharing.peers import PeerStore
-from edge_agent.protocol.certificates import CERTIFICATE, KEY
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +52,9 @@ class SharedBook(PeerBook):
         except FlowError as exc:
             raise OSError(exc.message) from None
         if _IDENTITY in kept:
-            key, certificate = msgspec.msgpack.decode(self._open(_IDENTITY, kept[_IDENTITY]), type=tuple[bytes, bytes])
-            self._have(KEY, key)
-            self._have(CERTIFICATE, certificate)
+            pair = msgspec.msgpack.decode(self._open(_IDENTITY, kept[_IDENTITY]), type=tuple[bytes, bytes])
+            for name, content in zip(IDENTITY, pair, strict=True):
+                self._have(name, content)
         peers = {key.removeprefix(_PEER): value for key, value in kept.items() if key.startswith(_PEER)}
         for known in super().all():
             if known.id not in peers:
@@ -65,7 +64,7 @@ class SharedBook(PeerBook):
 
     def certificate(self, name: str) -> bytes:
         """As for one engine; the first that is made is that of the whole cluster."""
-        if not (self.folder / CERTIFICATE).exists():
+        if not self._has_key():
             super().certificate(name)
             self.bring()
         return super().certificate(name)
@@ -89,15 +88,18 @@ class SharedBook(PeerBook):
 
     def _offer(self) -> None:
         """What a machine brings that was paired before it became a cluster's, or has just made its key."""
-        if not (self.folder / CERTIFICATE).exists():
+        if not self._has_key():
             return
-        pair = tuple((self.folder / name).read_bytes() for name in (KEY, CERTIFICATE))
+        pair = tuple((self.folder / name).read_bytes() for name in IDENTITY)
         values = {_IDENTITY: self._seal(_IDENTITY, msgspec.msgpack.encode(pair))}
         for known in super().all():
             key = _PEER + check_id(known.id)
             values[key] = self._seal(key, msgspec.json.encode(known))
         if self._store.put_first(_IDENTITY, values):
             logger.info("this engine's %d peers are those of the whole cluster from now on", len(values) - 1)
+
+    def _has_key(self) -> bool:
+        return all((self.folder / name).exists() for name in IDENTITY)
 
     def _have(self, name: str, content: bytes) -> None:
         path = self.folder / name
