@@ -14,14 +14,19 @@ from typing import Any
 
 import pytest
 
+from appliance.contracts import ModelOffer, PeerOffers
+from appliance.fleet.peers.book import PeerBook
+from appliance.kernel import peers_making
+from appliance.kernel.kernel import Kernel
 from appliance.security.keys import read_engine
 from appliance.sharing.peers import PeerStore
 from appliance.store.history import RunFilter
 from appliance.store.places import make_history
 from tests.cluster.conftest import Running
 from tests.cluster.test_cluster import deployed, hook, post, states
+from tests.kernel.peering.test_kernels import with_models
 from tests.support import cluster_node
-from tests.support.boxes import EVERYTHING, linked
+from tests.support.boxes import EVERYTHING, linked, peers_of
 from tests.support.broker import free_port
 from tests.support.cluster import Gateway, Part, until
 from tests.support.flows import compute, flow, node
@@ -96,6 +101,10 @@ def guest_id(pi: LocalKernel) -> str:
     return f"peer-{read_engine(pi.data).id[:16]}-home"
 
 
+def has_a_model(kernel: Kernel) -> PeerOffers:
+    return PeerOffers(models=(ModelOffer("qwen", "language", 4096),), nodes=tuple(kernel.registry.nodes), exact=True)
+
+
 @pytest.fixture(scope="module")
 def pair(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     pi = LocalKernel(tmp_path_factory.mktemp("box") / "pi")
@@ -103,9 +112,16 @@ def pair(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     nodes.mkdir(parents=True)
     shutil.copy(cluster_node.__file__, nodes / "mark.py")
     pi.settings(engine_name="pi", peer_port=free_port(), peer_discovery="never")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(peers_making, "offers", has_a_model)
+        yield from paired(running, pi)
+
+
+def paired(running: Running, pi: LocalKernel) -> Iterator[Pair]:
     pi.start()
     made = Pair(running, pi)
     try:
+        with_models(pi)
         until(made.holder, "a kernel has the links")
         status, code = running.gateways[1].ask("POST", "/api/v1/peers/pairings", {"name": "pi", "roles": EVERYTHING})
         assert status == 201, code
@@ -328,3 +344,38 @@ def test_events_for_a_peer_go_out_once_whichever_kernel_has_the_flow(pair: Pair)
 
     until(lambda: set(came()) >= accepted, "all has come")
     assert max(came().values()) == 1
+
+
+def test_its_models_answer_at_every_kernel(pair: Pair) -> None:
+    pair.joined()
+    flows = pair.hooks(6, node("ask", "llm", {"prompt": "hello {{ payload.n }}"}))
+    for number, name in enumerate(flows):
+        assert post(pair.running, number, name, {"n": number})[0] == 202
+    until(lambda: all(states(pair.running, number) == {"succeeded": 1} for number in flows.values()), "all are done")
+
+
+def test_a_flow_is_copied_and_the_boxes_are_looked_at_from_any_gateway(pair: Pair) -> None:
+    pair.joined()
+    pair.running.house.deploy({"name": "travels", "nodes": [compute("a", "1")]})
+    for gateway in pair.running.gateways:
+        status, sent = gateway.ask("POST", "/api/v1/flows/travels/send", {"to": "pi"})
+        assert (status, sent["peer"], sent["versions"]) == (200, "pi", 1), sent
+        status, told = gateway.ask("GET", "/api/v1/placements/boxes")
+        assert status == 200 and {box["name"] for box in told["boxes"]} >= {"house", "pi"}, told
+
+
+def test_the_pairing_outlives_all_kernels_and_its_end_holds_for_all(pair: Pair) -> None:
+    pair.joined()
+    for name in pair.running.kernels:
+        pair.kill(name)
+    pair.joined()
+    east, west = pair.running.gateways
+    assert east.ask("PATCH", "/api/v1/peers/pi", {"roles": {"rights": ["run"], "workspaces": ["home"]}})[0] == 200
+    until(lambda: linked(pair.pi, "house")["allows"]["rights"] == ["run"], "the box hears what it may")
+    assert west.ask("DELETE", "/api/v1/peers/pi")[0] < 300
+    until(lambda: peers_of(pair.pi)["house"]["state"] == "refused", "the box is not let in any more")
+    for name in pair.running.kernels:
+        pair.kill(name)
+    pair.running.all_live()
+    until(pair.holder, "a kernel has the links")
+    assert not pair.sees(east) and not PeerBook(pair.part(pair.holder()).data).all()
