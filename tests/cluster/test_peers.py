@@ -87,9 +87,9 @@ class Pair:
         """One of the flows whose home is not the kernel with the links."""
         return next(name for name, number in flows.items() if self.running.home_of(number) not in ("", self.holder()))
 
-    def without(self, killed: str, flow: int) -> None:
-        """Wait until others have taken over what a kernel had of the links and of a flow."""
-        dead = ("", killed)
+    def without(self, killed: list[str], flow: int) -> None:
+        """Wait until others have taken over what these kernels had of the links and of a flow."""
+        dead = ("", *killed)
         until(lambda: self.holder() not in dead and self.running.home_of(flow) not in dead, "others have taken over")
 
     def guest_flow(self) -> int:
@@ -164,7 +164,7 @@ def test_a_step_runs_at_the_peer_whichever_kernel_has_its_flow(pair: Pair, tmp_p
     assert names == ["Work for house"], "one engine, on however many machines"
 
 
-@pytest.mark.parametrize("victim", ["links", "home"])
+@pytest.mark.parametrize("victim", ["links", "home", "both"])
 def test_a_step_at_the_peer_outlives_the_kernel_that_asked(pair: Pair, tmp_path: Path, gate: Path, victim: str) -> None:
     pair.joined()
     file = tmp_path / "marks"
@@ -172,13 +172,15 @@ def test_a_step_at_the_peer_outlives_the_kernel_that_asked(pair: Pair, tmp_path:
     name = pair.away_from_links(flows)
     assert post(pair.running, 0, name, {"n": 1})[0] == 202
     until(lambda: lines(file), "the peer has begun")
-    killed = pair.holder() if victim == "links" else pair.running.home_of(flows[name])
-    pair.kill(killed)
+    links, home = pair.holder(), pair.running.home_of(flows[name])
+    killed = {"links": [links], "home": [home], "both": [links, home]}[victim]
+    for each in killed:
+        pair.kill(each)
     pair.without(killed, flows[name])
     if victim == "home":
         # It comes back with all that it had: the step that is away moves once more.
         pair.running.all_live()
-        until(lambda: pair.running.home_of(flows[name]) == killed, "the flow is back where it was")
+        until(lambda: pair.running.home_of(flows[name]) == home, "the flow is back where it was")
     gate.touch()
     until(lambda: states(pair.running, flows[name]) == {"succeeded": 1}, "it is done")
     assert lines(file) == ["done"]
@@ -208,7 +210,7 @@ def test_a_peers_step_goes_on_while_another_kernel_takes_the_links(pair: Pair, t
     before, home = pair.holder(), pair.running.home_of(pair.guest_flow())
     assert home != before
     pair.kill(before)
-    pair.without(before, pair.guest_flow())
+    pair.without([before], pair.guest_flow())
     until(lambda: linked(pair.pi, "house"), "the box is connected again")
     gate.touch()
     until(lambda: pair.pi.states(number) == ["succeeded"], "it is done")
@@ -236,7 +238,7 @@ def test_a_peers_step_whose_kernel_dies_keeps_its_promise(
     cut = victim == "home" or home == pair.holder()
     killed = home if victim == "home" else pair.holder()
     pair.kill(killed)
-    pair.without(killed, pair.guest_flow())
+    pair.without([killed], pair.guest_flow())
     if cut and effect == "once":
         until(lambda: unverified(pair), "a person is asked")
         assert lines(file) == ["done"]
