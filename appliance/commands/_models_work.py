@@ -92,9 +92,9 @@ def pull(session: Session, what: str, name: str, sha256: str, projector: str, *,
 
 def bring(session: Session, path: Path, name: str, projector: str, *, yes: bool, link: bool) -> int:
     """Import what lies in a file or folder of this machine. Exit code 1 if something of it could not be used."""
-    from appliance.ai.library import pull as pulling
+    from appliance.ai.library import bring as importing
 
-    found = pulling.look_at(path, Path(projector).expanduser() if projector else None)
+    found = importing.look_at(path, Path(projector).expanduser() if projector else None)
     if name and len(found) > 1:
         raise given.BadInput(f"{path} has {len(found)} models; --name is for one")
     if name:
@@ -106,7 +106,7 @@ def bring(session: Session, path: Path, name: str, projector: str, *, yes: bool,
     for local in found:
         try:
             with progress(session, local.name) as tell, stopped_by_sigterm():
-                card = pulling.bring(session.folder, local, tell, link=link)
+                card = importing.bring(session.folder, local, tell, link=link)
         except FlowError as exc:
             if len(found) == 1:
                 raise

@@ -63,7 +63,8 @@ def status(session: Session) -> None:
     if session.as_json:
         out.emit({"engine": facts, "setup": state, "host": stats, "pulls": pulls})
         return
-    made = "none; `flowork models setup` makes it" if facts is None else f"{facts.kind} {facts.version}"
+    none = "none yet" if state.state == "running" else "none; `flowork models setup` makes it"
+    made = none if facts is None else f"{facts.kind} {facts.version}"
     loaded = [f"{each['model']} ({out.size(each['bytes'])})" for each in (stats or {}).get("models", [])]
     out.fields(
         [

@@ -40,8 +40,6 @@ IMAGE = Path("/etc/flowork-image")
 GO_BACK = "update/go-back"
 #: In root's own folder: the file of the newest release that has done well, for engines that ask this one for it.
 LAST = "last.flowork"
-#: In root's own folder: the file of the newest release that has done well, for engines that ask this one for it.
-LAST = "last.flowork"
 #: Seconds that all must stay well, that it may take to become so, and between two looks.
 STEADY, LIMIT, PACE = 300.0, 900.0, 5.0
 #: What ``release`` is for a whole system.

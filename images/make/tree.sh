@@ -101,7 +101,7 @@ make_overlay() {
   find "$tree" -type d -exec chmod 0755 {} +
   find "$tree" -type f -exec chmod go=rX {} +
   chmod 0440 "$tree/etc/sudoers.d/flowork"
-  overlay_date=$(git -C "$root" log -1 --format=%ct -- images)
+  overlay_date=$(git -C "$root" log -1 --format=%ct -- images/files)
   SOURCE_DATE_EPOCH=$overlay_date plain_tar "$tree" >"$work/overlay.tar"
 }
 

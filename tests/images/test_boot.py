@@ -89,6 +89,11 @@ def test_the_system_is_read_only_and_the_data_have_the_whole_card(bios: Machine)
 
 
 def test_a_run_survives_the_plug(bios: Machine, folder: Path) -> None:
+    pull_the_plug(bios, folder, "BIOS")
+
+
+def pull_the_plug(box: Machine, folder: Path, firmware: str) -> None:
+    """An MQTT message starts a run, the power goes in the middle of it, and the next start finishes it."""
     with Mosquitto(folder) as broker, Peer(broker) as peer:
         there = f"mqtt://10.0.2.2:{broker.port}"
         peer.subscribe("answers/#")
@@ -100,19 +105,19 @@ def test_a_run_survives_the_plug(bios: Machine, folder: Path) -> None:
             name="Plug",
             triggers=[{"id": "in", "type": "mqtt", "config": {"broker": there, "topic": "questions/+"}}],
         )
-        bios.http("POST", "/api/v1/flows", {"flow": body, "deploy": True})
-        bios.wait(lambda: "connected" in bios.run("sudo flowork trigger list | grep plug"), "the trigger")
+        box.http("POST", "/api/v1/flows", {"flow": body, "deploy": True})
+        box.wait(lambda: "connected" in box.run("sudo flowork trigger list | grep plug"), "the trigger")
         peer.publish("questions/1", b'{"n": 41}')
-        bios.wait(lambda: _runs(bios, "plug"), "the run")
-        (run,) = _runs(bios, "plug")
+        box.wait(lambda: _runs(box, "plug"), "the run")
+        (run,) = _runs(box, "plug")
         assert run["state"] in ("running", "waiting"), run
-        bios.cut()
+        box.cut()
         assert peer.empty(), "the plug was pulled in the middle of the run"
-        tell(f"boot to panel, BIOS, after the cut: {bios.boot():.0f} s")
-        bios.wait(lambda: not peer.empty(), "the answer of the run from before")
+        tell(f"boot to panel, {firmware}, after the cut: {box.boot():.0f} s")
+        box.wait(lambda: not peer.empty(), "the answer of the run from before")
         assert peer.next() == ("answers/1", b"42")
-        bios.wait(lambda: _runs(bios, "plug")[0]["state"] == "succeeded", "the end of the run")
-        assert [each["id"] for each in _runs(bios, "plug")] == [run["id"]], "nothing was started twice"
+        box.wait(lambda: _runs(box, "plug")[0]["state"] == "succeeded", "the end of the run")
+        assert [each["id"] for each in _runs(box, "plug")] == [run["id"]], "nothing was started twice"
 
 
 def _runs(box: Machine, flow_id: str) -> list[dict[str, str]]:
@@ -168,6 +173,8 @@ def restart(box: Machine, boots: int, patience: float) -> list[str]:
 def broken_slot(folder: Path) -> Path:
     """A system whose kernel starts, and finds no program to begin with."""
     tree, made = folder / "broken", folder / "broken-amd64.slot"
+    if made.exists():
+        return made
     slot = IMAGE.with_suffix(".slot")
     subprocess.run(
         ["unsquashfs", "-quiet", "-no-progress", "-dest", str(tree), str(slot), "boot", "etc/flowork-image"],
@@ -193,14 +200,43 @@ def test_an_update_that_nobody_trusts_is_refused(bios: Machine, folder: Path, tr
     assert (bios.slots()["next"], bios.slots()["slots"]["b"]) == ("a", None)
 
 
+def test_an_update_that_is_well_stays_by_itself_and_may_be_left_again(bios: Machine, trusted: tuple[Path, str]) -> None:
+    bios.run(f"sudo flowork-updater trust {trusted[1]}")
+    began = time.monotonic()
+    state = bring(bios, signed(IMAGE.with_suffix(".slot"), trusted[0]))
+    assert state["phase"] == "written", state
+    tell(f"a release handed over, verified and written to the other slot: {time.monotonic() - began:.0f} s")
+    found = bios.slots()
+    assert (found["running"], found["trying"], found["left"]) == ("a", "b", 3)
+    assert bios.run("sudo flowork update").X
+    began = time.monotonic()
+    assert restart(bios, 1, PATIENCE) == ["b?"]
+    bios.wait(bios.well, "the panel, from the new slot")
+    tell(f"reboot into the new slot, to its panel: {time.monotonic() - began:.0f} s")
+    found = bios.slots()
+    assert (found["running"], found["trial"], found["good"], found["left"]) == ("b", True, "a", 2)
+    assert _runs(bios, "plug")[0]["state"] == "succeeded", "the data are the same"
+    bios.wait(lambda: bios.slots()["good"] == "b", "five good minutes")
+    bios.wait(lambda: updater(bios)["phase"] == "done", "the updater's word")
+    tell(f"reboot into the new slot, until it is called good: {time.monotonic() - began:.0f} s")
+    assert "done: version" in bios.run("sudo flowork update"), "what people read"
+    assert bios.http("GET", "/api/v1/update")["state"]["phase"] == "done", "what the panel's page shows"
+    bios.cut()
+    bios.boot()
+    found = bios.slots()
+    assert (found["running"], found["good"], found["trial"]) == ("b", "b", False), "it stays"
+    assert bios.http("GET", "/api/v1/update")["state"]["phase"] == "done"
+    assert bios.boots()[-1] == "b"
+    bios.run("sudo flowork-slot back && sudo systemd-run --quiet --on-active=1 systemctl reboot")
+    bios.wait(lambda: bios.boots()[-1] == "a", "the boot of the old slot")
+    bios.wait(bios.well, "the panel, from the old slot")
+
+
 def test_an_update_that_does_not_start_is_left_after_three_boots(
     bios: Machine, folder: Path, trusted: tuple[Path, str]
 ) -> None:
-    bios.run(f"sudo flowork-updater trust {trusted[1]}")
-    began = time.monotonic()
-    state = bring(bios, signed(folder / "broken-amd64.slot", trusted[0]))
+    state = bring(bios, signed(broken_slot(folder), trusted[0]))
     assert state["phase"] == "written", state
-    tell(f"a release handed over, verified and written to the other slot: {time.monotonic() - began:.0f} s")
     found = bios.slots()
     assert (found["running"], found["trying"], found["left"]) == ("a", "b", 3)
     assert found["slots"]["b"]["version"].startswith("broken-")
@@ -214,30 +250,11 @@ def test_an_update_that_does_not_start_is_left_after_three_boots(
     assert _runs(bios, "plug")[0]["state"] == "succeeded", "the data are the same"
 
 
-def test_an_update_that_is_well_stays_by_itself_and_may_be_left_again(bios: Machine, trusted: tuple[Path, str]) -> None:
-    state = bring(bios, signed(IMAGE.with_suffix(".slot"), trusted[0]))
-    assert state["phase"] == "written", state
-    began = time.monotonic()
-    assert restart(bios, 1, PATIENCE) == ["b?"]
-    bios.wait(bios.well, "the panel, from the new slot")
-    tell(f"reboot into the new slot, to its panel: {time.monotonic() - began:.0f} s")
-    found = bios.slots()
-    assert (found["running"], found["trial"], found["good"], found["left"]) == ("b", True, "a", 2)
-    assert _runs(bios, "plug")[0]["state"] == "succeeded", "the data are the same"
-    bios.wait(lambda: bios.slots()["good"] == "b", "five good minutes")
-    bios.wait(lambda: updater(bios)["phase"] == "done", "the updater's word")
-    bios.cut()
-    bios.boot()
-    assert bios.slots()["running"] == "b"
-    assert bios.boots()[-1] == "b"
-    bios.run("sudo flowork-slot back && sudo systemd-run --quiet --on-active=1 systemctl reboot")
-    bios.wait(lambda: bios.boots()[-1] == "a", "the boot of the old slot")
-    bios.wait(bios.well, "the panel, from the old slot")
-
-
-def test_it_starts_from_a_uefi(folder: Path) -> None:
+def test_from_a_uefi_it_starts_and_survives_the_plug(bios: Machine, folder: Path) -> None:
+    bios.cut()  # one machine at a time
     (folder / "uefi").mkdir()
     with machine(IMAGE, folder / "uefi", uefi=True) as box:
         tell(f"boot to panel, UEFI, first start: {box.boot():.0f} s")
         assert box.run("test -d /sys/firmware/efi && echo uefi || echo bios") == "uefi"
         assert box.slots()["running"] == "a"
+        pull_the_plug(box, folder, "UEFI")

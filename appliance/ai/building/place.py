@@ -180,6 +180,12 @@ def under_way(data: Path) -> bool:
     return False
 
 
+def making(data: Path) -> str:
+    """How far the engine is that is being made, in words; empty if none is."""
+    state = read_state(data)
+    return f"it is being made, {state.percent} % are done" if state.state == "running" else ""
+
+
 @contextmanager
 def turn(data: Path) -> Iterator[int]:
     """The right to make the engine; the lock's descriptor, for compilers to share. Raises ``UnderWay``."""

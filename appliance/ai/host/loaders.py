@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from appliance.ai.building.place import use_engine
+from appliance.ai.building.place import making, use_engine
 from appliance.ai.host.errors import ModelUnusable, NoEngine
 from appliance.ai.host.files import FOLDER, ONNX, Found, Kind
 from appliance.ai.host.shelf import Loader, Model
@@ -19,7 +19,6 @@ _PIECE = 8 << 20
 _CONTEXTS, _SHARE = (8192, 4096, 2048), 0.8
 #: Beside the weights: what is prepared for the processor, and what is between two layers.
 _BUFFERS = 128 << 20
-_SETUP = "`flowork models setup` installs it"
 
 
 class LanguageLoader:
@@ -50,13 +49,13 @@ class LanguageLoader:
 
     def load(self, found: Found, progress: Callable[[float], None]) -> Model:
         use_engine(self._data)  # it may have been made since the last time
-        engine = self._engine()
+        engine = self._engine(found)
         beside = [found.projector] if found.projector else []
         _usable(found, lambda: _read_through([found.path, *found.rest, *beside], progress))
         context, need = self._fitting(found)
         return _usable(found, lambda: engine(found, context, need))
 
-    def _engine(self) -> Callable[[Found, int, int], Model]:
+    def _engine(self, found: Found) -> Callable[[Found, int, int], Model]:
         """The engine that was made for this machine; else the ready-made one, which can less. Raises ``NoEngine``."""
         try:
             import llama_cpp
@@ -68,7 +67,7 @@ class LanguageLoader:
         try:
             from appliance.ai.host import xllama
         except ImportError:
-            raise NoEngine(f"what runs language models is not installed ({reason}): {_SETUP}") from None
+            raise _no_engine(found, f"what runs language models is not installed ({reason})") from None
         return lambda found, context, need: xllama.load(found.path, found.name, context)
 
     def _by_llama(self, found: Found, context: int, need: int) -> Model:
@@ -113,9 +112,16 @@ def _usable(found: Found, act: Callable[[], T]) -> T:
     except ConfigError as exc:
         raise ModelUnusable(exc.message) from None
     except ImportError as exc:
-        raise NoEngine(f"what runs this model is not installed ({exc.name} is missing): {_SETUP}") from None
+        raise _no_engine(found, f"what runs this model is not installed ({exc.name} is missing)") from None
     except OSError as exc:
         raise ModelUnusable(f"{found.path.name} cannot be read: {exc.strerror}") from None
+
+
+def _no_engine(found: Found, lacks: str) -> NoEngine:
+    """The error of a model that nothing here can run: for good, or until the engine is made."""
+    if state := making(found.path.parent.parent):
+        return NoEngine(f"the model engine is not ready: {state}. See `flowork models status`", retryable=True)
+    return NoEngine(f"{lacks}: `flowork models setup` installs it")
 
 
 def _read_through(paths: Sequence[Path], progress: Callable[[float], None]) -> None:

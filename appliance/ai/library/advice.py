@@ -48,15 +48,15 @@ class Machine(Struct, frozen=True, kw_only=True):
 
 
 class Advice(Struct, frozen=True, kw_only=True):
-    """One model in one quantization. ``needs`` bytes of memory; ``speed`` in tokens a second, ``measured`` or not.
-
-    ``best``: the one to begin with.
+    """One model in one quantization. ``parameters`` is the number of its weights (0: not known), ``needs`` bytes of
+    memory; ``speed`` in tokens a second, ``measured`` or not. ``best``: the one to begin with.
     """
 
     name: str
     title: str
     kind: str
     quantization: str
+    parameters: int
     bytes: int
     needs: int
     fits: bool
@@ -116,6 +116,7 @@ def _local(view: ModelView, found: Machine, share: float) -> Advice:
         title=view.title,
         kind=view.kind,
         quantization=view.quantization,
+        parameters=view.parameters,
         size=view.bytes,
         cell=view.cell,
         context=view.context,
@@ -133,6 +134,7 @@ def _offered(entry: CatalogueEntry, variant: Variant, found: Machine, share: flo
         title=entry.title,
         kind=entry.kind,
         quantization=variant.quantization,
+        parameters=entry.parameters,
         size=variant.bytes,
         cell=entry.cell,
         context=entry.context,
@@ -145,8 +147,8 @@ def _offered(entry: CatalogueEntry, variant: Variant, found: Machine, share: flo
 
 
 def _advice(
-    *, name: str, title: str, kind: str, quantization: str, size: int, cell: int, context: int, licence: str,
-    found: Machine, speed: float, measured: bool, here: bool,
+    *, name: str, title: str, kind: str, quantization: str, parameters: int, size: int, cell: int, context: int,
+    licence: str, found: Machine, speed: float, measured: bool, here: bool,
 ) -> Advice:  # fmt: skip
     needs = size + cell * min(context or CONTEXT, CONTEXT) + _BESIDE
     fits = needs <= found.bound
@@ -155,8 +157,8 @@ def _advice(
     if fits and kind == "language" and speed < USABLE:
         why = "slow: for work that nobody waits for"
     return Advice(
-        name=name, title=title, kind=kind, quantization=quantization, bytes=size, needs=needs, fits=fits, speed=speed,
-        measured=measured, here=here, licence=licence, why=why,
+        name=name, title=title, kind=kind, quantization=quantization, parameters=parameters, bytes=size,
+        needs=needs, fits=fits, speed=speed, measured=measured, here=here, licence=licence, why=why,
     )  # fmt: skip
 
 
@@ -164,10 +166,13 @@ def _estimate(size: int, found: Machine, share: float) -> float:
     return found.bandwidth * share / size
 
 
-def _rank(row: Advice) -> tuple[bool, bool, bool, float]:
-    """What fits first, then language models that are fast enough, then by size: more weights know more."""
+def _rank(row: Advice) -> tuple[bool, bool, bool, int, int]:
+    """What fits first, then language models that are fast enough, then those that know more: more weights do, and of
+    the same weights the finer ones. What is too slow is ranked by speed.
+    """
     usable = row.kind != "language" or row.speed >= USABLE
-    return row.fits, row.kind == "language", usable, row.bytes if usable else -row.bytes
+    best = (row.parameters, row.bytes) if usable else (-row.bytes, 0)
+    return row.fits, row.kind == "language", usable, *best
 
 
 def _mark_best(rows: list[Advice]) -> list[Advice]:

@@ -105,8 +105,9 @@ def choose(entries: dict[str, CatalogueEntry], text: str) -> tuple[CatalogueEntr
     entry = entries.get(name.lower())
     if entry is None:
         near = [each for each in entries if name and name.lower() in each]
-        hint = f"; do you mean {', '.join(near)}?" if near else "; `flowork models catalogue` lists what it has"
-        raise NoSuchModel(f"the catalogue has no model {name!r}{hint}")
+        hint = f"do you mean {', '.join(near)}?" if near else "`flowork models catalogue` lists what it has"
+        file = ", and there is no such file here" if name.lower().endswith(".gguf") else ""
+        raise NoSuchModel(f"the catalogue has no model {name!r}{file}; {hint}")
     if not wanted:
         return entry, entry.variants[0]
     for variant in entry.variants:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from appliance.ai import host
+from appliance.ai.building import place
 from appliance.ai.host import files
-from appliance.ai.host.errors import ModelUnusable, Stopping
+from appliance.ai.host.errors import ModelUnusable, NoEngine, Stopping
 from appliance.ai.host.llama import ggufs
 from appliance.ai.host.loaders import LanguageLoader, OnnxLoader
 from tests.support.onnxmodels import adder
@@ -67,3 +70,21 @@ def test_a_file_that_vanished_is_said(data: Path) -> None:
     found.path.unlink()
     with pytest.raises(ModelUnusable, match="tiny"):
         LanguageLoader(data, 4096 * MIB).need(found)
+
+
+def test_a_library_that_is_missing_is_worth_another_try_while_the_engine_is_made(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    monkeypatch.delitem(sys.modules, "appliance.ai.host.xllama", raising=False)
+    monkeypatch.delattr(host, "xllama", raising=False)
+    loader, found = LanguageLoader(data, 4096 * MIB), language(data, 300)
+    with pytest.raises(NoEngine, match="models setup") as missing:
+        loader.load(found, lambda share: None)
+    assert not missing.value.retryable
+    with place.turn(data):
+        place.write_state(data, place.Setup(state="running", percent=46))
+        with pytest.raises(NoEngine, match="46 %") as soon:
+            loader.load(found, lambda share: None)
+    assert soon.value.retryable

@@ -63,6 +63,12 @@ def test_the_best_is_the_largest_that_is_fast_enough(tmp_path: Path) -> None:
     assert "slow" in crawling.why
 
 
+def test_more_weights_go_before_finer_ones(tmp_path: Path) -> None:
+    names = [row.name for row in advice.recommend(tmp_path, machine(bandwidth=40)) if row.speed >= advice.USABLE]
+    wanted = ["qwen2.5-1.5b:Q8_0", "qwen2.5-1.5b:Q4_K_M", "llama-3.2-1b:Q8_0", "qwen2.5-0.5b:Q8_0"]
+    assert [name for name in names if name in wanted] == wanted
+
+
 def test_twice_the_bandwidth_is_twice_the_estimate(tmp_path: Path) -> None:
     one = rows(tmp_path, machine(bandwidth=10))["qwen2.5-1.5b:Q4_0"]
     two = rows(tmp_path, machine(bandwidth=20))["qwen2.5-1.5b:Q4_0"]

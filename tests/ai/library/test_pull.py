@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from appliance.ai.host import files
-from appliance.ai.library import cards, catalogue, fetch, pull
+from appliance.ai.library import bring, cards, catalogue, fetch, pull
 from appliance.ai.library.errors import BadModel, CannotFetch, ModelIsThere, NoRoom, NoSuchModel
 from appliance.contracts import ConfigError
 from tests.ai.library.source import Source
@@ -200,14 +200,14 @@ def test_parts_that_are_not_what_they_should_be_get_no_name(source: Source, tmp_
 
 def test_a_split_model_is_imported_from_a_stick(tmp_path: Path) -> None:
     parts = _split(tmp_path / "stick")
-    (local,) = pull.look_at(tmp_path / "stick")
-    pull.bring(tmp_path, local)
+    (local,) = bring.look_at(tmp_path / "stick")
+    bring.bring(tmp_path, local)
     (found,) = cards.all_models(tmp_path)
     assert (found.name, found.bytes, found.trouble) == ("tiny", sum(path.stat().st_size for path in parts), "")
     assert cards.verify(tmp_path, "tiny")[0]
     parts[1].unlink()
     with pytest.raises(ConfigError, match=r"Tiny-00002-of-00003\.gguf is not beside it"):
-        pull.look_at(parts[0])
+        bring.look_at(parts[0])
     (tmp_path / "models" / "tiny-00002-of-00003.gguf").unlink()
     assert "there is no model file" in cards.all_models(tmp_path)[0].trouble
 
@@ -250,21 +250,21 @@ def test_a_projector_beside_a_model_on_a_stick_is_taken(tmp_path: Path) -> None:
     stick.mkdir()
     (stick / "tiny.gguf").write_bytes(tiny_model().read_bytes())
     tiny_projector(stick / "mmproj-model-f16.gguf")
-    (local,) = pull.look_at(stick)
+    (local,) = bring.look_at(stick)
     assert local.projector == stick / "mmproj-model-f16.gguf"
-    (alone,) = pull.look_at(stick / "mmproj-model-f16.gguf")
+    (alone,) = bring.look_at(stick / "mmproj-model-f16.gguf")
     assert alone.projector is None
     with pytest.raises(BadModel, match="this is a projector"):
-        pull.bring(tmp_path, alone)
-    pull.bring(tmp_path, local)
+        bring.bring(tmp_path, alone)
+    bring.bring(tmp_path, local)
     assert cards.all_models(tmp_path)[0].images
     assert cards.verify(tmp_path, "tiny")[0]
     (stick / "other.gguf").write_bytes(tiny_model().read_bytes())
-    assert [each.projector for each in pull.look_at(stick)] == [None, None], "whose it is nobody knows"
-    (given,) = pull.look_at(stick / "other.gguf", stick / "mmproj-model-f16.gguf")
+    assert [each.projector for each in bring.look_at(stick)] == [None, None], "whose it is nobody knows"
+    (given,) = bring.look_at(stick / "other.gguf", stick / "mmproj-model-f16.gguf")
     assert given.projector is not None
     (stick / "mmproj-model-f16.gguf").rename(stick / "other.mmproj.gguf")
-    assert {each.name: bool(each.projector) for each in pull.look_at(stick)} == {"other": True, "tiny": False}
+    assert {each.name: bool(each.projector) for each in bring.look_at(stick)} == {"other": True, "tiny": False}
 
 
 # --- from the catalogue ---
@@ -356,24 +356,24 @@ def test_a_file_is_copied_and_checked(tmp_path: Path) -> None:
     stick = tmp_path / "stick"
     stick.mkdir()
     (stick / "My Model.gguf").write_bytes(tiny_embedder().read_bytes())
-    (local,) = pull.look_at(stick / "My Model.gguf")
+    (local,) = bring.look_at(stick / "My Model.gguf")
     assert local.name == "my-model"
-    card = pull.bring(tmp_path, local)
+    card = bring.bring(tmp_path, local)
     assert card.sha256 == sha(tiny_embedder().read_bytes())
     (found,) = cards.all_models(tmp_path)
     assert (found.name, found.kind) == ("my-model", "embedding")
     assert (tmp_path / "models" / "my-model.gguf").stat().st_nlink == 1
     with pytest.raises(ModelIsThere):
-        pull.bring(tmp_path, local)
+        bring.bring(tmp_path, local)
 
 
 def test_a_hard_link_takes_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "m.gguf").write_bytes(tiny_model().read_bytes())
     monkeypatch.setattr(fetch, "SPARE", 1 << 60)
-    (local,) = pull.look_at(tmp_path / "m.gguf")
+    (local,) = bring.look_at(tmp_path / "m.gguf")
     with pytest.raises(NoRoom):
-        pull.bring(tmp_path, local)
-    pull.bring(tmp_path, local, link=True)
+        bring.bring(tmp_path, local)
+    bring.bring(tmp_path, local, link=True)
     assert os.path.samefile(tmp_path / "m.gguf", tmp_path / "models" / "m.gguf")
 
 
@@ -386,17 +386,17 @@ def test_a_stick_is_looked_through(tmp_path: Path) -> None:
     (stick / "onnx-one" / "model.onnx").write_bytes(b"graph")
     (stick / ".trash" / "three.gguf").write_bytes(b"")
     (stick / "notes.txt").write_text("x")
-    found = {local.name: local for local in pull.look_at(stick)}
+    found = {local.name: local for local in bring.look_at(stick)}
     assert set(found) == {"one", "two", "onnx-one"}
-    pull.bring(tmp_path, found["one"])
-    pull.bring(tmp_path, found["onnx-one"])
+    bring.bring(tmp_path, found["one"])
+    bring.bring(tmp_path, found["onnx-one"])
     with pytest.raises(BadModel):
-        pull.bring(tmp_path, found["two"])
+        bring.bring(tmp_path, found["two"])
     assert [each.name for each in cards.all_models(tmp_path)] == ["one", "onnx-one"]
     with pytest.raises(NoSuchModel, match="no model in"):
-        pull.look_at(stick / "empty")
+        bring.look_at(stick / "empty")
     with pytest.raises(NoSuchModel, match="no file or folder"):
-        pull.look_at(stick / "nowhere")
+        bring.look_at(stick / "nowhere")
 
 
 # --- what is there ---

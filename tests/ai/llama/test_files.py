@@ -47,7 +47,7 @@ def _count(data: bytes, place: int, value: int) -> bytes:
 
 
 BAD = {
-    "empty": (lambda data: b"", "cannot be read"),
+    "empty": (lambda data: b"", "is empty"),
     "a picture": (lambda data: b"\x89PNG\r\n" + data, "no GGUF file"),
     "another version": (lambda data: data[:4] + b"\x09" + data[5:], "version 9"),
     "cut off in its head": (lambda data: data[:3000], "damaged or cut off"),

@@ -83,6 +83,7 @@ export interface Advice {
   title: string
   kind: string
   quantization: string
+  parameters: number
   bytes: number
   /** Bytes of memory. */
   needs: number

@@ -121,11 +121,13 @@ def part_of(path: Path) -> Part:
 
 def _read(path: Path) -> tuple[Facts, Part]:
     try:
+        if not path.stat().st_size:
+            raise ConfigError(f"model file {path.name} is empty. Get it again")  # and cannot be mapped
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content:
             return _Reader(content, path.name).facts()
     except FileNotFoundError:
         raise ConfigError(f"there is no model file {path}") from None
-    except (OSError, ValueError) as error:  # an empty file cannot be mapped
+    except (OSError, ValueError) as error:
         raise ConfigError(f"model file {path.name} cannot be read: {error}") from error
 
 

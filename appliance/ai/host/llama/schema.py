@@ -17,6 +17,7 @@ from typing import Any
 from appliance.ai.host.llama import patterns
 from appliance.ai.host.llama.schema_demands import Demands
 from appliance.ai.host.llama.schema_numbers import number_rule
+from appliance.ai.host.llama.schema_rules import FORMATS, RULES
 from appliance.ai.host.llama.schema_words import (
     MOST_VALUES,
     NOTES,
@@ -31,33 +32,6 @@ from appliance.ai.host.llama.schema_words import (
 )
 from appliance.contracts import ConfigError
 
-#: Rules that are used as they are. Escapes neither NUL nor half characters (surrogates).
-_RULES = {
-    "ws": '" "?',
-    "plain": r'[^"\\\x00-\x1F\x7F]',
-    "char": r'plain | "\\" (["\\/bfnrt] | "u" ("00" [2-7] hex | "00" [A-Fa-f] hex | "0" [1-9A-Fa-f] hex hex | code))',
-    "code": "[1-9A-Ca-cEeFf] hex hex hex | [Dd] [0-7] hex hex",
-    "hex": "[0-9A-Fa-f]",
-    "string": r'"\"" char* "\""',
-    "integer": '"-"? ("0" | [1-9] [0-9]{0,15})',
-    "number": '"-"? ("0" | [1-9] [0-9]{0,15}) ("." [0-9]{1,16})? ([eE] [-+]? [0-9]{1,2})?',
-    "boolean": '"true" | "false"',
-    "null": '"null"',
-    "value": "string | number | object | array | boolean | null",
-    "object": '"{" (string ":" ws value ("," ws string ":" ws value)*)? "}"',
-    "array": '"[" (value ("," ws value)*)? "]"',
-    "year": "[1-9] [0-9]{3}",
-    "date": 'year "-" (long31 "-" day31 | long30 "-" day30 | "02-" day28)',
-    "long31": '"01" | "03" | "05" | "07" | "08" | "10" | "12"',
-    "long30": '"04" | "06" | "09" | "11"',
-    "day28": '"0" [1-9] | "1" [0-9] | "2" [0-8]',
-    "day30": '"0" [1-9] | [12] [0-9] | "30"',
-    "day31": '"0" [1-9] | [12] [0-9] | "3" [01]',
-    "clock": '([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9] ":" [0-5] [0-9] ("." [0-9]{1,6})?',
-    "zone": '"Z" | [-+] ([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9]',
-    "uuid": "hex{8} " + " ".join(f'"-" hex{{{count}}}' for count in (4, 4, 4, 12)),
-}
-_FORMATS = {"date": "date", "time": "clock zone", "date-time": 'date "T" clock zone', "uuid": "uuid"}
 #: What each type knows besides.
 _KNOWN = {
     "string": {"minLength", "maxLength", "pattern"},
@@ -107,7 +81,7 @@ class _Converter:
 
     def grammar(self) -> str:
         self._rules["root"] = self._reference({"$ref": "#"}, "#")
-        rules, reached, queue = {**_RULES, **self._rules}, {}, ["root"]
+        rules, reached, queue = {**RULES, **self._rules}, {}, ["root"]
         while queue:
             name = queue.pop()
             if name in rules and name not in reached:
@@ -235,10 +209,10 @@ class _Converter:
         if "pattern" in schema:
             return self._pattern(schema, least, most, place)
         form = schema.get("format")
-        if isinstance(form, str) and form in _FORMATS:
+        if isinstance(form, str) and form in FORMATS:
             if least or most is not None:
                 refuse(f"{place}/format", "a format has its own length: leave minLength and maxLength out")
-            return f'"\\"" {_FORMATS[form]} "\\""'
+            return f'"\\"" {FORMATS[form]} "\\""'
         if not least and most is None:
             return "string"
         return f'"\\"" {self._repeat("char", least, most)} "\\""'
