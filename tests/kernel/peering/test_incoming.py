@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,7 +56,7 @@ class House:
         for writer in (1, 2):
             box = f"kernel.{writer}.1"
             end = self.ends[box] = Between(lambda to, part, failed: self.ends[to].take(part), box)
-            end.served[HANDED] = lambda asked, writer=writer: self.asked.append((writer, asked))
+            end.served[HANDED] = partial(self._came, writer)
         versions = [SimpleNamespace(num=num, enabled=True) for num in (1, 2)]
         live = [(flow, SimpleNamespace(body={"triggers": [{"type": "peer_event"}]})) for flow in versions]
         engine = SimpleNamespace(
@@ -72,6 +73,9 @@ class House:
         )
         homes: Any = SimpleNamespace(require=lambda flow: None)
         self.incoming = Incoming(kernel, homes, cluster, self.ends["kernel.1.1"])
+
+    def _came(self, writer: int, asked: Asked) -> None:
+        self.asked.append((writer, asked))
 
     def ask(self, method: str, body: Any) -> Request:
         request = Request(body)
