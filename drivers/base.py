@@ -32,6 +32,7 @@ from __future__ import annotations
 import builtins
 import importlib
 import logging
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -165,7 +166,23 @@ def decode(kind: type[D], raw: Mapping[str, Any]) -> D:
     try:
         return msgspec.convert(raw, kind)
     except (msgspec.ValidationError, TypeError) as exc:
-        raise DriverError(str(exc), retryable=False) from None
+        raise DriverError(_complaint(str(exc), kind), retryable=False) from None
+
+
+_MISSING = re.compile(r"Object missing required field `(.+)`")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.+)`")
+
+
+def _complaint(text: str, kind: type[Any]) -> str:
+    """msgspec's words with the place in front: ``limits[0].above: expected `float`, got `str` ``."""
+    message, _, place = text.partition(" - at `$")
+    place = place.removesuffix("`").removeprefix(".")
+    if missing := _MISSING.fullmatch(message):
+        return f"{place}.{missing[1]}: is required".removeprefix(".")
+    if unknown := _UNKNOWN.fullmatch(message):
+        there = "" if place else ", ".join(getattr(kind, "__struct_encode_fields__", ()))
+        return f"{place}.{unknown[1]}: no such field{there and '; there are '}{there}".removeprefix(".")
+    return f"{place}: {message[:1].lower()}{message[1:]}" if place else message
 
 
 def decode_command(kind: type[D], raw: Mapping[str, Any], source: str) -> D:

@@ -86,6 +86,8 @@ class Files(Driver[FilesConfig]):
                 os.scandir(self.config.folder).close()
                 distant = self.config.method == "auto" and on_network(self.config.folder)
             except OSError as exc:
+                if isinstance(exc, FileNotFoundError):
+                    self._state("absent").touch()
                 raise DriverError(f"{self.config.folder} cannot be read: {exc.strerror}") from exc
             self._method = "poll" if distant or self.config.method == "poll" else "inotify"
 
@@ -103,14 +105,23 @@ class Files(Driver[FilesConfig]):
     def entities(self) -> list[Entity]:
         return [Entity(self.config.folder, f"Files in {self.config.folder}", "event")]
 
-    def _watch(self, worker: Worker) -> None:
+    def _state(self, ending: str) -> Path:
         config = self.config
         about = [config.folder, config.patterns, config.ignore, config.recursive]
         digest = hashlib.sha256(msgspec.json.encode(about)).hexdigest()[:16]
-        snapshot = Snapshot(self.host.state(f"files-{digest}.db"))
+        return self.host.state(f"files-{digest}.{ending}")
+
+    def _watch(self, worker: Worker) -> None:
+        config, absent = self.config, self._state("absent")
+        # All that lies in a folder which was made while it was waited for has come; what was mounted may be old.
+        existing = config.existing or (absent.exists() and not os.path.ismount(config.folder))
+        snapshot = Snapshot(self._state("db"))
         snapshot.open()
         try:
-            follower = _Follower(config, self.host, snapshot, self._watching.tell, worker, self._method or "poll")
+            follower = _Follower(
+                config, self.host, snapshot, self._watching.tell, worker, self._method or "poll", existing
+            )
+            absent.unlink(missing_ok=True)
             lost = math.nan
             while not worker.stopping:
                 try:
@@ -136,9 +147,17 @@ class _Follower:
     """Brings notices, the disk and the snapshot together. All but ``_notice`` runs on the watch's thread."""
 
     def __init__(
-        self, config: FilesConfig, host: Host, snapshot: Snapshot, tell: Emit, worker: Worker, method: str
+        self,
+        config: FilesConfig,
+        host: Host,
+        snapshot: Snapshot,
+        tell: Emit,
+        worker: Worker,
+        method: str,
+        existing: bool,
     ) -> None:
         self._config = config
+        self._existing = existing
         self._host = host
         self._snapshot = snapshot
         self._tell = tell
@@ -224,11 +243,11 @@ class _Follower:
 
     def _begin(self, away: float | None) -> None:
         if not self._snapshot.fact("device"):
-            if not self._config.existing:
+            if not self._existing:
                 self._snapshot.fill(self._walk())
             self._mark()
             self._say("initial", self._snapshot.count(), method="poll" if self._polls else "inotify")
-            if self._config.existing:
+            if self._existing:
                 self._compare(missed=False)
             return
         self._mark()

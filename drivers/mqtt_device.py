@@ -101,7 +101,7 @@ class MqttDevice(Driver[MqttDeviceConfig]):
                 self._changed.wait_for(lambda: self._connected or self._refusal or self._client is None, PATIENCE)
                 refusal = "" if self._connected else self._refusal or "it does not answer"
         except (OSError, ValueError) as exc:
-            refusal = f"{exc}; is it running, and is the address right?"
+            refusal = f"{getattr(exc, 'strerror', None) or exc}; is it running, and is the address right?"
         if refusal:
             self.close()
             raise DriverError(f"the broker at {self._address} cannot be used: {refusal}")

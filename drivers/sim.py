@@ -18,12 +18,12 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 from msgspec import Meta
 
-from drivers.base import Driver, DriverConfig, DriverError, Emit, Entity, Observation, Stop
+from drivers.base import Driver, DriverConfig, DriverError, Emit, Entity, Observation, Stop, decode
 from drivers.support.worker import Watch, Worker
 
 
@@ -147,10 +147,8 @@ class Sim(Driver[SimConfig]):
 
 
 def _command(command: Mapping[str, Any]) -> Lamp | Button | Temperature:
-    try:
-        return msgspec.convert(command, Lamp | Button | Temperature)
-    except msgspec.ValidationError as exc:
-        raise DriverError(str(exc), retryable=False) from None
+    wanted: Lamp | Button | Temperature = decode(cast("Any", Lamp | Button | Temperature), command)
+    return wanted
 
 
 def _schema(kind: type[msgspec.Struct]) -> dict[str, Any]:

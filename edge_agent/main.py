@@ -1,4 +1,4 @@
-"""``flowork-agent``: runs the agent of a machine without an appliance, pairs it, or says how it stands."""
+"""``flowork-agent``: runs the agent of a machine without an appliance, pairs it, or lists the appliances near it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from edge_agent.protocol.pairing import PairingError
 
 logger = logging.getLogger("flowork-agent")
 
+_ABOUT = "The edge agent: gives a Flowork engine on another machine this one's pins, ports, files and programs."
 #: Seconds between two tries to pair with the code from the settings.
 PAIR_AGAIN = 10.0
 
@@ -52,7 +53,7 @@ def _parsed(arguments: Sequence[str]) -> Any:
     """What was asked for. A service asks for nothing but to run, and is spared the parser's memory."""
     import argparse
 
-    parser = argparse.ArgumentParser(prog="flowork-agent", description=__doc__)
+    parser = argparse.ArgumentParser(prog="flowork-agent", description=_ABOUT)
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--data", type=Path, help="where keys and the outbox are kept")
     parser.add_argument("--config", type=Path, help="the settings (flowork-agent.toml)")
@@ -130,9 +131,10 @@ def _wait_for_pairing(folder: Path, settings: Settings) -> None:
 def _pair(folder: Path, code: str, given: Sequence[str], settings: Settings) -> int:
     from edge_agent import network
 
-    if (known := network.paired(folder)) is not None:
-        sys.stderr.write(f"flowork-agent: it was the agent {known.name} of {known.engine}; now it is paired anew\n")
+    known = network.paired(folder)
     made = network.pair(folder, code, given, machine_id(), search=settings.discovery)
+    if known is not None:
+        sys.stderr.write(f"flowork-agent: it was the agent {known.name} of {known.engine} before\n")
     if is_running(folder):
         sys.stdout.write(
             "an agent runs here already: start it again, so that it knows (systemctl restart flowork-agent)\n"

@@ -108,6 +108,8 @@ class Unit:
         self._put = put
         self._changed = changed
         self._watches: tuple[str, ...] = ()
+        #: The last that watched: for the log, which has to tell one sensor from the next.
+        self._known_by: tuple[str, ...] = ()
         self._driver: Driver[Any] | None = None
         self._stop: Stop | None = None
         self._failures = 0
@@ -134,7 +136,7 @@ class Unit:
     def want(self, watches: tuple[str, ...]) -> None:
         """Who watches from now on."""
         if watches != self._watches:
-            self._watches = watches
+            self._watches, self._known_by = watches, watches or self._known_by
             self._post(self._adjust)
 
     def retry(self) -> None:
@@ -311,7 +313,9 @@ class Unit:
     def _say(self, ok: bool, text: str) -> None:
         if (ok, text) != (self.ok, self.text):
             self.ok, self.text = ok, text
-            logger.log(logging.INFO if ok or text == "stopped" else logging.WARNING, "%s: %s", self.type, text)
+            level = logging.INFO if ok or text == "stopped" else logging.WARNING
+            users = f" for {' and '.join(self._known_by)}" if self._known_by else ""
+            logger.log(level, "%s%s: %s", self.type, users, text)
             self._changed()
 
     def _emit(self, seen: Observation) -> None:

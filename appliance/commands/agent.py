@@ -11,6 +11,7 @@ import click
 
 from appliance.commands import _input as given
 from appliance.commands import _output as out
+from appliance.commands._agents import must_be_paired
 from appliance.commands._base import leaf, noun
 from appliance.commands._session import Session
 
@@ -56,10 +57,12 @@ def pair(session: Session, name: str, length: float) -> None:
 @click.argument("name")
 def unpair(session: Session, name: str) -> None:
     """End a pairing that waits: its code is not valid any more."""
-    ended = session.call("agent_unpair", name=name)["ended"]
-    if ended:
-        session.audit("agent.unpair", name)
-    session.done({"ended": ended}, f"the code for {name} is not valid any more" if ended else "no such pairing waits")
+    if not session.call("agent_unpair", name=name)["ended"]:
+        from appliance.store.errors import NotFound
+
+        raise NotFound(f"no pairing waits under the name {name!r}")
+    session.audit("agent.unpair", name)
+    session.done({"ended": True}, f"the code for {name} is not valid any more")
 
 
 @leaf("flowork agent revoke greenhouse", of=command)
@@ -67,6 +70,7 @@ def unpair(session: Session, name: str) -> None:
 @given.yes_option
 def revoke(session: Session, name: str, yes: bool) -> None:
     """Take an agent's access away, now. What waits in its outbox stays there until it is paired again."""
+    must_be_paired(name, session.call("agents"))
     given.confirmed(yes, f"Revoke the agent {name}?")
     session.call("agent_revoke", name=name)
     session.audit("agent.revoke", name)
@@ -85,6 +89,8 @@ def update(session: Session, name: str | None, every: bool, no_wait: bool) -> in
     if (name is None) != every:
         raise given.BadInput("name an agent, or say --all")
     agents = {agent["name"]: agent for agent in session.call("agents") if agent["name"]}
+    if name is not None:
+        must_be_paired(name, agents.values())
     chosen = [name] if name is not None else [each for each, agent in agents.items() if _can_have(agent)]
     if every and not chosen:
         session.done({"items": []}, "no connected agent has an older version than this engine")

@@ -25,7 +25,8 @@ def command(session: Session, flow_id: str, runs: int, words: bool, model: str, 
     if session.as_json:
         out.emit({**msgspec.to_builtins(analysis), "saved": saved})
         return
-    out.say(f"{analysis.runs} runs of version {analysis.version} since {out.moment(analysis.since)}")
+    counted = "1 run" if analysis.runs == 1 else f"{analysis.runs} runs"
+    out.say(f"{counted} of version {analysis.version} since {out.moment(analysis.since)}")
     if analysis.words:
         out.say(out.plain_lines(analysis.words))
     for place, finding in enumerate(analysis.findings, 1):

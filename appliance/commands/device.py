@@ -8,6 +8,7 @@ import click
 
 from appliance.commands import _input as given
 from appliance.commands import _output as out
+from appliance.commands._agents import must_be_paired
 from appliance.commands._base import leaf, noun
 from appliance.commands._session import Session
 from appliance.contracts import ConfigError
@@ -26,10 +27,14 @@ _agent = click.option("--agent", help="Only of this agent; '' is this machine.")
 @_agent
 def list_(session: Session, agent: str | None) -> None:
     """List the devices with what they last said."""
+    found = _states(session, agent)
+    where = f" at the agent {agent}" if agent else ""
+    if not found and agent:
+        must_be_paired(agent, session.call("agents"))
     _tell(
         session,
-        _states(session, agent),
-        "no devices: no live flow uses a driver; `flowork device look DRIVER` runs one",
+        found,
+        f"no devices{where}: no live flow uses a driver there; `flowork device look DRIVER` runs one",
     )
 
 
@@ -53,7 +58,7 @@ def look(session: Session, driver: str, config: str | None, seconds: float, agen
     if not session.as_json and not found["ok"]:
         out.say(f"{driver}: {out.plain(found['text'])}", err=True, color="red")
     if session.as_json or found["ok"]:
-        _tell(session, states(found["devices"]), "nothing was found")
+        _tell(session, states(found["devices"]), f"nothing was found in {seconds:g} s (--seconds: up to 30)")
     return 0 if found["ok"] else 1
 
 
@@ -61,7 +66,7 @@ def look(session: Session, driver: str, config: str | None, seconds: float, agen
 @click.argument("device")
 @_agent
 def show(session: Session, device: str, agent: str | None) -> None:
-    """Show a device, by its id or its entity: what to write into a flow, and what it takes."""
+    """Show a device, by its id, entity or name: what to write into a flow, and what it takes."""
     from appliance.gateway.device_views import view
 
     key, state = _find(session, device, agent)
@@ -146,18 +151,18 @@ def _states(session: Session, agent: str | None) -> dict[str, DeviceState]:
 
 
 def _find(session: Session, device: str, agent: str | None) -> tuple[str, DeviceState]:
-    """By id, or by entity where only one has that name. Raises ``NotFound``, ``ConfigError``."""
+    """By id; by entity or name where only one is called so. Raises ``NotFound``, ``ConfigError``."""
     from appliance.store.errors import NotFound
 
     found = _states(session, agent)
     if device in found:
         return device, found[device]
-    fitting = [(key, state) for key, state in found.items() if state.id == device]
+    fitting = [(key, state) for key, state in found.items() if device in (state.id, state.name)]
     if not fitting:
         raise NotFound(f"there is no device {device!r}; `flowork device list` shows those that there are")
     if len(fitting) > 1:
-        ids = ", ".join(key for key, _ in fitting)
-        raise ConfigError(f"there are {len(fitting)} devices {device!r}; name one by its id: {ids}")
+        ids = ", ".join(f"{key} ({state.name}{state.agent and ' at '}{state.agent})" for key, state in fitting)
+        raise ConfigError(f"there are {len(fitting)} devices {device!r}; name one by its id or full name: {ids}")
     return fitting[0]
 
 
@@ -177,7 +182,8 @@ def _tell(session: Session, found: dict[str, DeviceState], nothing: str) -> None
 
 def _row(key: str, state: DeviceState) -> tuple[Any, ...]:
     value = f"{out.short(state.value, 24)} {state.unit}".strip() if state.time else ""
-    heard = out.moment(state.time) if state.time else "" if state.online else "off line"
+    moment = out.moment(state.time) if state.time else ""
+    heard = moment if state.online else f"{moment} (off line)".lstrip()
     return key, state.agent or "-", state.driver, state.id, out.one_line(state.name, 32), value, heard
 
 

@@ -63,4 +63,5 @@ def decode(kind: type[C], raw: Mapping[str, Any]) -> C:
     try:
         return msgspec.convert(raw, kind, strict=False)
     except msgspec.ValidationError as exc:
-        raise ConfigError(str(exc)) from None
+        message, _, place = str(exc).partition(" - at `$.")
+        raise ConfigError(f"{place.rstrip('`')}: {message[:1].lower()}{message[1:]}" if place else message) from None

@@ -7,6 +7,7 @@ Everything is read off the config class: a text typed ``Expression`` is compiled
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, get_type_hints
 
@@ -162,7 +163,7 @@ def problem_of(prefix: str, exc: msgspec.ValidationError) -> Problem:
 class ConfigPlan:
     """A config ready for steps: decoded once if it is constant, else rendered each time."""
 
-    __slots__ = ("_kind", "_render", "constant", "dynamic", "names")
+    __slots__ = ("_kind", "_render", "_texts", "constant", "dynamic", "names")
 
     def __init__(self, kind: type[Config], raw: Mapping[str, Any]) -> None:
         self._kind = kind
@@ -177,6 +178,7 @@ class ConfigPlan:
         static = {name: value for name, value in raw.items() if name not in dynamic}
         self._render = (static, tuple(dynamic.items()))
         self.dynamic = tuple(dynamic)
+        self._texts = {name: raw[name] for name in dynamic if isinstance(raw[name], str)}
 
     def rendered(self, scope: Scope) -> dict[str, Any]:
         """The config's values for a step. Raises ``ExpressionError``."""
@@ -191,7 +193,13 @@ class ConfigPlan:
 
     def decode(self, values: Mapping[str, Any]) -> Config:
         """The config instance of rendered values. Raises ``ConfigError``."""
-        return decode(self._kind, values)
+        try:
+            return decode(self._kind, values)
+        except ConfigError as exc:
+            name = re.split(r"[:.\[]", exc.message, maxsplit=1)[0]
+            if name in self._texts and values.get(name) is None:
+                raise ConfigError(f"{name}: there is no value for {self._texts[name]}") from None
+            raise
 
 
 def _compiled(source: str, only_text: bool) -> tuple[expressions.Compiled, bool]:

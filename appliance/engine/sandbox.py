@@ -15,7 +15,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from jinja2 import Undefined
@@ -69,6 +69,13 @@ class Missing(Undefined):
 
     def __str__(self) -> str:
         self._fail_with_undefined_error()
+
+    @property
+    def _undefined_message(self) -> str:
+        """Of what flows see, no Python types."""
+        if isinstance(self._undefined_obj, Mapping) and self._undefined_hint is None:
+            return f"there is no {self._undefined_name!r}"
+        return str(super()._undefined_message)
 
 
 def _bounded(value: Any) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -29,6 +30,12 @@ class Paired(Struct, kw_only=True):
     machine: str = ""
     host: str = ""
     at: float = 0.0
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """What to say to somebody who names an agent that there is not."""
+    there = ", ".join(sorted(each for each in known if each)) or "none"
+    return f"there is no agent {name!r} (paired are: {there}); pair it with `flowork agent pair {name}`"
 
 
 def check_name(name: str) -> str:

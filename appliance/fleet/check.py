@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from appliance.fleet.book import Book
+from appliance.fleet.book import Book, unknown
 from appliance.fleet.remote import source_key
 from drivers.base import DriverError, decode, find
 
@@ -22,7 +22,7 @@ def fault(data: Path | None, agent: str, driver: str, config: Mapping[str, Any])
     if _has_template(driver) or _has_template(agent):
         return ""
     if agent and data is not None and agent not in (known := Book(data).names()):
-        return f"there is no agent {agent!r} (paired are: {', '.join(known) or 'none'}); flowork agent pair pairs one"
+        return unknown(agent, known)
     try:
         kind = find(driver)
         if not _has_template(config):

@@ -27,7 +27,7 @@ from appliance.contracts import (
     NodeError,
     Pending,
 )
-from appliance.fleet.book import Book, Paired
+from appliance.fleet.book import Book, Paired, unknown
 from appliance.fleet.delivery import Delivery, OnEvents, OnStatus
 from appliance.fleet.door import Door, Visitor
 from appliance.fleet.intake import Intake
@@ -252,8 +252,7 @@ class Fleet:
     def _checked(self, agent: str, driver: str, config: Mapping[str, Any]) -> dict[str, Any]:
         """The config in full, so that what means the same is the same. Raises ``ConfigError``."""
         if agent not in self._remotes:
-            known = ", ".join(sorted(name for name in list(self._remotes) if name)) or "none"
-            raise ConfigError(f"there is no agent {agent!r} (paired are: {known}); pair it with: flowork agent pair")
+            raise ConfigError(unknown(agent, list(self._remotes)))
         try:
             kind: type[Driver[Any]] = find(driver)
             decoded = decode_config(kind.Config, config)

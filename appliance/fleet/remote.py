@@ -183,7 +183,8 @@ class Remote:
         for number, call in list(self.calls.items()):
             if now >= call.deadline:
                 del self.calls[number]
-                text = f"{self.title} has not answered within {call.timeout:g} s"
+                why = "" if self.link else f"; it is away ({self.text})"
+                text = f"{self.title} has not answered within {call.timeout:g} s{why}"
                 call.pending.complete(error=TimedOut(text, retryable=True))
             elif self.link is None and now >= call.grace:
                 del self.calls[number]

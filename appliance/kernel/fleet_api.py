@@ -57,7 +57,7 @@ class Look(Struct, kw_only=True):
 class Pair(Struct, kw_only=True):
     """The parameters of ``agent_pair``."""
 
-    name: Name
+    name: str
     minutes: float = MINUTES
 
 

@@ -282,7 +282,7 @@ def _mysql(ctx: Context, address: Address, job: Job, cancel: Cancel) -> Answer:
         code, text = (exc.args[0], exc.args[-1]) if exc.args else (None, type(exc).__name__)
         raise _fault(cancel, str(text), code, retryable=code in _MYSQL_PASSING) from None
     except OSError as exc:
-        raise _fault(cancel, f"{host}:{port} cannot be reached: {exc}", None, retryable=True) from None
+        raise _fault(cancel, f"{host}:{port} cannot be reached: {exc.strerror or exc}", None, retryable=True) from None
 
 
 def _mysql_run(connection: Any, job: Job) -> Answer:

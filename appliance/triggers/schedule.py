@@ -171,7 +171,7 @@ class _Ticker:
             self._ctx.status(False, "there is no such moment in the coming year")
             self._arm(now + _LONGEST_WAIT)
             return
-        self._ctx.status(True, f"next {datetime.fromtimestamp(coming, self._zone).isoformat(' ', 'seconds')}")
+        self._ctx.status(True, "running")  # when the next ones are due is told by next_times
         self._arm(max(now, self._delayed(coming)))
 
     def _arm(self, when: float) -> None:

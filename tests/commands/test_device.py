@@ -40,8 +40,18 @@ def test_devices_are_listed_shown_and_told(box: Box, boards: None) -> None:
 def test_a_name_that_two_have_is_asked_back(box: Box, boards: None) -> None:
     said = box.fails("device", "show", "lamp")
     assert "2 devices" in said
+    name = next(i["name"] for i in box.json("device")["items"] if i["entity"] == "lamp")
+    assert f"({name})" in said
+    assert name in box.run("device", "show", name)
     assert "no device" in box.fails("device", "show", "nothing", code=3)
-    assert box.json("device", "list", "--agent", "elsewhere")["items"] == []
+    assert "agent pair elsewhere" in box.fails("device", "list", "--agent", "elsewhere", code=3)
+
+
+def test_an_agent_that_there_is_not_is_told_before_anything_is_asked(box: Box, kernel: Kernel) -> None:
+    for words in (("agent", "revoke", "shed"), ("agent", "update", "shed")):
+        assert "no agent 'shed'" in box.fails(*words, code=3)
+    assert "no pairing waits" in box.fails("agent", "unpair", "shed", code=3)
+    assert "small letters" in box.fails("agent", "pair", "S" * 41)
 
 
 def test_a_number_has_a_history(box: Box, boards: None) -> None:

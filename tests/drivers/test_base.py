@@ -70,14 +70,29 @@ print(sorted(drivers.base.all_types()), drivers.base.names())
     assert "drivers/empty.py must define exactly one Driver" in done.stderr
 
 
-class _Config(DriverConfig, frozen=True):
+class _Limit(DriverConfig, frozen=True):
     seconds: float
 
 
-@pytest.mark.parametrize("raw", [{}, {"seconds": "x"}, {"seconds": 1, "minutes": 2}])
-def test_a_wrong_config_names_its_field(raw: dict[str, object]) -> None:
-    with pytest.raises(DriverError, match=r"seconds|minutes") as caught:
+class _Config(DriverConfig, frozen=True):
+    seconds: float
+    limits: tuple[_Limit, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ({}, "seconds: is required"),
+        ({"seconds": "x"}, "seconds: expected `float`, got `str`"),
+        ({"seconds": 1, "minutes": 2}, "minutes: no such field; there are seconds, limits"),
+        ({"seconds": 1, "limits": [{"seconds": 1}, {"minutes": 2}]}, "limits[1].minutes: no such field"),
+        ({"seconds": 1, "limits": [{}]}, "limits[0].seconds: is required"),
+    ],
+)
+def test_a_wrong_config_names_its_field(raw: dict[str, object], said: str) -> None:
+    with pytest.raises(DriverError) as caught:
         decode(_Config, raw)
+    assert caught.value.message == said
     assert not caught.value.retryable
 
 

@@ -174,6 +174,21 @@ def test_the_files_that_are_there_are_told_if_that_is_wanted(folder: Path, host:
     assert told(heard) == [("created", "b")]
 
 
+def test_what_comes_into_a_folder_together_with_it_is_told(tmp_path: Path, host: FakeHost) -> None:
+    folder = tmp_path / "made later"
+    watching = Watching(folder, host)
+    with pytest.raises(DriverError, match="cannot be read"):
+        watching.driver.open()
+    folder.mkdir()
+    (folder / "a").write_text("")
+    with Watching(folder, host) as heard:
+        heard.one("created")
+    with Watching(folder, host) as heard:
+        (folder / "b").write_text("")
+        heard.one("created")
+    assert told(heard) == [("created", "b")]
+
+
 def test_names_that_are_no_text_are_told_with_a_mark(folder: Path, host: FakeHost) -> None:
     with Watching(folder, host) as heard:
         Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9")).write_text("")

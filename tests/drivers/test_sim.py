@@ -88,7 +88,7 @@ def test_the_button_is_pressed_by_command_and_by_itself(host: FakeHost, heard: H
 @pytest.mark.parametrize("command", [{"entity": "lamp", "value": 3}, {"entity": "oven"}, {"entity": "lamp", "v": True}])
 def test_a_wrong_command_names_its_fault(driver: Sim, command: dict[str, object]) -> None:
     driver.open()
-    with pytest.raises(DriverError, match=r"value|entity|unknown field|missing") as caught:
+    with pytest.raises(DriverError, match=r"^(value|entity|v): ") as caught:
         driver.write(command)
     assert not caught.value.retryable
 

@@ -196,7 +196,7 @@ def _number(day: str) -> int:
 def test_it_fires_at_each_slot_with_a_predictable_id() -> None:
     ctx = FakeTriggerContext()
     detach = attach(Schedule(), {"every": "1h", "timezone": BERLIN}, ctx)
-    assert ctx.states == [(True, "next 2026-11-21 14:00:00+01:00")]
+    assert ctx.states == [(True, "running")]
     ctx.advance(3 * HOUR)
     assert fired(ctx) == [NOON + HOUR, NOON + 2 * HOUR, NOON + 3 * HOUR]
     event = ctx.runs[0]

@@ -164,7 +164,8 @@ def gguf_facts(path: Path) -> dict[str, Any]:
     if facts.architecture == _PROJECTOR:
         raise ConfigError("this is a projector, which makes a model see: give it with its model (--projector)")
     meta = facts.meta
-    kind, bits = _TYPES.get(_number(meta.get("general.file_type")), ("", 0.0))
+    written = meta.get("general.file_type")  # not every maker writes it, and 0 is a type
+    kind, bits = ("", 0.0) if written is None else _TYPES.get(_number(written), ("", 0.0))
     count = _number(meta.get("general.parameter_count")) or _from_label(str(meta.get("general.size_label", "")))
     if not count and bits:
         count = int(facts.size * 8 / bits)

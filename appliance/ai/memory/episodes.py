@@ -22,6 +22,10 @@ NARROW = 40
 #: Texts that are embedded at once when the model has changed, and characters of each.
 BATCH = 16
 EMBEDDED_TEXT = 2_000
+#: To so many characters a text is cut, by halves, for a model that refuses it: most likely it reads no more.
+SHORTEST = 125
+#: What servers answer then.
+_TOO_LONG = (400, 413, 422)
 #: Seconds for which a missing model is not asked for again.
 WITHOUT = 60.0
 
@@ -161,7 +165,7 @@ class Episodes:
         if self._clock() < self._without_until or not vectors.usable():
             return None
         try:
-            made = await models.embed([text[:EMBEDDED_TEXT]])
+            model, (vector,) = await _embedded(models, [text])
         except FlowError as exc:
             self._without_until = self._clock() + WITHOUT
             if self._has_vectors is not False:
@@ -169,7 +173,7 @@ class Episodes:
             self._has_vectors = False
             return None
         self._has_vectors = True
-        return made.model, made.vectors[0]
+        return model, vector
 
     async def _keep_vectors(self, model: str, packed: list[tuple[int, bytes]]) -> None:
         await asyncio.to_thread(self._store.set_vectors, model, packed)
@@ -183,10 +187,10 @@ class Episodes:
     async def _embed_rest(self, model: str) -> None:
         try:
             while rest := await asyncio.to_thread(self._store.without, model, BATCH):
-                made = await self._own().embed([text[:EMBEDDED_TEXT] for _, text in rest])
-                if made.model != model:
+                now, made = await _embedded(self._own(), [text for _, text in rest])
+                if now != model:
                     return  # it has changed once more; the next recall goes on
-                packed = [(number, vectors.pack(one)) for (number, _), one in zip(rest, made.vectors, strict=True)]
+                packed = [(number, vectors.pack(one)) for (number, _), one in zip(rest, made, strict=True)]
                 await self._keep_vectors(model, packed)
         except FlowError as exc:
             logger.info("not all of the memory could be embedded again: %s", exc.message)
@@ -195,3 +199,21 @@ class Episodes:
         """Wait until nothing is embedded in the background any more."""
         if self._catching_up is not None:
             await asyncio.wait([self._catching_up])
+
+
+async def _embedded(models: Models, texts: Sequence[str]) -> tuple[str, list[list[float]]]:
+    """The model that is in use and each text's vector; of a text that is too long for it that of the beginning."""
+    longest = EMBEDDED_TEXT
+    while True:
+        try:
+            made = await models.embed([text[:longest] for text in texts])
+        except FlowError as exc:
+            status = exc.detail.get("status") if isinstance(exc.detail, dict) else None
+            if status not in _TOO_LONG or longest <= SHORTEST:
+                raise
+        else:
+            return made.model, made.vectors
+        if len(texts) > 1:  # which one it was is not told
+            found = [await _embedded(models, [text]) for text in texts]
+            return found[-1][0], [vector for _, (vector,) in found]
+        longest //= 2

@@ -79,5 +79,9 @@ def load(folder: Path, side: str) -> list[dict[str, Any]]:
     try:
         lines = (folder / f"{side}.jsonl").read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]
+    except FileNotFoundError:
+        raise ConfigError(
+            f"there is no data set {folder.name!r} in {folder.parent}; `flowork train dataset` makes one"
+        ) from None
     except (OSError, ValueError) as exc:
         raise ConfigError(f"{folder} is no data set: {exc}") from None

@@ -177,7 +177,8 @@ class Tuning:
     def _check_memory(self) -> None:
         size = sum(file.stat().st_size for file in self._base.glob("*.safetensors"))
         if not size:
-            raise ConfigError(f"{self._base} holds no safetensors")
+            there = "holds no safetensors" if self._base.is_dir() else "is no folder"
+            raise ConfigError(f"{self._base} {there}")
         free = available()
         if self._device.type == "cpu" and size * _BYTES / 2 > free:
             raise ConfigError(

@@ -18,17 +18,20 @@ SUBJECTS = (
 
 
 class Embedder:
-    """Counts what it was asked; ``error`` is raised instead of an answer."""
+    """Counts what it was asked; ``error`` is raised instead of an answer. It reads ``most`` characters of a text."""
 
     def __init__(self, model: str = "small", size: int = len(SUBJECTS)) -> None:
         self.model = model
         self.size = size
         self.error: FlowError | None = None
         self.asked: list[str] = []
+        self.most = 1_000_000
 
     async def embed(self, texts: Sequence[str], model: str = "", timeout: float = 60.0) -> Vectors:
         if self.error is not None:
             raise self.error
+        if any(len(text) > self.most for text in texts):
+            raise ConfigError("the model host answered 400: too long", detail={"status": 400, "refused": True})
         self.asked += texts
         return Vectors(vectors=[self._vector(text) for text in texts], model=self.model, provider="test")
 

@@ -338,3 +338,16 @@ def test_a_newer_file_is_left_alone(make_rig: Callable[..., Rig], tmp_path: Path
 def test_nobody_but_the_owner_reads_it(rig: Rig, tmp_path: Path) -> None:
     rig.remember("pump")
     assert (tmp_path / FILE).stat().st_mode & 0o077 == 0
+
+
+def test_a_text_that_is_too_long_for_the_model_is_embedded_by_its_beginning(rig: Rig) -> None:
+    rig.models.most = 300
+    rig.remember("The boiler is cold. " * 60)
+    rig.remember("Somebody at the gate.")
+    (found,) = rig.recall("heat", limit=1)
+    assert found.text.startswith("The boiler")
+    assert max(map(len, rig.models.asked)) == 250
+    rig.models.model = "other"
+    rig.recall("heat")
+    rig.do(rig.episodes.idle())
+    assert rig.store.without("other", 10) == []

@@ -14,6 +14,7 @@ import json
 import logging
 import mmap
 import os
+import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -28,22 +29,33 @@ _SUFFIX = ".state"
 _TOUCH = 3600.0
 #: A file that is still being written after this many seconds is none.
 _DRAFT = 3600.0
+#: Bytes of the disk that are left to others: runs matter more than a prompt that can be evaluated again.
+_SPARE = 200_000_000
 
 
 class States:
     """The states in one folder that belong to ``key`` (16 hexadecimal digits).
 
-    All keys together keep at most ``bound`` bytes, those used last; what was not used for ``age`` seconds goes too.
+    All keys together keep at most ``bound`` bytes, those used last, and less where the disk is nearly full; what was
+    not used for ``age`` seconds goes too. ``free`` tells the bytes that a folder's disk has left.
     """
 
     def __init__(
-        self, folder: Path, key: str, *, bound: int, age: float, clock: Callable[[], float] = time.time
+        self,
+        folder: Path,
+        key: str,
+        *,
+        bound: int,
+        age: float,
+        clock: Callable[[], float] = time.time,
+        free: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
     ) -> None:
         self._folder = folder
         self._key = key
         self._bound = bound
         self._age = age
         self._clock = clock
+        self._free = free
 
     def has(self, tokens: Sequence[int], adapter: str = "") -> bool:
         """Whether there is a file for exactly these tokens."""
@@ -62,7 +74,8 @@ class States:
         draft = path.with_suffix(f".{os.getpid()}")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self.tidy(room=len(state))
+            if not self.tidy(room=len(state)):
+                return False
             with draft.open("wb") as file:
                 file.writelines((head, ids, state))
             now = self._clock()
@@ -96,15 +109,20 @@ class States:
                 os.utime(path, (self._clock(), self._clock()))
         return state
 
-    def tidy(self, room: int = 0) -> None:
-        """Remove what is too old, what nobody finished, and the least used until ``room`` bytes fit in."""
+    def tidy(self, room: int = 0) -> bool:
+        """Remove what is too old, what nobody finished, and the least used until ``room`` bytes fit in; whether they
+        do.
+        """
         now = self._clock()
-        left = self._bound - room
-        for path, size, used in sorted(self._files(), key=lambda found: -found[2]):
+        files = sorted(self._files(), key=lambda found: -found[2])
+        spare = self._free(self._folder) - _SPARE + sum(size for _, size, _ in files)
+        left = most = min(self._bound, spare) - room
+        for path, size, used in files:
             left -= size
             if left < 0 or now - used > (self._age if path.suffix == _SUFFIX else _DRAFT):
                 with contextlib.suppress(OSError):
                     path.unlink()
+        return most >= 0
 
     def _files(self) -> Iterator[tuple[Path, int, float]]:
         with contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as entries:
