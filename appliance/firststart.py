@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from appliance.flowbook import FlowBook
 from appliance.kernel.client import KernelClient
+from appliance.kernel.maintenance import make_room_to_start
 from appliance.registry import Registry
 from appliance.security.audit import AuditLog
 from appliance.security.files import keys_folder
@@ -57,6 +58,7 @@ def prepare(data: Path) -> Prepared:
 
         open_store(data).close()
         refuse_strangers(data)
+    make_room_to_start(data)
     keys = init_keys(data)
     with closing(open_store(data)) as store:
         example = _deploy_example(data, store) if _untouched(store) else ""

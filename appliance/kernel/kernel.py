@@ -28,7 +28,7 @@ from appliance.kernel.files import FlowFiles
 from appliance.kernel.hosting import TriggerHost
 from appliance.kernel.http import HttpClient
 from appliance.kernel.integrity import Watch
-from appliance.kernel.maintenance import Maintenance, free_bytes, give_up_reserve
+from appliance.kernel.maintenance import Maintenance, make_room_to_start
 from appliance.kernel.memory import MemoryService
 from appliance.kernel.model_jobs import ModelJobs
 from appliance.kernel.models import ModelService
@@ -62,8 +62,6 @@ logger = logging.getLogger(__name__)
 
 #: Who makes run ids (6 bits): the kernel, and others while there is none.
 KERNEL_WRITER = 0
-#: Bytes without which the databases cannot even be opened.
-ROOM_TO_START = 4_000_000
 #: What a step gave may be nested as deeply as the stack allowed then; reading it back must not need more.
 STACK_TO_SPARE = 500
 
@@ -110,8 +108,7 @@ class Kernel(Core):
             raise
 
     def _open(self) -> None:
-        if free_bytes(self.data) < ROOM_TO_START:
-            give_up_reserve(self.data)
+        make_room_to_start(self.data)
         self.store = open_store(self.data)
         self._stops.append(self.store.close)
         settings = self.store.settings.load()

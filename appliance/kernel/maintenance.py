@@ -31,6 +31,8 @@ TICK = 60.0
 #: Room kept in a file of its own, given up when the disk is full so that runs under way can end.
 RESERVE = "reserve"
 RESERVE_BYTES = 8_000_000
+#: Bytes without which the databases cannot even be opened.
+ROOM_TO_START = 4_000_000
 #: How much old history goes when the disk is full although it is within its bound.
 MORE_ROOM = 50_000_000
 
@@ -224,6 +226,12 @@ class Maintenance:
                 done.wait(1.0)
                 break
         return bool(outcome)
+
+
+def make_room_to_start(data: Path) -> None:
+    """Before anything is opened: not even a database that is only read can be, on a disk that is full."""
+    if free_bytes(data) < ROOM_TO_START:
+        give_up_reserve(data)
 
 
 def give_up_reserve(data: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from appliance.firststart import prepare
 from appliance.kernel import maintenance as housekeeping
 from appliance.kernel.blobs import make_blobs
 from appliance.kernel.maintenance import RESERVE, RESERVE_BYTES, Maintenance, check_shards, give_up_reserve
@@ -84,6 +85,17 @@ def test_the_reserve_is_given_up_once_and_laid_again(
     house.nudge_sweep()
     wait_for(lambda: house._next_tick > 0.0)
     assert not reserve.exists(), "it would fill the disk itself"
+
+
+def test_a_start_on_a_full_disk_gives_the_reserve_up_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    reserve = tmp_path / RESERVE
+    reserve.write_bytes(bytes(RESERVE_BYTES))
+    prepare(tmp_path)
+    assert reserve.exists(), "there is room"
+    # Nothing can be opened until it is gone; an engine whose folder cannot be made ready is not started at all.
+    monkeypatch.setattr(housekeeping, "free_bytes", lambda data: 0 if reserve.exists() else RESERVE_BYTES)
+    prepare(tmp_path)
+    assert not reserve.exists()
 
 
 def test_a_full_disk_thins_history_that_is_within_its_bound(

@@ -29,13 +29,24 @@ _PORTABLE_NEEDS = {"x86_64": frozenset({"sse4_2", "avx", "avx2", "bmi2", "f16c",
 #: Read by CMake behind llama.cpp's own options, which would else be forced on. Its tools are left out. What sees
 #: pictures knows 45 kinds of models, a file each, and reads the same headers for each: together they take 6 s, not 60.
 #: The tiles of new server CPUs (AMX) are left alone: there this release, compiled by GCC 12, dies of an illegal
-#: instruction (tilezero) in the first step of a quantized model.
+#: instruction (tilezero) in the first step of a quantized model. Flash attention goes in tiles from 8 tokens on, not
+#: from 64 (docs/decisions/model-engine.md): what follows a kept beginning is short, and one by one takes twice as long.
 INCLUDE = """\
 set(LLAMA_BUILD_COMMON OFF)
 include(CheckCXXCompilerFlag)
 check_cxx_compiler_flag(-mno-amx-tile FLOWORK_KNOWS_TILES)
 if(FLOWORK_KNOWS_TILES)
   add_compile_options(-mno-amx-tile -mno-amx-int8 -mno-amx-bf16)
+endif()
+set(ops "${CMAKE_CURRENT_SOURCE_DIR}/vendor/llama.cpp/ggml/src/ggml-cpu/ops.cpp")
+file(READ "${ops}" code)
+string(FIND "${code}" "neq1 >= 8)" done)
+if(done EQUAL -1)
+  string(REPLACE "neq1 >= Q_TILE_SZ)" "neq1 >= 8)" tiled "${code}")
+  if(tiled STREQUAL code)
+    message(FATAL_ERROR "flash attention is not where this recipe expects it")
+  endif()
+  file(WRITE "${ops}" "${tiled}")
 endif()
 function(flowork_together)
   get_target_property(folder mtmd SOURCE_DIR)
