@@ -43,11 +43,6 @@ def list_(session: Session) -> None:
     if session.as_json:
         out.emit({"items": peers, "pairings": waiting})
         return
-    if not peers:
-        from appliance.kernel.peers_api import NO_PEERS
-
-        out.say(f"{NO_PEERS[0].upper()}{NO_PEERS[1:]}.")
-        return
     head = ("name", "state", "since", "address", "may here", "may there", "version", "id")
     out.table(head, [_row(peer) for peer in peers])
     for peer in peers:

@@ -21,7 +21,7 @@ from appliance.kernel import far, wire
 from appliance.kernel.client import KernelAway, KernelClient, Refused, Stream, _request, _result
 from appliance.kernel.joining import Joined
 from appliance.kernel.live_of_all import LiveOfAll
-from appliance.kernel.merging import merged_status
+from appliance.kernel.merging import merged_placements, merged_status
 from appliance.sharing.members import Member
 from appliance.store.errors import StoreError
 
@@ -38,7 +38,10 @@ _OF_ALL: dict[str, Callable[[list[Any]], Any]] = {
     "reload": lambda answers: None,
     "rest": lambda answers: None,
     "sweep": lambda answers: None,
+    "placements": merged_placements,
 }
+#: Methods about the links to other engines, which one kernel has.
+_OF_LINKS = "peer"
 #: The error of a kernel that is not the flow's home (any more), and the pause before the new one is asked.
 ELSEWHERE, _PAUSE = "elsewhere", 0.05
 #: Seconds for which a flow on its way from one kernel to the next is waited for.
@@ -74,6 +77,8 @@ class ClusterKernel(KernelClient):
             return self._at_home(method, int(params[_BY_FLOW[method]]), timeout, params)
         if method in _BY_RUN:
             return self._at_home(method, self._flow_of(str(params[_BY_RUN[method]])), timeout, params)
+        if method.startswith(_OF_LINKS):
+            return self._ask(self._linked(), method, timeout, params)
         return self._ask(self._any(), method, timeout, params)
 
     def stream(self, method: str, **params: Any) -> Stream:
@@ -110,6 +115,14 @@ class ClusterKernel(KernelClient):
         if not kernels:
             raise KernelAway("no kernel of the cluster is running")
         return next((one for one in kernels if self._joined.is_here(one)), kernels[0])
+
+    def _linked(self) -> Member:
+        """The kernel with the links to other engines; while they are taken over, any."""
+        try:
+            held = self._joined.linked()
+        except StoreError as exc:
+            raise KernelAway(f"the cluster cannot be looked at: {exc.message}") from None
+        return next((one for one in self.kernels() if (one.writer, one.epoch) == held), None) or self._any()
 
     def _home(self, flow: int) -> Member | None:
         try:

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from appliance.contracts import FlowError
 from appliance.engine.plan import FlowPlan, plan_flow
@@ -37,6 +37,9 @@ from appliance.store.blobs import BlobStore
 from appliance.store.errors import NotFound
 from appliance.store.journal import Journal
 from appliance.store.metadata import Store
+
+if TYPE_CHECKING:
+    from appliance.kernel.peering.cluster_peers import ClusterPeers
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +80,7 @@ class Core:
     sandbox: ProcessSandbox
     #: The devices here and at edge agents, and the links to peers; None for a kernel that is alone.
     fleet: Fleet | None
-    peers: EnginePeers | None
+    peers: EnginePeers | ClusterPeers | None
 
     def __init__(self, data: Path, alone: bool) -> None:
         self.data = data

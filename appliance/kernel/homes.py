@@ -26,6 +26,7 @@ from appliance.sharing.spread import Host, Placed, groups_of, names_in, spread
 
 if TYPE_CHECKING:
     from appliance.kernel.core import Core
+    from appliance.kernel.peering.between import Between
     from appliance.kernel.runs import FlowSlot, LiveRun
     from appliance.kernel.server import Server
 
@@ -66,6 +67,11 @@ class Homes:
         self._stopping = threading.Event()
         self._guard: threading.Thread | None = None
         self._look_lock = threading.Lock()
+        #: What kernels ask each other; what else is to be done with each look, behind all else; and what lets a run go
+        #: to another kernel with its steps that are at peers.
+        self.between: Between | None = None
+        self.looked: Callable[[list[Member]], None] = lambda members: None
+        self.leave: Callable[[LiveRun], None] = lambda run: None
 
     # --- beginning and ending ----------------------------------------------------------------------------
 
@@ -89,10 +95,18 @@ class Homes:
         self._cluster.on_look = self._look
         self._cluster.on_lost = self.cut
         self._door.open(self._cluster.send)
-        self._cluster.open(self._door.take)
+        self._cluster.open(self._take)
         self._guard = threading.Thread(target=self._watch, name="guard", daemon=True)
         self._guard.start()
         return self._stopping.set
+
+    def _take(self, part: Any) -> None:
+        """One message, on the thread of the bus."""
+        assert self._door is not None
+        if self.between is not None and isinstance(part, list) and part[:1] == [self.between.name]:
+            self.between.take(part)
+        else:
+            self._door.take(part)
 
     def _watch(self) -> None:
         """End this process before others take it for dead."""
@@ -158,6 +172,7 @@ class Homes:
         self._settle_moves()
         if self.leads(members):
             self._kernel.lead()
+        self.looked(members)
 
     def leads(self, members: Collection[Member]) -> bool:
         """Whether what one kernel does for all is this one's: the living one with the lowest number."""
@@ -360,4 +375,5 @@ class Homes:
 
     def _forget(self, slot: FlowSlot | None) -> None:
         for run in list(slot.active.values()) if slot is not None else []:
+            self.leave(run)
             self._kernel.engine.let_go(run)

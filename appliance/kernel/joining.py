@@ -12,6 +12,7 @@ from typing import Any
 from appliance.contracts import FlowError
 from appliance.sharing.cluster import Cluster, place_of
 from appliance.sharing.members import KERNEL, Member
+from appliance.sharing.peers import PeerStore
 from appliance.sharing.service import Service
 from appliance.store.journal import Lease
 
@@ -104,6 +105,10 @@ class Joined:
             homes = self.cluster.members.homes()
             self._homes = (time.monotonic(), homes)
         return homes
+
+    def linked(self) -> Lease | None:
+        """The life of the kernel that has, or had last, the links to other engines."""
+        return PeerStore(self.cluster.members).holder()
 
     def look_again(self) -> None:
         """What is known of homes has turned out to be old."""

@@ -55,6 +55,7 @@ from appliance.store.places import database_url, make_journal
 
 if TYPE_CHECKING:
     from appliance.kernel.homes import Homes
+    from appliance.kernel.peering.cluster_peers import ClusterPeers
     from appliance.sharing.cluster import Cluster
 
 logger = logging.getLogger(__name__)
@@ -161,7 +162,7 @@ class Kernel(Core):
         self.fleet = None if self._alone else self._make_fleet()
         if self.fleet is not None:
             self.services.devices = self.fleet
-        self.peers = self._make_peers()
+        self.peers = self._make_peers(cluster)
         self.peering = Peering(self)
 
     def _join(self) -> Cluster | None:
@@ -237,9 +238,14 @@ class Kernel(Core):
             tell=self.tell_live,
         )
 
-    def _make_peers(self) -> EnginePeers | None:
-        """None in a cluster, whose machines are one engine to others: each would be taken for a copy of the rest."""
-        return None if self.fleet is None or self.homes is not None else make_peers(self, self.beacon)
+    def _make_peers(self, cluster: Cluster | None) -> EnginePeers | ClusterPeers | None:
+        if self.fleet is None:
+            return None
+        if cluster is None or self.homes is None:
+            return make_peers(self, self.beacon)
+        from appliance.kernel.peering.cluster_peers import ClusterPeers
+
+        return ClusterPeers(self, self.homes, cluster, self.beacon)
 
     def _recover(self) -> None:
         if self.homes is not None:

@@ -23,6 +23,8 @@ def merged_status(answers: list[dict[str, Any]]) -> dict[str, Any]:
     merged |= {name: [item for answer in answers for item in answer[name]] for name in _LISTS}
     merged["lag"] = max(answer["lag"] for answer in answers)
     merged["degraded"] = next((answer["degraded"] for answer in answers if answer["degraded"]), "")
+    # Only the kernel with the links to other engines knows how they stand.
+    merged["peers"] = next((answer["peers"] for answer in answers if answer["peers"]), {})
     merged["kernels"] = [
         {
             "writer": answer["writer"],
@@ -37,3 +39,8 @@ def merged_status(answers: list[dict[str, Any]]) -> dict[str, Any]:
     for name in ("writer", "machine", "lease", "homes"):
         merged.pop(name, None)
     return merged
+
+
+def merged_placements(answers: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is away at other engines, and waits for them: each kernel tells of its own steps, one of the events."""
+    return {name: [item for answer in answers for item in answer[name]] for name in ("steps", "outbox")}

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
@@ -31,6 +31,9 @@ from appliance.fleet.peers.gate import Agreement
 from appliance.fleet.peers.peers import EnginePeers
 from appliance.kernel.params import NotNow
 from appliance.kernel.server import BadRequest, Handler, Params, Reply
+
+if TYPE_CHECKING:
+    from appliance.kernel.peering.cluster_peers import ClusterPeers
 
 Name = Annotated[str, Meta(max_length=60)]
 
@@ -73,8 +76,12 @@ class Allowed(Named, kw_only=True):
 class PeersApi:
     """The methods by name. Raises ``FlowError`` for what cannot be done."""
 
-    def __init__(self, peers: EnginePeers) -> None:
-        self._peers = peers
+    def __init__(self, peers: EnginePeers | ClusterPeers) -> None:
+        self._all = peers
+
+    @property
+    def _peers(self) -> EnginePeers:
+        return self._all.here
 
     def methods(self) -> dict[str, Handler]:
         return {
@@ -91,7 +98,7 @@ class PeersApi:
         }
 
     def _list(self, params: Params, reply: Reply) -> None:
-        reply.ok(msgspec.to_builtins(self._peers.states()))
+        reply.ok(msgspec.to_builtins(self._all.states()))
 
     def _look(self, params: Params, reply: Reply) -> None:
         self._peers.look()
@@ -135,7 +142,7 @@ class PeersApi:
         reply.ok(msgspec.to_builtins(self._peers.moved(_form(params, Named).peer)))
 
 
-def peers_methods(peers: EnginePeers | None) -> dict[str, Handler]:
+def peers_methods(peers: EnginePeers | ClusterPeers | None) -> dict[str, Handler]:
     """The methods; in a kernel without peers each says so."""
     if peers is not None:
         return PeersApi(peers).methods()
@@ -149,11 +156,7 @@ def peers_methods(peers: EnginePeers | None) -> dict[str, Handler]:
     return {"peers": nobody, "peer_pairings": nobody, **dict.fromkeys(_NAMES, none)}
 
 
-#: Why: docs/decisions/peers.md.
-NO_PEERS = (
-    "this engine has no peers: it shares its work with other machines as one cluster (FLOWORK_DATABASE_URL); let other "
-    "engines reach it by a webhook or over MQTT"
-)
+NO_PEERS = "this kernel has no links to other engines: it runs alone for one flow"
 _NAMES = (
     "peer_look",
     "peer_pair",

@@ -11,6 +11,7 @@ from typing import Any
 
 from appliance.contracts import ModelOffer, PeerOffers
 from appliance.fleet.peers.beacon import Beacon
+from appliance.fleet.peers.book import PeerBook
 from appliance.fleet.peers.hardware import marks
 from appliance.fleet.peers.peers import EnginePeers
 from appliance.fleet.peers.surroundings import Surroundings
@@ -27,8 +28,12 @@ _GRAIN, _LOAD = 64 << 20, 0.1
 _ENTITIES = 500
 
 
-def make_peers(kernel: Core, beacon: Beacon) -> EnginePeers:
-    """They are not started yet."""
+def make_peers(
+    kernel: Core, beacon: Beacon, book: PeerBook | None = None, mark: str = "", name: str = ""
+) -> EnginePeers:
+    """They are not started yet. ``book``, ``mark`` (of the hardware) and ``name`` are other than those of one machine
+    in a cluster, which is one engine to its peers on whichever machine it has the links.
+    """
     settings, data = kernel.store.settings.load(), kernel.data
     engine = read_engine(data).id
     log = AuditLog(kernel.store.audit, data)
@@ -38,9 +43,9 @@ def make_peers(kernel: Core, beacon: Beacon) -> EnginePeers:
 
     about = Surroundings(
         engine=engine,
-        name=settings.engine_name or socket.gethostname().split(".")[0] or engine[:8],
+        name=settings.engine_name or name or socket.gethostname().split(".")[0] or engine[:8],
         software=version("flowork"),
-        machine=marks(),
+        machine=mark or marks(),
         port=settings.peer_port,
         discovery=settings.peer_discovery,
         listed=settings.peers,
@@ -52,7 +57,7 @@ def make_peers(kernel: Core, beacon: Beacon) -> EnginePeers:
         tell=kernel.tell_live,
         audit=audit,
     )
-    return EnginePeers(data, kernel.blobs, beacon, about)
+    return EnginePeers(book or PeerBook(data), kernel.blobs, beacon, about)
 
 
 def offers(kernel: Core) -> PeerOffers:

@@ -44,6 +44,12 @@ class FlowStates:
         self._values[flow] = values
         self._changed = {place: op for place, op in self._changed.items() if op.flow != flow}
 
+    def know(self, flow: int, changes: dict[str, Any]) -> None:
+        """What is written down already was changed so (``GONE`` deletes)."""
+        for key, value in changes.items():
+            self._put(flow, key, value)
+            self._changed.pop((flow, key), None)
+
     def of(self, flow: int) -> dict[str, Any]:
         """A flow's values; read only."""
         return self._values.setdefault(flow, {})

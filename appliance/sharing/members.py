@@ -106,6 +106,19 @@ class Members:
                     self._connection = None
                 raise
 
+    @contextlib.contextmanager
+    def holding(self, lease: Lease) -> Iterator[Connection]:
+        """A transaction in which our own lease stays ours. Raises ``LeaseLost``."""
+        with self._session() as session:
+            self._hold(session, lease)
+            yield session
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction for who only looks."""
+        with self._session() as session:
+            yield session
+
     def proof(self, mine: str) -> str:
         """What shows that somebody has the cluster's keys; the first to come says it."""
         with self._session() as session:

@@ -20,6 +20,10 @@ RUN_COLUMNS = (
 )
 
 
+#: The number, which no flow has, under which the kernels of a cluster keep what they share of the engine's peers.
+PEERS = -(1 << 62) - 1
+
+
 class Lease(NamedTuple):
     """What a kernel holds while it may write: its number, and which holder of that number it is."""
 

@@ -48,7 +48,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         folder = tmp_path_factory.mktemp("cluster")
         queue = stack.enter_context(redis_server(folder, free_port()))
         house = stack.enter_context(cluster(folder, stack.enter_context(postgres_server()), queue))
-        house.store.settings.set({"clock": "trust"})
+        peers = {"peer_port": free_port(), "peer_discovery": "never", "engine_name": "house"}
+        house.store.settings.set({"clock": "trust", **peers})
         kernels = {name: house.kernel(name) for name in ("attic", "cellar", "shed")}
         gateways = [house.gateway("east"), house.gateway("west")]
         made = Running(house, gateways, kernels)

@@ -92,21 +92,27 @@ def test_the_health_page_names_the_kernels(running: Running) -> None:
         assert all(0 < one["lease"] <= LEASE for one in kernels.values())
 
 
-def test_a_cluster_says_that_it_has_no_peers(running: Running) -> None:
-    command = [sys.executable, "-m", "appliance.cli", "peer"]
+def test_any_gateway_and_command_reaches_the_kernel_with_the_links(running: Running) -> None:
+    command = [sys.executable, "-m", "appliance.cli", "peer", "list", "--json"]
     where = ["--data", str(running.house.folder / "first")]
     environ = {**os.environ, **running.house.environ}
 
-    def peer(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*command, *words, *where], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False
-        )
+    def pairings(number: int) -> list[str]:
+        status, found = running.gateways[number].ask("GET", "/api/v1/peers/pairings")
+        return [each["name"] for each in found["items"]] if status == 200 else []
 
-    listed, paired = peer("list"), peer("pair")
-    assert (listed.returncode, "by a webhook or over MQTT" in listed.stdout) == (0, True), listed
-    assert (paired.returncode != 0, "by a webhook or over MQTT" in paired.stderr) == (True, True), paired
-    for path, status in (("/api/v1/peers", 200), ("/api/v1/peers/pairings", 200)):
-        assert running.gateways[0].ask("GET", path)[0] == status
+    until(lambda: running.gateways[0].ask("POST", "/api/v1/peers/pairings", {"name": "den"})[0] == 201, "a code")
+    told = subprocess.run(
+        [*command, *where], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=True
+    )
+    listed = json.loads(told.stdout)
+    assert ([one["state"] for one in listed["items"]], [one["name"] for one in listed["pairings"]]) == (
+        ["self"],
+        ["den"],
+    )
+    assert pairings(0) == pairings(1) == ["den"]
+    assert running.gateways[1].ask("DELETE", "/api/v1/peers/pairings/den")[0] < 300
+    assert pairings(0) == pairings(1) == []
 
 
 def test_a_session_counts_at_every_gateway(running: Running) -> None:

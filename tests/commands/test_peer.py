@@ -35,7 +35,7 @@ def others(tmp_path: Path) -> Iterator[Engines]:
 
 def here(kernel: Kernel) -> str:
     assert kernel.peers is not None
-    return f"127.0.0.1:{kernel.peers.gate._port}"
+    return f"127.0.0.1:{kernel.peers.here.gate._port}"
 
 
 def audited(box: Box, action: str) -> list[dict[str, Any]]:

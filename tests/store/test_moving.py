@@ -16,7 +16,7 @@ from appliance.kernel.blobs import FileBlobs
 from appliance.store.backup import make_backup, restore_backup
 from appliance.store.errors import StoreError
 from appliance.store.history import RunFilter
-from appliance.store.journal import Batch, StateOp
+from appliance.store.journal import PEERS, Batch, StateOp
 from appliance.store.metadata import Store, open_store
 from appliance.store.opening import DATABASE
 from appliance.store.places import URL, make_history, make_journal
@@ -130,6 +130,17 @@ def test_there_and_back_again(engine: Path, bare_url: str, tmp_path: Path) -> No
     # To another folder, where no engine has been.
     with pytest.raises(StoreError, match="holds an engine's data already"):
         move_to_folder(bare_url, engine, silent)
+
+
+def test_pairings_of_an_earlier_cluster_are_not_moved(engine: Path, bare_url: str) -> None:
+    """They were brought back once; the data folder has newer ones."""
+    store = open_store(engine, environ={})
+    store.values.apply_state([StateOp(20, PEERS, "peer old", b"\xc4\x01x"), StateOp(21, 1, "kept", b"\x01")], 21)
+    store.close()
+    move_to_server(engine, bare_url, "me", silent)
+    with closing(open_store(engine, environ={URL: bare_url})) as there:
+        found = {(op.flow, op.key) for op in there.values.load_state()}
+    assert (1, "kept") in found and not any(flow == PEERS for flow, _ in found)
 
 
 def open_and_close(data: Path) -> Store:

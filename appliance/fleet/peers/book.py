@@ -14,9 +14,12 @@ from msgspec import Struct
 
 from appliance.contracts import ConfigError, PeerRoles
 from appliance.security.files import keys_folder, remove, write_atomic
+from edge_agent.protocol import certificates
 
 logger = logging.getLogger(__name__)
 
+#: The files with which this engine shows itself: its private key, then the certificate.
+IDENTITY = (certificates.KEY, certificates.CERTIFICATE)
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _ID = re.compile(r"[0-9a-z]{1,40}")
 
@@ -65,6 +68,10 @@ class PeerBook:
     def __init__(self, data: Path) -> None:
         self.folder = keys_folder(data) / "peers"
 
+    def certificate(self, name: str) -> bytes:
+        """This engine's own, PEM; made, with its key, when it is first wanted. Raises ``OSError``."""
+        return certificates.ensure(self.folder, name)
+
     def all(self) -> list[Known]:
         """By name. A file that cannot be read is left out, and said so."""
         found = []
@@ -76,10 +83,10 @@ class PeerBook:
         return sorted(found, key=lambda peer: peer.name)
 
     def write(self, peer: Known) -> None:
-        """Keep a peer, durably."""
+        """Keep a peer, durably. Raises ``OSError``."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(self.folder / f"{check_id(peer.id)}.json", msgspec.json.encode(peer))
 
     def remove(self, engine: str) -> None:
-        """Forget one; one that is not there is fine."""
+        """Forget one; one that is not there is fine. Raises ``OSError``."""
         remove(self.folder / f"{check_id(engine)}.json")

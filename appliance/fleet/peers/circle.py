@@ -7,7 +7,6 @@ import secrets
 import threading
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -25,9 +24,9 @@ logger = logging.getLogger(__name__)
 class Circle:
     """``instance`` is new with each start. Methods are safe from any thread unless they say otherwise."""
 
-    def __init__(self, data: Path, about: Surroundings) -> None:
+    def __init__(self, book: PeerBook, about: Surroundings) -> None:
         self.about = about
-        self.book = PeerBook(data)
+        self.book = book
         self.instance = secrets.token_hex(8)
         self.remotes: dict[str, Remote] = {}
         self.found = FoundEngines(about.up, about.wall, self.remotes)
@@ -44,7 +43,7 @@ class Circle:
     def certificate(self) -> bytes:
         """This engine's, PEM; made when it is first wanted, for what makes it takes 15 MB. Raises ``OSError``."""
         with self._making:
-            return certificates.ensure(self.book.folder, f"flowork {self.about.engine}")
+            return self.book.certificate(f"flowork {self.about.engine}")
 
     def have_certificate(self) -> None:
         """Others may call from now on. Raises ``OSError``."""

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -28,7 +27,7 @@ from appliance.contracts import (
 from appliance.fleet.codes import MINUTES, OpenPairing
 from appliance.fleet.peers import gate, wire
 from appliance.fleet.peers.beacon import Beacon
-from appliance.fleet.peers.book import check_name
+from appliance.fleet.peers.book import PeerBook, check_name
 from appliance.fleet.peers.calls import Asking, Served, pack
 from appliance.fleet.peers.circle import Circle
 from appliance.fleet.peers.dialing import Dialing
@@ -46,10 +45,10 @@ from edge_agent.protocol.channel import ChannelClosed
 class EnginePeers:
     """Implements :class:`appliance.contracts.Peers`. Safe from any thread."""
 
-    def __init__(self, data: Path, blobs: BlobKeeper, beacon: Beacon, about: Surroundings) -> None:
+    def __init__(self, book: PeerBook, blobs: BlobKeeper, beacon: Beacon, about: Surroundings) -> None:
         self._about = about
         self._beacon = beacon
-        self.circle = Circle(data, about)
+        self.circle = Circle(book, about)
         self.dialing = Dialing(self.circle.book.folder)
         self.links = Links(self.circle, self.dialing, blobs)
         self.presence = Presence(
@@ -72,6 +71,11 @@ class EnginePeers:
         )
         self.presence.gate = self.gate
         self.links.presence = self.presence
+
+    @property
+    def here(self) -> EnginePeers:
+        """What the owner says goes here; in a cluster one of the kernels has the links."""
+        return self
 
     # --- life -----------------------------------------------------------------------------------
 

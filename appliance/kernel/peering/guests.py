@@ -258,7 +258,7 @@ class Guests:
         for run in self._engine.runs.values():
             if run.trigger == GUEST and run.event.get("id") == asked and run.origin is None:
                 return run.id
-        for num in self.flows_of(peer):
+        for num in self._flows_here(peer):
             found = self._engine.keeper.run_of_key(key_of(num, GUEST, asked))
             if found is not None:
                 return found
@@ -266,6 +266,9 @@ class Guests:
 
     #: The numbers of the flows that a peer's steps run in.
     flows_of: Callable[[PeerState], Iterable[int]] = staticmethod(lambda peer: ())
+
+    def _flows_here(self, peer: PeerState) -> Iterable[int]:
+        return self.flows_of(peer)
 
     def _refused(self, asked: str, request: PeerRequest, error: FlowError) -> None:
         self._visits.pop(asked, None)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOST, MOST_BYTES, LONGEST = 20_000, 16_000_000, 7 * 86_400.0
+#: Keys of events that have no number yet begin with this (see :class:`appliance.kernel.peering.at_home.HomeOutbox`).
+FRESH = "@new "
 #: Events and bytes of one message.
 BATCH, BATCH_BYTES = 100, 800_000
 #: Seconds for a peer to bring a message to its disk, and before one that refused is asked again.
@@ -72,11 +74,24 @@ class Outbox:
         """The queues by peer, read from the durable values once."""
         if self._queues is None:
             self._queues = {}
+            self._number_fresh()
             for key, value in sorted(self._values().items()):
                 peer, _, number = key.partition(" ")
                 if not peer.startswith("@"):
                     self._add(peer, Waiting(int(number), key, len(trace.pack(value)), value["at"]))
         return self._queues
+
+    def _number_fresh(self) -> None:
+        """Number what no kernel of the cluster had numbered that this engine was before."""
+        values, changes = self._values(), dict[str, Any]()
+        number = int(values.get("@seq", 0))
+        for key in sorted(key for key in values if key.startswith(FRESH)):
+            number += 1
+            event = dict(values[key])
+            changes |= {key: GONE, f"{event.pop('peer')} {number:015d}": event}
+        if changes:
+            changes |= {"@seq": number, "@name": values.get("@name") or secrets.token_hex(6)}
+            self._engine.keeper.loose_ops(changes, OUTBOX)
 
     def _add(self, peer: str, event: Waiting) -> None:
         self._queue(peer).append(event)

@@ -124,11 +124,12 @@ class Peering:
 
     def _flows_of(self, peer: PeerState) -> set[int]:
         """The flows of a peer's steps, in every workspace: all of them, or a request that was done would be unknown."""
-        found = self._flows.get(peer.id)
+        # In a cluster another kernel may have made one.
+        found = self._flows.get(peer.id) if self.kernel.homes is None else None
         if found is None:
             begin = flow_id_of(peer, "")
             page = self.kernel.store.flows.list(None, begin, "", "", 500)
-            found = self._flows.setdefault(peer.id, {flow.num for flow in page.items if flow.id.startswith(begin)})
+            found = self._flows[peer.id] = {flow.num for flow in page.items if flow.id.startswith(begin)}
         return found
 
 

@@ -21,7 +21,7 @@ from msgspec import Struct
 from appliance.store import shards
 from appliance.store.errors import StoreError
 from appliance.store.errors import explained as file_explained
-from appliance.store.journal import StateOp
+from appliance.store.journal import PEERS, StateOp
 from appliance.store.migrations import pending as file_pending
 from appliance.store.moved import forget, moved_to, moving_from, note_moved, note_moving
 from appliance.store.opening import DATABASE
@@ -182,7 +182,8 @@ def _state_of(data: Path, file: sqlite3.Connection, found: Sequence[str]) -> lis
             rows.pop((op.flow, op.key), None)
         else:
             rows[op.flow, op.key] = (op.flow, op.key, op.value, op.ver)
-    return list(rows.values())
+    # What an earlier cluster of this engine kept of its peers is older than the data folder's own.
+    return [row for row in rows.values() if row[0] != PEERS]
 
 
 def _import_store(connection: Connection, file: sqlite3.Connection, state: Sequence[Row], work: _Work) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from appliance.contracts import NodeError, PeerRight, PeerRoles, PeerState
 from appliance.fleet.peers.beacon import Beacon
+from appliance.fleet.peers.book import PeerBook
 from appliance.fleet.peers.peers import EnginePeers
 from appliance.fleet.peers.surroundings import Surroundings
 from tests.support.broker import free_port
@@ -78,7 +79,7 @@ class Engine:
         self.peers = self.begin()
 
     def begin(self) -> EnginePeers:
-        self.peers = EnginePeers(self.data, self.blobs, QuietBeacon(self.about.engine), self.about)
+        self.peers = EnginePeers(PeerBook(self.data), self.blobs, QuietBeacon(self.about.engine), self.about)
         self.peers.start()
         return self.peers
 

@@ -167,3 +167,17 @@ def test_an_event_that_can_never_be_sent_holds_up_no_other(house: House) -> None
     turn([pi, laptop], lambda: not waiting(pi))
     assert received(laptop) == ["a", "b"]
     assert laptop.recovery.told(laptop.rows()[-1][0], []).event["missed"] == 1
+
+
+def test_what_a_cluster_had_not_numbered_goes_out_when_the_engine_is_one_again(house: House) -> None:
+    """It was moved to one machine before the kernel with the links had seen what another one had kept."""
+    pi, laptop = two(house)
+    send(pi, [laptop], 1)
+    turn([pi, laptop], lambda: not waiting(pi))
+    peer = {"topic": "door/opened", "at": pi.services.wall(), "run": "", "peer": laptop.end.id}
+    kept = {f"{outbox.FRESH}{n}": {**peer, "payload": n} for n in (3, 2)}
+    pi.engine.post(lambda: pi.engine.keeper.loose_ops(kept, OUTBOX))
+    turn([pi, laptop], lambda: len(pi.services.states.of(OUTBOX)) > 2)
+    pi = house.again("pi")
+    turn([pi, laptop], lambda: len(received(laptop)) == 3 and set(pi.services.states.of(OUTBOX)) == {"@name", "@seq"})
+    assert received(laptop) == [1, 2, 3]
