@@ -314,7 +314,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "manual"
     announce_broker: Annotated[
         str,
-        Meta(max_length=500),
+        Meta(max_length=500, pattern=r"^$|^mqtts?://"),
         _devices(
             "Show flows to Home Assistant",
             "Broker at which the deployed flows are announced as switches, sensors and buttons: "
