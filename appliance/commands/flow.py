@@ -157,12 +157,13 @@ def import_(session: Session, file: str, flow_id: str | None, live: bool, messag
 @click.argument("old", type=int, required=False)
 @click.argument("new", type=int, required=False)
 def diff(session: Session, flow_id: str, old: int | None, new: int | None) -> None:
-    """Show what differs between two versions. [default: the live one and the newest]"""
+    """Show what differs between two versions. [default: the live one, or the one before it, and the newest]"""
     from appliance.commands import _diff
 
     flow = session.store.flows.get(flow_id)
-    old = old if old is not None else (flow.live_number or max(flow.newest - 1, 1))
     new = new if new is not None else flow.newest
+    if old is None:
+        old = flow.live_number if flow.live_number not in (None, new) else max(new - 1, 1)
     _diff.show(session, session.store.flows.numbered(flow_id, old), session.store.flows.numbered(flow_id, new))
 
 

@@ -121,7 +121,8 @@ def test_diff_shows_what_changed(box: Box) -> None:
     answer = box.json("flow", "diff", "f", "1", "2")
     assert (answer["from"], answer["to"]) == (1, 2)
     assert [one["id"] for one in answer["nodes"]["added"]] == ["c"]
-    assert "no difference" in box.run("flow", "diff", "f")
+    assert box.json("flow", "diff", "f")["from"] == 1, "the newest is live: what it has changed"
+    assert "no difference" in box.run("flow", "diff", "f", "2")
 
 
 def test_rollback_and_the_switches(box: Box) -> None:

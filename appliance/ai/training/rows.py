@@ -93,18 +93,26 @@ def _parts_of(text: str) -> list[str]:
 
 
 def row_of(found: Any, source: str) -> Row:
-    """A row from one of the forms that there are. Raises ``ConfigError`` for another."""
+    """A row from one of the forms that there are; without an answer it has an empty one, which :class:`Cleaner` counts.
+
+    Raises ``ConfigError`` for another form.
+    """
     if isinstance(found, Mapping):
-        if isinstance(found.get("messages"), list):
+        if isinstance(found.get("messages"), list) and all(isinstance(one, Mapping) for one in found["messages"]):
             messages = [{"role": one.get("role"), "content": one.get("content")} for one in found["messages"]]
             return {"messages": messages, "source": str(found.get("source", source))}
-        for question, answer in _PAIRS:
-            if question in found and answer in found:
-                asked = str(found[question])
-                more = found.get("input") if question == "instruction" else None
-                return pair(f"{asked}\n\n{more}" if more else asked, str(found[answer]), source)
+        asking = [each for each in _PAIRS if each[0] in found]
+        if asking:
+            question, answer = min(asking, key=lambda each: each[1] not in found)  # a whole pair, if there is one
+            asked = _said(found[question])
+            more = found.get("input") if question == "instruction" else None
+            return pair(f"{asked}\n\n{more}" if more else asked, _said(found.get(answer)), source)
     known = ", ".join(f"{question}/{answer}" for question, answer in _PAIRS)
     raise ConfigError(f"{source}: no row; it needs `messages`, or {known}")
+
+
+def _said(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def pair(question: str, answer: str, source: str, system: str = "") -> Row:

@@ -32,6 +32,15 @@ def test_rows_are_read_from_every_form(tmp_path: Path) -> None:
     assert contents(found[5]) == ["y" * 1500, "z" * 1500]
 
 
+def test_a_row_without_an_answer_is_counted_and_does_not_end_the_rest(tmp_path: Path) -> None:
+    lines = [{"question": "a"}, {"prompt": "b", "completion": None}, {"input": "c"}, {"prompt": "d", "completion": "e"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    (tmp_path / "b.csv").write_text("question,answer\nf\n")
+    cleaner = rows.Cleaner()
+    assert [contents(row) for row in cleaner.clean(rows.read(tmp_path))] == [["d", "e"]]
+    assert sum(cleaner.dropped.values()) == 4
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
