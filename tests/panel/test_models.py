@@ -163,3 +163,7 @@ def test_models_are_usable_by_everybody(open_panel: OpenPanel, scheme: str, phon
     expect(page.get_by_text("No models here yet")).to_be_visible()
     panel.shot(f"models-{'phone' if phone else 'desktop'}-{scheme}")
     assert panel.accessibility() == []
+    panel.goto("/models?tab=get")
+    expect(page.get_by_role("row").nth(1)).to_contain_text("best")
+    panel.shot(f"models-get-{'phone' if phone else 'desktop'}-{scheme}")
+    assert panel.accessibility() == []
