@@ -42,7 +42,7 @@ def test_an_upstream_is_set_up_and_forgotten(box: Box) -> None:
 def test_what_is_wrong_with_a_stored_upstream_is_shown(box: Box) -> None:
     box.run("settings", "set", 'model_upstreams={"x": {"config": {"url": 7}}, "y": {"provider": "none"}}')
     said = box.run("upstream", "list")
-    assert "Expected `str`" in said
+    assert "url: expected `str`" in said
     assert "there is no provider 'none'" in said
 
 

@@ -157,7 +157,7 @@ def test_a_secret_is_written_replaced_used_and_never_shown(panel: Panel) -> None
     expect(page.get_by_text("pump has a new value")).to_be_visible()
     assert steps(panel, "greenhouse")["key"] == len(planted)
     page.reload()
-    expect(row(panel, "pump")).to_contain_text("greenhouse")
+    expect(row(panel, "pump")).to_contain_text("Greenhouse")
     assert planted not in page.content()
 
 

@@ -57,7 +57,7 @@ def test_an_address_becomes_a_model_with_a_card(source: Source, tmp_path: Path) 
     (found,) = cards.all_models(tmp_path)
     assert (found.name, found.kind, found.architecture, found.chat) == ("tiny-1m-q8_0", "language", "llama", True)
     assert (found.context, found.sha256, found.trouble) == (2048, sha(content), "")
-    assert found.parameters > 0
+    assert (found.quantization, found.parameters) == ("", 0), "this file does not say of what type it is"
     assert files.find(tmp_path, "tiny-1m-q8_0") is not None, "the host sees it under that name"
     assert [path.name for path in pull.folder_of(tmp_path).iterdir()] == []
     assert cards.verify(tmp_path, "tiny-1m-q8_0") == (True, sha(content))
