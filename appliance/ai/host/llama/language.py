@@ -166,7 +166,7 @@ class Generator(_Loaded):
         if len(tokens) + more >= self._length:
             raise ConfigError(
                 f"the prompt has {len(tokens) + more} tokens, and this model reads {self._length - 1} at most "
-                "(the answer needs some, too). Shorten it, or take a model that reads more"
+                "(the answer needs some, too). Shorten it, or take a model with a longer context"
             )
         _check(ask)
         if ask.adapter not in ("", *self._options.adapters):
