@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from appliance.contracts import ConfigError, FlowError
+from appliance.contracts import FlowError
 from appliance.contracts.peers import PeerRequest, PeerState
 from appliance.kernel.peering import wire
 from appliance.kernel.peering.between import Asked
@@ -85,12 +85,9 @@ class HomeGuests(Guests):
 
     def _on_wanted(self, request: PeerRequest) -> None:
         """Only what is certain: a run that is under way here, and has no step that wants it."""
-        try:
-            ids = msgspec.convert(request.body, wire.Wanted).ids
-        except msgspec.ValidationError as exc:
-            request.error(ConfigError(str(exc)))
+        if (wanted := wire.asked(request, wire.Wanted)) is None:
             return
-        unwanted = self._engine.placement.unwanted(request.peer.id, ids)
+        unwanted = self._engine.placement.unwanted(request.peer.id, wanted.ids)
         request.answer({"not": [each for each in unwanted if _run_of(each) in self._engine.runs]})
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from appliance.contracts import Busy, ConfigError, Event, FlowError, TriggerContext
+from appliance.contracts import Busy, Event, FlowError, TriggerContext
 from appliance.contracts.peers import PeerRequest, Peers
 from appliance.kernel.peering import wire
 
@@ -115,10 +115,7 @@ class PeerEvents:
         return (watch.ctx.flow, watch.ctx.trigger) == (ctx.flow, ctx.trigger)
 
     def _on_event(self, request: PeerRequest) -> None:
-        try:
-            batch = msgspec.convert(request.body, Batch)
-        except msgspec.ValidationError as exc:
-            request.error(ConfigError(f"these are no events: {exc}"))
+        if (batch := wire.asked(request, Batch, "these are no events")) is None:
             return
         if not self.settled():
             request.error(Busy("its flows are not attached yet", retry_after=1.0))

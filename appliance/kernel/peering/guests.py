@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from appliance.contracts import Busy, ConfigError, Event, FlowError, Node, NodeError, Park
+from appliance.contracts import Busy, Event, FlowError, Node, NodeError, Park
 from appliance.contracts.peers import PeerFailed, PeerRequest, Peers, PeerState
 from appliance.engine import trace
 from appliance.engine.states import RunState
@@ -88,10 +88,7 @@ class Guests:
     # --- being asked: on the peers' thread, and on one that may block ----------------------------------
 
     def _on_step(self, request: PeerRequest) -> None:
-        try:
-            asked = msgspec.convert(request.body, wire.StepAsked)
-        except msgspec.ValidationError as exc:
-            request.error(ConfigError(f"this is no step: {exc}"))
+        if (asked := wire.asked(request, wire.StepAsked, "this is no step")) is None:
             return
         if asked.ask:
             self._engine.post(partial(self._told, request, asked.id))
@@ -344,12 +341,9 @@ class Guests:
                 self._engine.cancel(run, f"{state.name}: nobody wants it any more")
 
     def _on_wanted(self, request: PeerRequest) -> None:
-        try:
-            ids = msgspec.convert(request.body, wire.Wanted).ids
-        except msgspec.ValidationError as exc:
-            request.error(ConfigError(str(exc)))
+        if (wanted := wire.asked(request, wire.Wanted)) is None:
             return
-        request.answer({"not": self._engine.placement.unwanted(request.peer.id, ids)})
+        request.answer({"not": self._engine.placement.unwanted(request.peer.id, wanted.ids)})
 
 
 def _nowhere(peer: PeerState, workspace: str, node: dict[str, Any]) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from appliance.contracts import Busy, ConfigError, FlowError
+from appliance.contracts import Busy, FlowError
 from appliance.contracts.peers import PeerRequest
 from appliance.kernel.peering import wire
 from appliance.kernel.peering.between import Asking, Between, KernelGone
@@ -94,10 +94,7 @@ class Incoming:
     # --- steps -----------------------------------------------------------------------------------------
 
     def _on_step(self, request: PeerRequest) -> None:
-        try:
-            asked = msgspec.convert(request.body, wire.StepAsked)
-        except msgspec.ValidationError as exc:
-            request.error(ConfigError(f"this is no step: {exc}"))
+        if (asked := wire.asked(request, wire.StepAsked, "this is no step")) is None:
             return
         passage = _Passage(self, request, asked)
         request.on_end(passage.end)
@@ -122,12 +119,9 @@ class Incoming:
     # --- what is still wanted --------------------------------------------------------------------------
 
     def _on_wanted(self, request: PeerRequest) -> None:
-        try:
-            ids = msgspec.convert(request.body, wire.Wanted).ids
-        except msgspec.ValidationError as exc:
-            request.error(ConfigError(str(exc)))
+        if (wanted := wire.asked(request, wire.Wanted)) is None:
             return
-        self._aside(request, lambda: self._ask_all(request, ids))
+        self._aside(request, partial(self._ask_all, request, wanted.ids))
 
     def _ask_all(self, request: PeerRequest, ids: list[str]) -> None:
         asked = [
@@ -153,10 +147,7 @@ class Incoming:
     # --- events ----------------------------------------------------------------------------------------
 
     def _on_event(self, request: PeerRequest) -> None:
-        try:
-            batch = msgspec.convert(request.body, Batch)
-        except msgspec.ValidationError as exc:
-            request.error(ConfigError(f"these are no events: {exc}"))
+        if (batch := wire.asked(request, Batch, "these are no events")) is None:
             return
         self._aside(request, lambda: self._to_all(request, batch))
 

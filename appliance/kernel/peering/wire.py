@@ -8,11 +8,13 @@ the id asks again. The id is journaled on both sides: there it is the event's id
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 from msgspec import Meta, Struct
 
-from appliance.contracts import Blobs, NodeError
+from appliance.contracts import Blobs, ConfigError, NodeError
+from appliance.contracts.peers import PeerRequest
 from appliance.engine import trace
 
 #: Values of more bytes go beside a message, as blobs.
@@ -26,6 +28,8 @@ DONE, FAILED, CANCELLED = "done", "failed", "cancelled"
 UNKNOWN, AGAIN, GONE = "unknown", "again", "gone"
 
 RequestId = Annotated[str, Meta(min_length=1, max_length=400)]
+
+T = TypeVar("T")
 
 
 class StepAsked(Struct, kw_only=True):
@@ -125,3 +129,12 @@ class AtPeer(NodeError):
             detail=detail,
         )
         self.id = str(error.get("id", "node-failed"))  # type: ignore[misc]  # it says what it was there
+
+
+def asked(request: PeerRequest, kind: type[T], fault: str = "") -> T | None:
+    """What a peer has asked; None if that is not of this kind, which it has been told then."""
+    try:
+        return msgspec.convert(request.body, kind)
+    except msgspec.ValidationError as exc:
+        request.error(ConfigError(f"{fault}: {exc}" if fault else str(exc)))
+        return None
