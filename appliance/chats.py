@@ -105,7 +105,10 @@ def find_chat(store: Store, registry: Registry, flow: str, trigger: str = "") ->
     for chat in chat_flows(store, registry, EVERYWHERE):
         if chat.flow.id == flow and trigger in ("", chat.trigger.id):
             return chat
-    raise NotFound(f"flow {flow!r} has no chat trigger {trigger!r}" if trigger else f"flow {flow!r} has no chat")
+    store.flows.get(flow)
+    if trigger:
+        raise NotFound(f"flow {flow!r} has no chat trigger {trigger!r} that is live")
+    raise NotFound(f"flow {flow!r} has no chat: it takes a trigger of type `chat`, deployed and enabled")
 
 
 def may_chat(identity: Identity, chat: ChatFlow) -> bool:

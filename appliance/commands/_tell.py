@@ -45,6 +45,7 @@ class Teller:
         self._told: dict[str, tuple[object, ...]] = {}
         self._since: dict[str, float] = {}
         self._logs: dict[str, int] = {}
+        self._tries: dict[str, int] = {}
 
     def tell(self, story: Story) -> None:
         """Print the steps that have changed, in the order in which they began."""
@@ -69,6 +70,7 @@ class Teller:
             view = runs.step_view(step, story.head.accepted)
             out.emit_line({"kind": "step", "run": to_text(story.head.id), "step": view})
             return
+        self._say_tries(step, width)
         sign, color = SIGNS[step.state]
         length = out.lasted(step.took / 1e6) if step.took is not None else ""
         line = f"{step.node.ljust(width)}  {step.type}  {length}".rstrip()
@@ -77,6 +79,17 @@ class Teller:
             out.say(f"    {text}")
         if step.ask is not None:
             self._say_how(story, step)
+
+    def _say_tries(self, step: Step, width: int) -> None:
+        """Attempts that failed and that nobody saw while the step waited for the next one."""
+        begin = self._tries.get(step.node, 0)
+        # The last one of a step that waits is told with its state.
+        self._tries[step.node] = len(step.tries)
+        end = len(step.tries) - (step.state == "retrying")
+        sign, color = SIGNS["retrying"]
+        for failed in step.tries[begin:end]:
+            text = f"{step.node.ljust(width)}  {step.type}  attempt {failed.attempt} failed: {_error(failed.error)}"
+            out.say(f"{click.style(sign, fg=color)} {text}")
 
     def _new_logs(self, step: Step) -> Iterator[str]:
         begin = self._logs.get(step.node, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -11,8 +12,6 @@ from appliance.commands._base import leaf, noun
 from appliance.commands._session import Session
 
 command = noun("settings", "The engine's settings; docs/settings.md explains each.", default="show")
-
-_LATER = "the kernel takes up some settings at its next start"
 
 
 @leaf("flowork settings show", "flowork settings show keep_days --json", of=command)
@@ -42,7 +41,7 @@ def set_(session: Session, pairs: tuple[str, ...]) -> None:
     for name, value in values.items():
         session.audit("settings.set", name, {"value": value})
     overruled = [s.name for s in session.store.settings.describe() if s.name in values and s.source == "environment"]
-    session.done({"set": values, "overruled": overruled}, f"set {', '.join(values)}; {_LATER}")
+    session.done({"set": values, "overruled": overruled}, f"set {', '.join(values)}{_from_when(session, values)}")
     for name in overruled:
         session.note(f"the environment variable FLOWORK_{name.upper()} overrules {name}")
 
@@ -53,7 +52,15 @@ def reset(session: Session, name: str) -> None:
     """Go back to a setting's default."""
     session.store.settings.reset(name)
     session.audit("settings.reset", name)
-    session.done({"reset": name}, f"{name} has its default again; {_LATER}")
+    session.done({"reset": name}, f"{name} has its default again{_from_when(session, [name])}")
+
+
+def _from_when(session: Session, names: Iterable[str]) -> str:
+    """Have a running kernel take the settings up; what there is to say of those that it cannot."""
+    from appliance.store.settings import held_at_start
+
+    later = held_at_start(names)
+    return f"; from the engine's next start on: {', '.join(later)}" if session.reload() and later else ""
 
 
 def _pair(text: str) -> tuple[str, Any]:

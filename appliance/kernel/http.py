@@ -31,6 +31,7 @@ LONGEST_LINE = 4_000_000
 _GZIP = 16 + zlib.MAX_WBITS
 #: RFC 9110 section 5.6.2 (names) and 5.5 (values).
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NUMBER = re.compile(r"^\[Errno -?\d+\] ")
 _HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]*")
 
 
@@ -335,8 +336,8 @@ def _certificate_fault(exc: BaseException) -> str | None:
 
 
 def _reason(exc: Exception) -> str:
-    """A name for those errors that httpx leaves without a text."""
-    return str(exc) or type(exc).__name__
+    """What the system says, without its number; a name for those errors that httpx leaves without a text."""
+    return _NUMBER.sub("", str(exc)) or type(exc).__name__
 
 
 def _place(url: httpx.URL) -> str:

@@ -7,6 +7,7 @@ in ``settings_store.py``.
 from __future__ import annotations
 
 import zoneinfo
+from collections.abc import Iterable
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -452,6 +453,12 @@ def schema() -> dict[str, Any]:
     """The JSON Schema of the settings: types, bounds, defaults and help."""
     found = msgspec.json.schema(Settings)["$defs"]["Settings"]
     return dict(found)
+
+
+def held_at_start(names: Iterable[str]) -> list[str]:
+    """Those of the names whose new values hold from the next start on."""
+    fields = schema()["properties"]
+    return [name for name in names if fields.get(name, {}).get("x-flowork-restart")]
 
 
 def _is_zone(name: str) -> bool:

@@ -49,6 +49,7 @@ def test_what_goes_wrong_is_said(box: Box, kernel: Kernel) -> None:
     assert "--flow; there are: broken, other" in box.fails("ask", "hi", code=3)
     assert box.run("ask", "hi", "--flow", "other") == "HI\n"
     assert "no chat" in box.fails("ask", "hi", "--flow", "first-steps", code=3)
+    assert "no flow 'nothing'" in box.fails("ask", "hi", "--flow", "nothing", code=3)
     assert "no conversation" in box.fails("ask", "hi", "--flow", "other", "--chat", "x", code=3)
 
 

@@ -47,6 +47,14 @@ def test_steps_come_as_lines_of_json(empty: Box) -> None:
     assert lines[2]["run"]["output"] == "ADA"
 
 
+def test_every_attempt_that_failed_is_told_once(empty: Box) -> None:
+    tried = node("a", "http_request", {"url": "http://127.0.0.1:1/"}, retry={"attempts": 3, "backoff": "10ms"})
+    empty.run("run", empty.write("f.json", flow(tried)), "--follow", code=10)
+    said = [line for line in empty.last.stdout.splitlines() if line[:1] in "↻✗"]
+    assert [line[0] for line in said] == ["↻", "↻", "✗"]
+    assert ["attempt 1 failed" in said[0], "attempt 2 failed" in said[1]] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("step", "code", "state"),
     [

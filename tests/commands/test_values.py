@@ -149,6 +149,12 @@ def _forge(box: Box) -> None:
     connection.close()
 
 
+def test_a_setting_holds_at_once_where_it_can(box: Box, kernel: Kernel) -> None:
+    assert box.run("settings", "set", "keep_days=3") == "set keep_days\n"
+    said = box.run("settings", "set", "keep_days=4", "max_snapshot_bytes=2048")
+    assert said == "set keep_days, max_snapshot_bytes; from the engine's next start on: max_snapshot_bytes\n"
+
+
 def test_running_values_reach_the_kernel(box: Box, kernel: Kernel) -> None:
     assert box.json("var", "set", "x", "1")["kernel"]
     eventually(lambda: kernel.services.variables.get("default", {}).get("x") == 1)

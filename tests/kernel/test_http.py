@@ -150,6 +150,12 @@ def test_cancelling_aborts_the_request(web: WebServer) -> None:
     with_client(work)
 
 
+def test_a_name_that_nobody_knows_is_said_without_the_systems_number() -> None:
+    message = refused("GET", "http://no-such-host.invalid/").message
+    assert "cannot be reached: " in message
+    assert "Errno" not in message
+
+
 def test_a_closed_port_is_known_not_to_have_seen_the_request() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -12,6 +12,7 @@ import jsonschema_rs
 import numpy as np
 import pytest
 
+from appliance.ai.host.errors import ModelUnusable
 from appliance.ai.host.llama import load
 from appliance.ai.host.work import Ask, Language
 from appliance.contracts import ConfigError, NodeError
@@ -149,7 +150,7 @@ def test_a_model_that_computes_no_numbers_is_an_error_and_not_an_answer(tmp_path
 
     language = load(tiny_model(spoil=poison, path=tmp_path / "nan.gguf"), options())
     for asked in ({}, {"schema": THING}, {"temperature": 1.0}):
-        with pytest.raises(NodeError, match="NaN"):
+        with pytest.raises(ModelUnusable, match="NaN"):
             say(language, prompt="The pump", **asked)
     language.close()
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from appliance.ai.host.errors import ModelUnusable
 from appliance.ai.host.llama.sampling import Choice
 from appliance.ai.host.llama.shelf import Kept, Shelf
 from appliance.ai.host.llama.slots import Slots, common_prefix, fitting
 from appliance.ai.host.llama.text import TextOut
 from appliance.ai.host.llama.waiting import PATIENCE, Waiting
-from appliance.contracts import NodeError
 
 texts = st.text(st.sampled_from("ab.é€😀\n"), max_size=30)
 
@@ -105,7 +105,7 @@ def test_the_repeat_penalty_leaves_the_models_own_scores_alone() -> None:
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
 def test_scores_that_are_no_numbers_are_an_error(broken: float) -> None:
-    with pytest.raises(NodeError, match="NaN"):
+    with pytest.raises(ModelUnusable, match="NaN"):
         Choice().pick(scores(1.0, broken, 2.0))
 
 

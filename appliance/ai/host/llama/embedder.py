@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from appliance.ai.host.errors import ModelUnusable
 from appliance.ai.host.llama import Options
 from appliance.ai.host.llama.native import Context, Model
 from appliance.contracts import ConfigError, NodeError
@@ -91,5 +92,5 @@ class Embedder:
 def _unit(vector: np.ndarray[tuple[int], np.dtype[np.float32]]) -> list[float]:
     length = float(np.linalg.norm(vector))
     if not np.isfinite(length) or not length:
-        raise NodeError("the model computed no vector (NaN): its file is damaged", retryable=False)
+        raise ModelUnusable("the model computed no vector (NaN): its file is damaged")
     return [float(value) for value in vector / length]

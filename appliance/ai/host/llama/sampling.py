@@ -10,8 +10,8 @@ from collections import deque
 
 import numpy as np
 
+from appliance.ai.host.errors import ModelUnusable
 from appliance.ai.host.llama.native import Logits
-from appliance.contracts import NodeError
 
 #: Tokens that a repeat penalty looks back at.
 LOOK_BACK = 64
@@ -64,11 +64,11 @@ class Choice:
         return scores
 
     def pick(self, scores: Logits) -> int:
-        """The index of the chosen score. ``NodeError`` if the model computed no numbers."""
+        """The index of the chosen score. ``ModelUnusable`` if the model computed no numbers."""
         best = int(scores.argmax())
         top = float(scores[best])
         if math.isnan(top) or top == math.inf:  # a NaN anywhere is argmax's answer
-            raise NodeError("the model computed no numbers (NaN): its file is damaged", retryable=False)
+            raise ModelUnusable("the model computed no numbers (NaN): its file is damaged")
         if self.greedy:
             return best
         tokens = np.flatnonzero(scores > top - _HOPELESS * self._temperature)
