@@ -49,8 +49,8 @@ sure() {
 
 stop_all() {
   local name
-  for name in flowork.target flowork-update.path flowork-update-look.timer flowork-update-look.service \
-    flowork-update.service flowork-tunnel.service "$agent_unit" flowork-gateway.socket \
+  for name in flowork.target flowork-again.service flowork-update.path flowork-update-look.timer \
+    flowork-update-look.service flowork-update.service flowork-tunnel.service "$agent_unit" flowork-gateway.socket \
     flowork-gateway.service flowork-models.socket \
     flowork-models.service flowork-kernel.service flowork-init.service; do
     systemctl stop "$name" 2>/dev/null || true

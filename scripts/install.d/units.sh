@@ -3,9 +3,9 @@
 # The units: put in place, adapted to this machine, enabled, started, and taken back if they do not come up.
 
 agent_unit=flowork-agent.service
-appliance_units=(flowork.target flowork-init.service flowork-gateway.socket flowork-gateway.service
-  flowork-kernel.service flowork-models.socket flowork-models.service flowork-update.path flowork-update.service
-  flowork-update-look.timer flowork-update-look.service flowork-tunnel.service "$agent_unit")
+appliance_units=(flowork.target flowork-init.service flowork-again.service flowork-gateway.socket
+  flowork-gateway.service flowork-kernel.service flowork-models.socket flowork-models.service flowork-update.path
+  flowork-update.service flowork-update-look.timer flowork-update-look.service flowork-tunnel.service "$agent_unit")
 # Groups of Debian and Raspberry Pi OS to whom devices belong.
 device_groups=(gpio dialout i2c spi video input plugdev)
 
@@ -140,10 +140,9 @@ come_up() {
   fi
   local name now=()
   for name in "${appliance_units[@]:1}"; do
-    # The model host is started by the first who needs it, the updater by a release, a look for one by its timer, a tunnel
-    # by who has enabled it.
+    # Not what others start: the model host, the updater and its look for a release, another try, a tunnel.
     case $name in
-      flowork-models.service | flowork-update.service | flowork-update-look.service | flowork-tunnel.service) ;;
+      flowork-again.service | flowork-models.service | flowork-update.service | flowork-update-look.service | flowork-tunnel.service) ;;
       *) now+=("$name") ;;
     esac
   done
