@@ -52,7 +52,9 @@ def test_a_service_that_is_open_is_found(tmp_path: Path) -> None:
 def test_what_a_unit_names_is_there(unit: Path) -> None:
     text = unit.read_text()
     names = {
-        name for line in re.findall(r"^(?:Wants|Requires|PartOf|OnFailure)=(.*)$", text, re.MULTILINE) for name in line.split()
+        name
+        for line in re.findall(r"^(?:Wants|Requires|PartOf|OnFailure)=(.*)$", text, re.MULTILINE)
+        for name in line.split()
     }
     assert {name for name in names if name.startswith("flowork")} <= {other.name for other in UNITS}
     commands = Commands().list_commands(None)  # type: ignore[arg-type]  # it asks nothing of the context
