@@ -1,6 +1,6 @@
 """``/api/v1/live``: one WebSocket a tab, over which all live events come.
 
-Each message is a JSON list of events, gathered for some milliseconds. After ``?after=<id>`` of the last event that
+Each message is a JSON list of events; more than one where several came within some milliseconds. After ``?after=<id>`` of the last event that
 was seen, a client goes on from there, or is told to load anew (``reset``). Each socket holds one of the server's
 threads, so there is a bound on them: some threads are always left for everything else.
 """
@@ -41,7 +41,8 @@ logger = logging.getLogger(__name__)
 PATH = f"{PREFIX}/live"
 #: Threads that sockets leave to everything else.
 SPARE = 16
-#: Seconds that events are gathered for one message; between two looks at whether the caller may still watch.
+#: Seconds for which events are gathered (the first one behind a pause is sent at once); between two looks at whether the
+#: caller may still watch.
 GATHER = 0.03
 RECHECK = 30.0
 PING = 25.0
@@ -195,14 +196,15 @@ class LiveSocket:
         return wants
 
     def _send_all(self, ws: Any, watcher: Watcher, identity: Identity) -> None:
-        checked = time.monotonic()
+        checked = sent = time.monotonic()  # a client may lose what comes in one packet with the handshake
         while ws.connected:
             if watcher.bell.wait(RECHECK) and not watcher.closed:
-                time.sleep(GATHER)
+                time.sleep(max(0.0, sent + GATHER - time.monotonic()))
             watcher.bell.clear()
             ws.input_buffer.clear()  # a panel has nothing to say
             for message in _messages(watcher.take()):
                 ws.send(message)
+                sent = time.monotonic()
             if watcher.closed:
                 ws.close(*(_SLOW if watcher.dropped else _GOING_AWAY))
                 return

@@ -95,8 +95,8 @@ succeed, without saying why: the run tells those who may read it. Past the queue
 
 ## Live
 
-`/api/v1/live` is a WebSocket, one a page: everything comes over it. Each message is a JSON list of events, gathered for
-%(gather)d ms; there is nothing to send.
+`/api/v1/live` is a WebSocket, one a page: everything comes over it. Each message is a JSON list of events: what
+comes within %(gather)d ms of the message before is gathered. There is nothing to send.
 
 | event | it means |
 |---|---|
