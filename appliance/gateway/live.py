@@ -1,6 +1,6 @@
 """``/api/v1/live``: one WebSocket a tab, over which all live events come.
 
-Each message is a JSON list of events; more than one where several came within some milliseconds. After ``?after=<id>`` of the last event that
+Each message is a JSON list of events, which are gathered for some milliseconds. After ``?after=<id>`` of the last event that
 was seen, a client goes on from there, or is told to load anew (``reset``). Each socket holds one of the server's
 threads, so there is a bound on them: some threads are always left for everything else.
 """
@@ -41,8 +41,7 @@ logger = logging.getLogger(__name__)
 PATH = f"{PREFIX}/live"
 #: Threads that sockets leave to everything else.
 SPARE = 16
-#: Seconds for which events are gathered (the first one behind a pause is sent at once); between two looks at whether the
-#: caller may still watch.
+#: Seconds between two messages, in which events are gathered; between two looks at whether the caller may still watch.
 GATHER = 0.03
 RECHECK = 30.0
 PING = 25.0
