@@ -1,8 +1,8 @@
 """``/api/v1/live``: one WebSocket a tab, over which all live events come.
 
-Each message is a JSON list of events, which are gathered for some milliseconds. After ``?after=<id>`` of the last event that
-was seen, a client goes on from there, or is told to load anew (``reset``). Each socket holds one of the server's
-threads, so there is a bound on them: some threads are always left for everything else.
+Each message is a JSON list of events, which are gathered for some milliseconds. After ``?after=<id>`` of the last
+event that was seen, a client goes on from there, or is told to load anew (``reset``). Each socket holds one of the
+server's threads, so there is a bound on them: some threads are always left for everything else.
 """
 
 from __future__ import annotations
