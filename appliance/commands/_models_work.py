@@ -7,7 +7,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,14 @@ def setup_progress(session: Session) -> Iterator[Callable[[Setup], None]]:
 
         with stopped_by_sigterm():
             yield tell
+
+
+def own_engine() -> str:
+    """The engine that was installed with pip: it serves where none was made. Empty without one."""
+    for name in ("llama_cpp_python", "xllamacpp"):
+        with suppress(metadata.PackageNotFoundError):
+            return f"{name.replace('_', '-')} {metadata.version(name)}"
+    return ""
 
 
 def report_setup(session: Session, *, portable: bool, again: bool) -> int:
@@ -115,6 +124,17 @@ def bring(session: Session, path: Path, name: str, projector: str, *, yes: bool,
         else:
             _came(session, local.name, card)
     return failed
+
+
+def bring_adapter(session: Session, path: Path, model: str, name: str, *, yes: bool) -> int:
+    """Import a LoRA adapter of a model that is here."""
+    from appliance.ai.library import bring as importing
+
+    agree(f"put {path.name} beside {model}?", yes=yes, as_json=session.as_json)
+    with progress(session, path.name) as tell, stopped_by_sigterm():
+        whole, card = importing.bring_adapter(session.folder, path, model, name, tell)
+    _came(session, whole, card)
+    return 0
 
 
 def report_pull(session: Session) -> int:

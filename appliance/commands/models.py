@@ -64,6 +64,8 @@ def status(session: Session) -> None:
         out.emit({"engine": facts, "setup": state, "host": stats, "pulls": pulls})
         return
     none = "none yet" if state.state == "running" else "none; `flowork models setup` makes it"
+    if facts is None and (own := work.own_engine()):
+        none = f"{own}, of this Python; `flowork models setup` makes one for this very CPU"
     made = none if facts is None else f"{facts.kind} {facts.version}"
     loaded = [f"{each['model']} ({out.size(each['bytes'])})" for each in (stats or {}).get("models", [])]
     out.fields(
@@ -182,12 +184,14 @@ def recommend(session: Session, everything: bool) -> None:
     "flowork models pull https://host/model.gguf --sha256 9f86d0…",
     "flowork models pull /media/usb/model.gguf",
     "flowork models pull /media/usb",
+    "flowork models pull guard-lora.gguf --adapter-of smollm2-135m",
     of=command,
 )
 @click.argument("what")
 @click.option("--name", default="", help="What it is called here.")
 @click.option("--sha256", default="", help="The checksum that it must have.")
 @click.option("--projector", default="", help="Address or file of what makes it see pictures (mmproj).")
+@click.option("--adapter-of", default="", metavar="MODEL", help="The file is a LoRA adapter of this model.")
 @click.option("--yes", "-y", is_flag=True, help="Ask nothing.")
 @click.option("--background", is_flag=True, help="Have the running engine fetch it, also after a restart.")
 @click.option("--link", is_flag=True, help="A file of this disk: by a hard link instead of a copy.")
@@ -198,6 +202,7 @@ def pull(
     name: str,
     sha256: str,
     projector: str,
+    adapter_of: str,
     yes: bool,
     background: bool,
     link: bool,
@@ -210,6 +215,8 @@ def pull(
     if report:
         return work.report_pull(session)
     here = Path(what).expanduser()
+    if adapter_of:
+        return work.bring_adapter(session, here, adapter_of, name, yes=yes)
     if "://" not in what and (here.exists() or what.startswith(("/", "./", "~"))):
         return work.bring(session, here, name, projector, yes=yes, link=link)
     return work.pull(session, what, name, sha256, projector, yes=yes, background=background)

@@ -96,6 +96,8 @@ def dataset(
         )
         return
     out.say(f"{name}: {report.train} rows to train on, {report.held} held out, of {report.read} read")
+    if not report.held:
+        out.say("  nothing is held out: how good a training of it is cannot be told; give it more rows")
     for reason, count in sorted(report.dropped.items()):
         out.say(f"  left out: {count} ({reason})")
     out.say(f"  in {out.plain(target)}")
@@ -164,15 +166,23 @@ def tune(
         "loss_after": outcome.after.loss,
         "right_before": outcome.before.right,
         "right_after": outcome.after.right,
+        "rows": outcome.rows,
+        "held": outcome.held,
+        "too_long": outcome.long,
         "adapter": outcome.adapter,
     }
     if session.as_json:
         out.emit(view)
     else:
-        out.say(f"{outcome.state} at step {outcome.step} of {outcome.steps}")
+        goes_on = "; the same command goes on there" if outcome.state == "stopped" else ""
+        out.say(f"{outcome.state} at step {outcome.step} of {outcome.steps}{goes_on}")
+        if outcome.long:
+            out.say(f"left out: {outcome.long} rows of more than {longest} tokens (--longest)")
         out.say(
             f"held out: loss {outcome.before.loss:.3f} → {outcome.after.loss:.3f}, "
             f"answers right {outcome.before.right:.0%} → {outcome.after.right:.0%}"
+            if outcome.held
+            else "nothing was held out: how good it is cannot be told"
         )
         out.say(f"adapter: {out.plain(outcome.adapter)}" if outcome.adapter else "no adapter yet")
     return 130 if outcome.state == "stopped" else 0
@@ -218,6 +228,7 @@ def adapter(session: Session, adapter: Path, base: Path, target: Path) -> None:
 
     convert_adapter(adapter, base, target)
     _written(session, target)
+    session.note(f"beside its model it comes by: flowork models pull {target} --adapter-of MODEL")
 
 
 @leaf("flowork train quantize guard.gguf guard-q4.gguf q4_k_m", of=command)

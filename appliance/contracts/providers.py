@@ -79,6 +79,9 @@ class Reach(Protocol):
     async def installed(self) -> Sequence[ModelFacts]:
         """The models that lie on this machine, told without waking their host."""
 
+    def edition(self, model: str) -> str:
+        """What is another one as soon as another model of this machine has that name."""
+
     @property
     def peers(self) -> PeerModels: ...
 

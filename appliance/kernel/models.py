@@ -15,6 +15,7 @@ from appliance.ai.gateway.gate import EMBED, Gate, Watching
 from appliance.ai.gateway.names import Upstreams
 from appliance.ai.gateway.passage import Passages
 from appliance.ai.gateway.prices import Prices
+from appliance.ai.host import files
 from appliance.contracts import (
     Blobs,
     ChatReply,
@@ -192,6 +193,10 @@ class KernelReach:
         self.http = http
         self.host = host
         self.priority = priority
+
+    def edition(self, model: str) -> str:
+        found = files.find(self.host.parent, model.partition(files.WITH)[0])
+        return "" if found is None else str(found.stamp)
 
     @property
     def blobs(self) -> Blobs:

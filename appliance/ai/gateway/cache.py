@@ -17,7 +17,7 @@ import msgspec
 from appliance.ai.gateway.names import Target
 from appliance.contracts import ChatReply, ChatRequest
 
-#: Seconds for which an answer is given again: a model may be replaced by another one of its name.
+#: Seconds for which an answer is given again: elsewhere a model may be replaced by another one of its name.
 LONGEST = 86_400.0
 #: Bytes that an entry takes besides what is in it, about.
 _BESIDES = 200
@@ -82,8 +82,11 @@ class Cache:
             self._drop(next(iter(self._entries)))
 
 
-def key_of(target: Target, request: ChatRequest) -> bytes | None:
-    """What tells one question from another; None for one whose answer may differ each time."""
+def key_of(target: Target, request: ChatRequest, edition: str = "") -> bytes | None:
+    """What tells one question from another; None for one whose answer may differ each time.
+
+    ``edition`` tells models of the same name from each other.
+    """
     if not request.cache or request.temperature != 0.0:
         return None
     parts = [
@@ -95,14 +98,14 @@ def key_of(target: Target, request: ChatRequest) -> bytes | None:
         request.max_tokens,
         request.stop,
     ]
-    return _digest(target, parts)
+    return _digest(target, edition, parts)
 
 
-def key_of_text(target: Target, text: str) -> bytes:
+def key_of_text(target: Target, text: str, edition: str = "") -> bytes:
     """The same for a text that becomes a vector."""
-    return _digest(target, text)
+    return _digest(target, edition, text)
 
 
-def _digest(target: Target, content: object) -> bytes:
-    place = [target.upstream.name, msgspec.json.encode(target.upstream.config), target.model]
+def _digest(target: Target, edition: str, content: object) -> bytes:
+    place = [target.upstream.name, msgspec.json.encode(target.upstream.config), target.model, edition]
     return hashlib.sha256(msgspec.msgpack.encode([place, content])).digest()

@@ -86,7 +86,8 @@ class Gate:
         """One vector of length 1 per text; those that are known are not asked for again."""
 
         async def ask(target: Target) -> Vectors:
-            keys = [key_of_text(target, text) for text in texts]
+            edition = self._edition(who, target)
+            keys = [key_of_text(target, text, edition) for text in texts]
             found = {key: vector for key in keys if (vector := self._cache.vector(key)) is not None}
             missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
             tokens, cost = 0, 0.0
@@ -211,7 +212,7 @@ class Gate:
 
     async def _known_or_new(self, who: Who, target: Target, request: ChatRequest, watching: Watching) -> ChatReply:
         """The answer that is known, or a new one."""
-        key = key_of(target, request)
+        key = key_of(target, request, self._edition(who, target))
         if key is not None and (known := self._cache.answer(key)) is not None:
             self._passages.accounts.add(who, target, Use(known=1))
             watching.piece(known.text)
@@ -220,6 +221,10 @@ class Gate:
         if key is not None:
             self._cache.keep_answer(key, reply)
         return reply
+
+    def _edition(self, who: Who, target: Target) -> str:
+        """What tells this model from another of its name; of models elsewhere nobody can tell."""
+        return self._reach(who).edition(target.model) if target.upstream.name == LOCAL else ""
 
     async def _fitting(self, who: Who, target: Target, request: ChatRequest, watching: Watching) -> ChatReply:
         """An answer, which fits the schema if there is one. All that was asked for it is in its figures."""

@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from appliance.ai.building import machine, place
-from appliance.ai.host import memory
+from appliance.ai.host import files, memory
 from appliance.ai.library import cards
 from appliance.ai.library.cards import ModelView
 from appliance.ai.library.catalogue import CatalogueEntry, Variant, catalogue
@@ -89,7 +89,8 @@ def recommend(data: Path, found: Machine) -> list[Advice]:
     here = cards.all_models(data)
     share = _share(here, found)
     names = {view.name for view in here}
-    rows = [_local(view, found, share) for view in here if view.kind in ("language", "embedding")]
+    whole = [view for view in here if files.WITH not in view.name]  # with an adapter it is as large and as fast
+    rows = [_local(view, found, share) for view in whole if view.kind in ("language", "embedding")]
     for entry in catalogue(data).values():
         for variant in entry.variants:
             name = entry.name if variant.parts else f"{entry.name}-{variant.quantization.lower()}"

@@ -18,7 +18,7 @@ from appliance.ai.host import files
 from appliance.ai.library import cards, fetch
 from appliance.ai.library.arrival import check_gguf, finish_onnx, place_gguf
 from appliance.ai.library.cards import Card
-from appliance.ai.library.errors import ModelIsThere, NoSuchModel
+from appliance.ai.library.errors import BadModel, ModelIsThere, NoSuchModel
 from appliance.ai.library.fetch import Tell
 from appliance.ai.library.orders import folder_of
 from appliance.contracts import ConfigError
@@ -137,6 +137,44 @@ def bring(
         return card
     _bring_gguf(models, folder, local, card, tell, link)
     return card
+
+
+def bring_adapter(
+    data: Path,
+    path: Path,
+    model: str,
+    name: str = "",
+    tell: Tell = lambda done, total, what: None,
+    *,
+    now: Callable[[], float] = time.time,
+) -> tuple[str, Card]:
+    """Import a LoRA adapter of a model that is here; the name of the model with it, and the adapter's card.
+
+    Raises as :func:`bring` does, and ``NoSuchModel``.
+    """
+    found = cards.find(data, model)
+    if found.kind != "language" or files.WITH in model:
+        raise ConfigError(f"{model} takes no adapters: language models do")
+    called = cards.check_name(name) if name else cards.name_from(path.name)
+    whole = f"{model}{files.WITH}{called}"
+    if called in found.adapters:
+        raise ModelIsThere(f"there is {whole} already; remove it first, or give this one another name")
+    if not path.is_file():
+        raise NoSuchModel(f"there is no file {path}")
+    try:
+        cards.check_adapter(path, found.path)
+    except ConfigError as exc:
+        raise BadModel(f"this cannot be used with {model}: {exc.message}") from None
+    folder, target = folder_of(data), data / files.FOLDER / f"{model}{files.ADAPTERS}"
+    for each in (folder, target):
+        each.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fetch.need_room(folder, path.stat().st_size)
+    piece = folder / f"{whole}.import"
+    _copy(path, piece, tell, link=False)
+    card = Card(source=str(path), size=path.stat().st_size, sha256=fetch.sha256_of(piece, tell), added=now())
+    cards.write_card(cards.card_path(data, whole, "language"), card)
+    fetch.take(piece, target / f"{called}{files.GGUF}")
+    return whole, card
 
 
 def _bring_gguf(models: Path, folder: Path, local: Local, card: Card, tell: Tell, link: bool) -> None:

@@ -3,6 +3,7 @@
 models/NAME.gguf, NAME.json      a language or embedding model, and its card
 models/NAME-00001-of-00002.gguf  the same in several files
 models/NAME.mmproj.gguf          what makes it see pictures
+models/NAME.adapters/LORA.gguf   a LoRA adapter of it; with one the model is NAME+LORA, whose card is NAME+LORA.json
 models/NAME/model.onnx, card.json, model.json      an ONNX model, its card, and how it is used
 """
 
@@ -17,6 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from appliance.ai.host import files
 from appliance.ai.host.files import Found
@@ -70,7 +72,8 @@ class Card(Struct, kw_only=True):
 
 
 class ModelView(Struct, frozen=True, kw_only=True):
-    """One model that is here. ``kind`` is ``language``, ``embedding`` or what an ONNX model is for.
+    """One model that is here. ``kind`` is ``language``, ``embedding`` or what an ONNX model is for; of one with an
+    adapter (``NAME+LORA``) ``bytes`` are the adapter's.
 
     ``context`` in tokens, ``parameters`` is a count (about), ``chat`` says whether it has a chat template, ``images``
     whether it sees pictures, ``trouble`` why it cannot be used.
@@ -114,17 +117,32 @@ def name_from(text: str) -> str:
 
 
 def all_models(data: Path) -> list[ModelView]:
-    """The models of a data folder, by name."""
-    return [view(found) for found in files.look(data) if found.name not in _OURS]
+    """The models of a data folder, by name, and each with each of its adapters."""
+    return [view(each) for found in files.look(data) if found.name not in _OURS for each in _with_adapters(found)]
 
 
 def find(data: Path, name: str) -> Found:
-    """The model of that name. Raises ``NoSuchModel``."""
-    found = files.find(data, name) if name not in _OURS else None
-    if found is None:
-        there = ", ".join(each.name for each in files.look(data)) or "none yet; `flowork models pull` gets one"
-        raise NoSuchModel(f"there is no model {name!r} here; there are: {there}")
-    return found
+    """The model of that name, or one with an adapter. Raises ``NoSuchModel``."""
+    base = name.partition(files.WITH)[0]
+    found = files.find(data, base) if base not in _OURS else None
+    for each in _with_adapters(found) if found is not None else ():
+        if each.name == name:
+            return each
+    names = [each.name for model in files.look(data) for each in _with_adapters(model)]
+    there = ", ".join(names) or "none yet; `flowork models pull` gets one"
+    raise NoSuchModel(f"there is no model {name!r} here; there are: {there}")
+
+
+def _with_adapters(found: Found) -> list[Found]:
+    """A model by itself, and with each of its adapters."""
+    named = {f"{found.name}{files.WITH}{name}": path for name, path in found.adapters.items()}
+    sizes = {name: path.stat().st_size for name, path in named.items() if path.is_file()}
+    return [found, *(replace(found, name=name, size=size) for name, size in sizes.items())]
+
+
+def adapter_of(found: Found) -> Path | None:
+    """The adapter that is meant by its name, if one is."""
+    return found.adapters.get(found.name.partition(files.WITH)[2])
 
 
 def view(found: Found) -> ModelView:
@@ -134,6 +152,8 @@ def view(found: Found) -> ModelView:
     try:
         if found.kind == "language":
             facts = gguf_facts(found.path)
+            if (adapter := adapter_of(found)) is not None:
+                check_adapter(adapter, found.path)
             if found.projector is not None:
                 check_projector(found.projector)
                 facts["images"] = True
@@ -163,6 +183,11 @@ def gguf_facts(path: Path) -> dict[str, Any]:
     facts = ggufs.read(path)
     if facts.architecture == _PROJECTOR:
         raise ConfigError("this is a projector, which makes a model see: give it with its model (--projector)")
+    if facts.is_adapter:
+        raise ConfigError(
+            "this is a LoRA adapter, which changes a model: `flowork models pull FILE --adapter-of MODEL` puts it "
+            "beside that"
+        )
     meta = facts.meta
     written = meta.get("general.file_type")  # not every maker writes it, and 0 is a type
     kind, bits = ("", 0.0) if written is None else _TYPES.get(_number(written), ("", 0.0))
@@ -188,6 +213,17 @@ def check_projector(path: Path) -> None:
         raise ConfigError(f"{path.name} is no projector (its architecture is {facts.architecture[:60]!r})")
     if not facts.meta.get("clip.has_vision_encoder", False):
         raise ConfigError(f"{path.name} hears, and sees no pictures; such models cannot be run here")
+
+
+def check_adapter(path: Path, model: Path) -> None:
+    """Raises ``ConfigError`` for what is no LoRA adapter, or one of another kind of model."""
+    facts, wanted = ggufs.read(path), ggufs.read(model).architecture
+    if not facts.is_adapter:
+        raise ConfigError(f"{path.name} is no LoRA adapter")
+    if facts.architecture != wanted:
+        raise ConfigError(
+            f"{path.name} is an adapter of a {facts.architecture[:60]!r}, and {model.name} is a {wanted!r}"
+        )
 
 
 def _onnx_facts(found: Found) -> dict[str, Any]:
@@ -240,9 +276,16 @@ def keep_speed(data: Path, name: str, speed: Speed) -> None:
 
 
 def remove(data: Path, name: str) -> int:
-    """Delete a model with its card; the bytes that it took. One that is loaded goes on until it is put away."""
+    """Delete a model with its card, or an adapter; the bytes that it took. One that is loaded goes on until it is put
+    away. The adapters of a model stay: what was trained cannot be fetched again.
+    """
     found = find(data, name)
-    if found.kind == "onnx":
+    if (adapter := adapter_of(found)) is not None:
+        for path in (adapter, card_path(data, name, "language")):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # there are others
+            adapter.parent.rmdir()
+    elif found.kind == "onnx":
         # First under a name that nobody takes for a model: a power cut leaves no half one.
         gone = found.path.with_name(f".{name}.gone")
         shutil.rmtree(gone, ignore_errors=True)
@@ -266,7 +309,7 @@ def verify(data: Path, name: str) -> tuple[bool, str]:
     card = read_card(found)
     if found.kind != "language" or not card.sha256:
         raise BadModel(f"no checksum was kept for {name!r}")
-    actual = sha256_of(found.path)
+    actual = sha256_of(adapter_of(found) or found.path)
     for name, wanted in card.others.items() if actual == card.sha256 else ():
         path = found.path.with_name(name)
         digest = sha256_of(path) if path.is_file() else ""

@@ -2,12 +2,13 @@
 
 Only the assistant's words are learnt. Before and after, and behind every epoch, the rows that were held out are asked:
 their loss, and how many answers are right to the last token. Training ends by itself when that no longer gets better;
-what is kept is the adapter that did best. A stop, a kill or a power cut loses at most what came behind the last
-checkpoint.
+what is kept is the adapter that did best. Where nothing is held out it goes to its end, and the last one is kept. A
+stop, a kill or a power cut loses at most what came behind the last checkpoint.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -87,7 +88,10 @@ class Told(Struct, frozen=True, kw_only=True):
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """How it ended: ``finished`` (all epochs), ``settled`` (no better any more), ``stopped`` (call again to go on)."""
+    """How it ended: ``finished`` (all epochs), ``settled`` (no better any more), ``stopped`` (call again to go on).
+
+    ``rows`` were trained on, ``held`` were asked before and after; ``long`` had too many tokens for either.
+    """
 
     state: str
     before: Seen
@@ -95,6 +99,9 @@ class Outcome(Struct, frozen=True, kw_only=True):
     step: int
     steps: int
     adapter: str
+    rows: int
+    held: int
+    long: int
 
 
 class Example(Struct, frozen=True):
@@ -135,7 +142,9 @@ class Tuning:
         if plan.threads:
             torch.set_num_threads(plan.threads)
         self._open()
+        self._long = 0
         train, held = self._examples("train"), self._examples("held")
+        self._counts = len(train), len(held)
         each = math.ceil(len(train) / plan.batch)
         self._steps = each * plan.epochs
         self._optimizer = torch.optim.AdamW((p for p in self._model.parameters() if p.requires_grad), lr=plan.rate)
@@ -188,6 +197,7 @@ class Tuning:
     def _examples(self, side: str) -> list[Example]:
         found = [example_of(self._tokenizer, row["messages"]) for row in load(self._data, side)]
         fitting = [one for one in found if len(one.tokens) <= self._plan.longest and one.learnt < len(one.tokens)]
+        self._long += len(found) - len(fitting)
         if not fitting and side == "train":
             raise ConfigError(f"no row of {self._data} fits into {self._plan.longest} tokens")
         return fitting
@@ -272,7 +282,7 @@ class Tuning:
         """Behind an epoch: is it better than before? The share of right answers counts first, then the loss."""
         now = self._ask(held)
         best = state["best"]
-        better = best is None or (now.right, -now.loss) > (best[1], -best[0])
+        better = best is None or not held or (now.right, -now.loss) > (best[1], -best[0])
         if better:
             state["best"], state["worse"] = [now.loss, now.right], 0
             self._save_adapter()
@@ -286,7 +296,10 @@ class Tuning:
     def _mark(self) -> dict[str, Any]:
         """What a checkpoint belongs to."""
         plan = {name: getattr(self._plan, name) for name in self._plan.__struct_fields__ if name != "threads"}
-        return {"base": str(self._base.resolve()), "data": str(self._data.resolve()), "plan": plan}
+        mark = hashlib.sha256()
+        for side in ("train", "held"):  # a data set may have been made anew under its name
+            mark.update((self._data / f"{side}.jsonl").read_bytes())
+        return {"base": str(self._base.resolve()), "data": mark.hexdigest(), "plan": plan}
 
     def _resume(self) -> dict[str, Any] | None:
         place = self._target / "checkpoint"
@@ -295,7 +308,9 @@ class Tuning:
         except (OSError, ValueError):
             return None
         if state.pop("mark") != self._mark():
-            raise ConfigError(f"{self._target} holds a training of another kind; choose another name or remove it")
+            raise ConfigError(
+                f"{self._target} holds a training of another base, data set or plan; choose another name or remove it"
+            )
         weights = torch.load(place / "weights.pt", map_location=self._device, weights_only=True)
         peft.set_peft_model_state_dict(self._model, weights["adapter"])
         self._optimizer.load_state_dict(weights["optimizer"])
@@ -329,6 +344,9 @@ class Tuning:
             step=state["step"],
             steps=self._steps,
             adapter=str(self._target / "adapter") if state["best"] else "",
+            rows=self._counts[0],
+            held=self._counts[1],
+            long=self._long,
         )
 
 

@@ -22,7 +22,7 @@ noun = Noun(
     "belong to the engine, not to a workspace. Live events of type `models` tell how `setup` and each `pull` go.",
 )
 
-ModelName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$", description="A model's name")]
+ModelName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:+-]{0,255}$", description="A model's name")]
 PullId = Annotated[str, Meta(pattern="^[0-9a-f]{12}$", description="A pull's id")]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tests.ai.host.conftest import SLOW
 from tests.support.kernels import LocalKernel, wait_for
 from tests.support.modelhost import Link, ModelHost
 from tests.support.tinyeyes import TOKENS, picture, tiny_projector
-from tests.support.tinymodel import tiny_embedder, tiny_model
+from tests.support.tinymodel import tiny_adapter, tiny_embedder, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,25 @@ def test_the_first_language_model_answers_where_none_is_named(house: LocalKernel
     assert (found["model"], found["provider"], found["cost"]) == ("slow", "local", 0.0), "a-vectors cannot talk"
     assert found["tokens_in"] > 0
     assert 0 < found["tokens_out"] <= 8
+
+
+def test_a_known_answer_is_not_given_for_another_model_of_that_name(house: LocalKernel, tmp_path: Path) -> None:
+    file = house.data / "models" / "changing.gguf"
+    shutil.copy(tiny_model(), file)
+    ask = {"prompt": "What is new?", "max_tokens": 12, "models": ["changing"]}
+    first = output(run(house, "llm", ask))
+    assert output(run(house, "llm", ask)) == {**first, "from_cache": True, "seconds": 0.0, "first": 0.0}
+    tiny_adapter(tmp_path / "new.gguf", strength=3.0)
+    file.with_suffix(".adapters").mkdir()
+    (tmp_path / "new.gguf").rename(file.with_suffix(".adapters") / "own.gguf")
+    adapted = output(run(house, "llm", {**ask, "models": ["changing+own"]}))
+    tiny_adapter(tmp_path / "new.gguf", seed=1, strength=3.0)
+    (tmp_path / "new.gguf").rename(file.with_suffix(".adapters") / "own.gguf")
+    other = output(run(house, "llm", {**ask, "models": ["changing+own"]}))
+    assert not other["from_cache"] and other["text"] != adapted["text"]
+    shutil.copy(tiny_model(seed=1), tmp_path / "other.gguf")
+    (tmp_path / "other.gguf").rename(file)
+    assert output(run(house, "llm", ask))["text"] != first["text"]
 
 
 def test_an_answer_fits_its_schema_whatever_the_weights_are(house: LocalKernel) -> None:

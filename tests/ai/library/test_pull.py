@@ -19,7 +19,7 @@ from appliance.ai.library.errors import BadModel, CannotFetch, ModelIsThere, NoR
 from appliance.contracts import ConfigError
 from tests.ai.library.source import Source
 from tests.support.tinyeyes import tiny_projector
-from tests.support.tinymodel import tiny_embedder, tiny_model
+from tests.support.tinymodel import tiny_adapter, tiny_embedder, tiny_model
 
 
 @pytest.fixture
@@ -416,6 +416,44 @@ def test_a_file_that_somebody_put_there_is_a_model_too_and_a_broken_one_says_why
     with pytest.raises(NoSuchModel, match="broken, mine"):
         cards.find(tmp_path, "other")
     assert cards.remove(tmp_path, "broken") == 5000
+
+
+def test_an_adapter_comes_beside_its_model_and_goes_alone(tmp_path: Path) -> None:
+    adapter = tiny_adapter(tmp_path / "House-LoRA.gguf")
+    bring.bring(tmp_path, bring.look_at(tiny_model())[0])
+    (base,) = cards.all_models(tmp_path)
+    with pytest.raises(BadModel, match=r"LoRA adapter.*--adapter-of"):
+        bring.bring(tmp_path, bring.look_at(adapter)[0])
+    name, card = bring.bring_adapter(tmp_path, adapter, base.name)
+    assert name == f"{base.name}+house-lora"
+    assert [(view.name, view.bytes, view.trouble) for view in cards.all_models(tmp_path)] == [
+        (base.name, base.bytes, ""),
+        (name, adapter.stat().st_size, ""),
+    ]
+    found = files.find(tmp_path, base.name)
+    assert found is not None and list(found.adapters) == ["house-lora"], "the host sees it"
+    assert cards.as_default(cards.view(cards.find(tmp_path, name))) == {"model_default": (name,)}
+    assert cards.verify(tmp_path, name) == (True, card.sha256)
+    with pytest.raises(ModelIsThere):
+        bring.bring_adapter(tmp_path, adapter, base.name)
+    with pytest.raises(NoSuchModel, match=re.escape(name)):
+        cards.find(tmp_path, f"{base.name}+other")
+    assert cards.remove(tmp_path, name) == adapter.stat().st_size
+    assert [view.name for view in cards.all_models(tmp_path)] == [base.name]
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == [
+        f"{base.name}.gguf", f"{base.name}.json", "pulls"
+    ]  # fmt: skip
+
+
+def test_what_is_no_adapter_of_that_model_is_refused(tmp_path: Path) -> None:
+    bring.bring(tmp_path, bring.look_at(tiny_embedder())[0])
+    (base,) = cards.all_models(tmp_path)
+    with pytest.raises(BadModel, match=r"is an adapter of a 'llama', and .* is a 'bert'"):
+        bring.bring_adapter(tmp_path, tiny_adapter(tmp_path / "a.gguf"), base.name)
+    with pytest.raises(BadModel, match="is no LoRA adapter"):
+        bring.bring_adapter(tmp_path, tiny_model(), base.name)
+    with pytest.raises(NoSuchModel):
+        bring.bring_adapter(tmp_path, tmp_path / "a.gguf", "nobody")
 
 
 def test_damage_on_the_disk_is_found(source: Source, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from appliance.contracts import ConfigError  # noqa: E402
 from tests.ai.training import tiny  # noqa: E402
 from tests.ai.training.test_convert import said  # noqa: E402
 from tests.support.modelhost import ModelHost  # noqa: E402
+from tests.support.tinymodel import tiny_adapter  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
 
@@ -75,10 +77,34 @@ def test_a_stopped_training_goes_on_where_it_was_and_ends_the_same(
     assert second.after.loss == pytest.approx(whole.after.loss, rel=1e-3)
 
 
+def test_where_nothing_is_held_out_it_goes_to_its_end_and_the_last_adapter_is_kept(base: Path, tmp_path: Path) -> None:
+    made = [rows.pair(f"turn {state} the light", json.dumps({"light": state}), "home.csv:1") for state in ("on", "off")]
+    assert dataset.make(made[:1], tmp_path / "one").held == 0
+    plan = lora.Plan(epochs=12, rank=16, alpha=32.0, rate=1e-2, longest=128, threads=1, patience=2)
+    outcome = lora.Tuning(base, tmp_path / "one", tmp_path / "t", plan).run()
+    assert (outcome.state, outcome.step, outcome.rows, outcome.held) == ("finished", 12, 1, 0)
+    example = lora.example_of(
+        tiny.transformers.AutoTokenizer.from_pretrained(base, local_files_only=True), made[0]["messages"]
+    )
+    tokens = example.tokens[: example.learnt]
+    learnt = int(np.argmax(tiny.logits(base, tokens, Path(outcome.adapter))))
+    assert learnt == example.tokens[example.learnt], "that of the last epoch, not of the first"
+
+
+def test_a_data_set_that_was_made_anew_is_not_gone_on_with(base: Path, tmp_path: Path) -> None:
+    made = [rows.pair(f"turn {state} the light", json.dumps({"light": state}), "home.csv:1") for state in ("on", "off")]
+    dataset.make(made, tmp_path / "home")
+    lora.Tuning(base, tmp_path / "home", tmp_path / "t", PLAN, stop=lambda: True).run()
+    shutil.rmtree(tmp_path / "home")
+    dataset.make([*made, rows.pair("open the door", "no", "home.csv:3")], tmp_path / "home")
+    with pytest.raises(ConfigError, match="another base, data set or plan"):
+        lora.Tuning(base, tmp_path / "home", tmp_path / "t", PLAN).run()
+
+
 def test_a_folder_of_another_training_is_not_gone_on_with(base: Path, data: Path, tmp_path: Path) -> None:
     lora.Tuning(base, data, tmp_path / "t", PLAN, stop=lambda: True).run()
     other = lora.Plan(epochs=9)
-    with pytest.raises(ConfigError, match="another kind"):
+    with pytest.raises(ConfigError, match="another base, data set or plan"):
         lora.Tuning(base, data, tmp_path / "t", other).run()
 
 
@@ -145,6 +171,11 @@ def test_only_the_answer_is_learnt(base: Path) -> None:
 def test_what_cannot_be_trained_is_said(base: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no safetensors"):
         lora.Tuning(tmp_path, data, tmp_path / "t", PLAN).run()
+    with pytest.raises(OSError, match="is a LoRA adapter, which stays as it is"):
+        quantizing.quantize(tiny_adapter(tmp_path / "adapter.gguf"), tmp_path / "q.gguf", "q8_0", 1)
+    (tmp_path / "text.gguf").write_text("no model")
+    with pytest.raises(OSError, match="is no GGUF file"):
+        quantizing.quantize(tmp_path / "text.gguf", tmp_path / "q.gguf", "q8_0", 1)
     with pytest.raises(ConfigError, match="no row"):
         lora.Tuning(base, data, tmp_path / "t", lora.Plan(longest=3)).run()
     with pytest.raises(ConfigError, match="no data set"):

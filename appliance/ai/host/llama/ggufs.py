@@ -82,6 +82,11 @@ class Facts(Struct, frozen=True, kw_only=True):
         """How vectors are pooled (1 mean, 2 first, 3 last token), 0 where the model makes none."""
         return int(self.meta.get(f"{self.architecture}.pooling_type", 0))
 
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it is a LoRA adapter, which is no model by itself."""
+        return self.meta.get("general.type") == "adapter"
+
 
 class Part(NamedTuple):
     """Which of a split model's files one is: ``number`` of ``parts``, from 1; 1 of 1 is a whole model."""

@@ -42,6 +42,10 @@ _LONGEST_GRAMMAR, _DEEPEST_GRAMMAR = 1 << 18, 64
 def open_language(path: Path, options: Options) -> Language:
     """See ``load``."""
     facts = ggufs.read(path)
+    if facts.is_adapter:
+        raise ConfigError(
+            f"{path.name} is a LoRA adapter: it lies in the folder MODEL.adapters, and is used as MODEL+NAME"
+        )
     context = min(options.context or _DEFAULT_CONTEXT, facts.context or _DEFAULT_CONTEXT)
     cells = max(context, options.cells)
     kept = options.kept_bytes or max(facts.cell, 1) * context

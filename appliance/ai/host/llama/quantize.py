@@ -10,7 +10,8 @@ import ctypes
 import sys
 from pathlib import Path
 
-from appliance.ai.host.llama import native
+from appliance.ai.host.llama import ggufs, native
+from appliance.contracts import ConfigError
 
 
 def types() -> dict[str, int]:
@@ -28,6 +29,14 @@ def quantize(source: Path, target: Path, kind: str, threads: int = 0) -> None:
     known = types()
     if kind.lower() not in known:
         raise ValueError(f"there is no type {kind!r}; known are {', '.join(sorted(known))}")
+    try:
+        facts = ggufs.read(source)
+    except ConfigError as exc:
+        raise OSError(exc.message) from None
+    if facts.is_adapter:
+        raise OSError(
+            f"{source.name} is a LoRA adapter, which stays as it is: `flowork train merge` works it into its model"
+        )
     params = native.lib.llama_model_quantize_default_params()
     params.nthread = threads
     params.ftype = known[kind.lower()]
