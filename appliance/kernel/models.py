@@ -15,7 +15,6 @@ from appliance.ai.gateway.gate import EMBED, Gate, Watching
 from appliance.ai.gateway.names import Upstreams
 from appliance.ai.gateway.passage import Passages
 from appliance.ai.gateway.prices import Prices
-from appliance.ai.host import files
 from appliance.contracts import (
     Blobs,
     ChatReply,
@@ -195,8 +194,9 @@ class KernelReach:
         self.priority = priority
 
     def edition(self, model: str) -> str:
-        found = files.find(self.host.parent, model.partition(files.WITH)[0])
-        return "" if found is None else str(found.stamp)
+        from appliance.ai.library.cards import edition
+
+        return edition(self.host.parent, model)
 
     @property
     def blobs(self) -> Blobs:

@@ -140,6 +140,12 @@ def _with_adapters(found: Found) -> list[Found]:
     return [found, *(replace(found, name=name, size=size) for name, size in sizes.items())]
 
 
+def edition(data: Path, name: str) -> str:
+    """What changes with a model's files, by their names and times; empty where there is none of that name."""
+    found = files.find(data, name.partition(files.WITH)[0])
+    return "" if found is None else str(found.stamp)
+
+
 def adapter_of(found: Found) -> Path | None:
     """The adapter that is meant by its name, if one is."""
     return found.adapters.get(found.name.partition(files.WITH)[2])
