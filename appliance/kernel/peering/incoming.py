@@ -52,7 +52,7 @@ class Incoming:
         self._kernel = kernel
         self._homes = homes
         self._cluster = cluster
-        self._between = between
+        self.between = between
         self._listening: tuple[int, frozenset[int]] = (-1, frozenset())
         self._lock = threading.Lock()
 
@@ -64,7 +64,7 @@ class Incoming:
     def guests(self) -> Guests:
         return self._kernel.engine.guests
 
-    def _aside(self, request: PeerRequest, work: Callable[[], None]) -> None:
+    def aside(self, request: PeerRequest, work: Callable[[], None]) -> None:
         """Do what may block."""
 
         def guarded() -> None:
@@ -77,11 +77,11 @@ class Incoming:
 
         self._kernel.engine.steps.io.call(guarded)
 
-    def _kernels(self) -> dict[int, Member]:
+    def kernels(self) -> dict[int, Member]:
         """Those that live and have come up, by number."""
         return {one.writer: one for one in self._cluster.around() if one.role == KERNEL and one.works}
 
-    def _hand(
+    def hand(
         self, member: Member, method: str, request: PeerRequest, body: Any, flows: Sequence[int], timeout: float
     ) -> Asking:
         def item(value: Any) -> None:
@@ -89,7 +89,7 @@ class Incoming:
                 request.item(value)
 
         handed = {"peer": msgspec.to_builtins(request.peer), "method": method, "body": body, "flows": list(flows)}
-        return self._between.ask(member.box, HANDED, handed, timeout, item)
+        return self.between.ask(member.box, HANDED, handed, timeout, item)
 
     # --- steps -----------------------------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ class Incoming:
             return
         passage = _Passage(self, request, asked)
         request.on_end(passage.end)
-        self._aside(request, passage.go_on)
+        self.aside(request, passage.go_on)
 
     def homes_of(self, flows: Iterable[int]) -> dict[int, list[int]]:
         """Flows by the number of the kernel that is their home; those that nobody had are at home here then."""
@@ -114,19 +114,19 @@ class Incoming:
 
     def later(self, request: PeerRequest, work: Callable[[], None]) -> None:
         """Try again in a moment."""
-        self._kernel.engine.timers.after(PAUSE, lambda: self._aside(request, work))
+        self._kernel.engine.timers.after(PAUSE, lambda: self.aside(request, work))
 
     # --- what is still wanted --------------------------------------------------------------------------
 
     def _on_wanted(self, request: PeerRequest) -> None:
         if (wanted := wire.asked(request, wire.Wanted)) is None:
             return
-        self._aside(request, partial(self._ask_all, request, wanted.ids))
+        self.aside(request, partial(self._ask_all, request, wanted.ids))
 
     def _ask_all(self, request: PeerRequest, ids: list[str]) -> None:
         asked = [
-            self._hand(member, "step_wanted", request, {"ids": ids}, (), WANTED).future
-            for member in self._kernels().values()
+            self.hand(member, "step_wanted", request, {"ids": ids}, (), WANTED).future
+            for member in self.kernels().values()
         ]
 
         def over(answers: list[Any]) -> None:
@@ -149,16 +149,16 @@ class Incoming:
     def _on_event(self, request: PeerRequest) -> None:
         if (batch := wire.asked(request, Batch, "these are no events")) is None:
             return
-        self._aside(request, lambda: self._to_all(request, batch))
+        self.aside(request, lambda: self._to_all(request, batch))
 
     def _to_all(self, request: PeerRequest, batch: Batch) -> None:
-        listening, kernels = self._listeners(), self._kernels()
+        listening, kernels = self._listeners(), self.kernels()
         homes = self._cluster.members.homes()
         by_home: dict[int, list[int]] = {}
         for flow in listening:
             by_home.setdefault(homes.get(flow, -1), []).append(flow)
         asked = [
-            self._hand(kernels[writer], "event", request, request.body, flows, EVENTS).future
+            self.hand(kernels[writer], "event", request, request.body, flows, EVENTS).future
             for writer, flows in by_home.items()
             if writer in kernels
         ]
@@ -211,7 +211,7 @@ class _Passage:
             return
         try:
             by_home = incoming.homes_of(self._flows())
-            kernels = incoming._kernels()
+            kernels = incoming.kernels()
         except FlowError as exc:
             if not exc.retryable:
                 raise
@@ -238,7 +238,7 @@ class _Passage:
         with self._lock:
             if self._over:
                 return
-            asking = self._incoming._hand(member, "step", request, request.body, flows, left)
+            asking = self._incoming.hand(member, "step", request, request.body, flows, left)
             self._asking = asking
         asking.future.add_done_callback(partial(self._answered, flows))
 
@@ -254,7 +254,7 @@ class _Passage:
             self._request.error(exc)
         elif self._asked.ask and isinstance(answer := done.result(), dict) and answer.get("state") == wire.UNKNOWN:
             self._not_in.update(flows)
-            self._incoming._aside(self._request, self.go_on)
+            self._incoming.aside(self._request, self.go_on)
         else:
             self._request.answer(done.result())
 
@@ -263,7 +263,7 @@ class _Passage:
         with self._lock:
             self._over, asking = why, self._asking
         if asking is not None:
-            self._incoming._between.end(asking, why)
+            self._incoming.between.end(asking, why)
 
 
 def _listens(body: dict[str, Any]) -> bool:
