@@ -38,5 +38,5 @@ class AudioTags(Node[AudioTagsConfig]):
     async def run(self, ctx: Context, config: AudioTagsConfig, payload: Any) -> Any:
         audio = _media.load(ctx, config.audio, "audio")
         options = {"top": config.most, "threshold": config.threshold}
-        found = await ctx.models.infer(config.model, {"audio": audio}, options, seconds(config.timeout))
+        found = await _media.infer(ctx, config.model, "tags", {"audio": audio}, options, seconds(config.timeout))
         return found.outputs

@@ -56,7 +56,9 @@ class DetectObjects(Node[DetectObjectsConfig]):
         if config.overlap is not None:
             options["overlap"] = config.overlap
         image = _media.load(ctx, config.image, "image")
-        found = await ctx.models.infer(config.model, {"image": image}, options, seconds(config.timeout))
+        found = await _media.infer(
+            ctx, config.model, "detect_objects", {"image": image}, options, seconds(config.timeout)
+        )
         result = dict(found.outputs)
         if "picture" in result:
             result["picture"] = ctx.blobs.put(result["picture"], "image/jpeg")

@@ -38,7 +38,8 @@ class Embed(Node[EmbedConfig]):
         if not 0 < len(texts) <= _MOST:
             raise ConfigError(f"text: must be 1 to {_MOST:,} texts, not {len(texts):,}")
         if empty := [index for index, text in enumerate(texts) if not text.strip()]:
-            raise ConfigError(f"text: number {empty[0]} is empty, and nothing has no meaning")
+            place = "text" if isinstance(config.text, str) else f"text[{empty[0]}]"
+            raise ConfigError(f"{place}: is empty, and nothing has no meaning")
         found = await ctx.models.embed(texts, config.model, seconds(config.timeout))
         return {
             "vector": found.vectors[0],

@@ -2,9 +2,11 @@
 
 `overwrite` replaces the file in one step, so that a reader or a power cut never meets half of it. `append`
 adds to the end: JSON as one line, CSV rows in the order of the header that is there. `create` fails if the
-file exists. Missing folders are made. Without `content` the payload is written.
+file exists. Missing folders are made. Without `content` the payload is written. A picture, a sound or any other
+reference to a blob is written by the format `blob`.
 
     {"path": "log/{{ now().date() }}.csv", "format": "csv", "mode": "append", "content": "{{ [payload] }}"}
+    {"path": "doorbell.jpg", "format": "blob", "content": "{{ payload.picture }}"}
 """
 
 from __future__ import annotations
@@ -103,7 +105,8 @@ def _encode(ctx: Context, config: FileWriteConfig, content: Any, header: list[st
 
 def _text(config: FileWriteConfig, content: Any) -> str:
     if isinstance(content, bool) or not isinstance(content, str | int | float):
-        raise ConfigError("content: is not text; choose the format json")
+        wanted = "blob" if isinstance(content, Mapping) and "$blob" in content else "json"
+        raise ConfigError(f"content: is not text; choose the format {wanted}")
     newline = config.mode == "append" if config.newline is None else config.newline
     text = str(content)
     return text + "\n" if newline and not text.endswith("\n") else text

@@ -2,8 +2,8 @@
 
 `models` are tried in this order until one answers: `NAME` is this machine's, `UPSTREAM/NAME` an upstream's; empty takes
 the engine's default. With `schema` (a JSON Schema) the answer is one JSON value that fits it, in `data`. `images` are
-references to blobs, as steps that take or read pictures give them, for models that see (of this machine those with a
-projector: docs/models.md). While the model answers, its words are shown in the run's view.
+references to blobs, as steps that take or read pictures give them, or what a webhook was sent, for models that see (of
+this machine those with a projector: docs/models.md). While the model answers, its words are shown in the run's view.
 
     {"system": "You look after a greenhouse. Answer in one sentence.", "prompt": "It is {{ payload.t }} °C. What now?"}
     {"prompt": "Read the invoice.\\n{{ payload.text }}", "models": ["qwen", "openai/gpt-5-mini"],
@@ -15,18 +15,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import msgspec
 from msgspec import Meta
 
 from appliance.contracts import (
     ChatReply,
     ChatRequest,
     Config,
+    ConfigError,
     Context,
     Duration,
     Effect,
     Node,
     seconds,
 )
+from appliance.nodes import _media
 
 
 class LlmConfig(Config, frozen=True):
@@ -64,8 +67,19 @@ class Llm(Node[LlmConfig]):
     model_fields = {"models": "language"}
 
     async def run(self, ctx: Context, config: LlmConfig, payload: Any) -> Any:
-        reply = await ctx.models.chat(request_of(config), ctx.stream)
+        images = [_picture(ctx, f"images[{at}]", image) for at, image in enumerate(config.images)]
+        reply = await ctx.models.chat(request_of(msgspec.structs.replace(config, images=images)), ctx.stream)
         return view(reply)
+
+
+def _picture(ctx: Context, what: str, image: dict[str, Any]) -> dict[str, Any]:
+    """A picture as a reference to a blob. Raises ``ConfigError`` for what is none."""
+    if "$blob" in image:
+        return image
+    data = _media.held(ctx, image, what)
+    if data is None:
+        raise ConfigError(f"{what}: is not a reference to a blob")
+    return ctx.blobs.put(data, str(image.get("type") or "application/octet-stream"))
 
 
 def request_of(config: LlmConfig) -> ChatRequest:

@@ -57,8 +57,11 @@ def test_without_content_the_payload_is_written(ctx: FakeContext, tmp_path: Path
 
 
 def test_a_blob_is_written_as_it_is(ctx: FakeContext, tmp_path: Path) -> None:
-    write(ctx, ctx.blobs.put(b"\x00\xff"), format="blob")
+    picture = ctx.blobs.put(b"\x00\xff")
+    write(ctx, picture, format="blob")
     assert (tmp_path / "out").read_bytes() == b"\x00\xff"
+    with pytest.raises(ConfigError, match="choose the format blob"):
+        write(ctx, picture)
 
 
 def test_another_encoding(ctx: FakeContext, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -70,7 +70,7 @@ class Scripted:
             raise NodeError(f"{model} is away")
         return ModelFacts(name=model or "small", provider="test", context=self.context)
 
-    async def infer(self, model: str, inputs: Mapping[str, Any], **more: Any) -> Any:
+    async def infer(self, *arguments: Any, **options: Any) -> Any:
         raise AssertionError("nobody here looks at pictures")
 
 
@@ -109,6 +109,17 @@ def test_llm_asks_what_its_config_says() -> None:
     assert ctx.streamed == ['{"t":3}']
 
 
+def test_llm_keeps_a_picture_that_a_webhook_was_sent_as_a_blob() -> None:
+    models = Scripted()
+    ctx = with_models(models)
+    sent = {"base64": "anBlZw==", "type": "image/jpeg"}
+    run_node(Llm(), {"prompt": "?", "images": [sent]}, None, ctx)
+    picture = models.requests[0].messages[0]["content"][1]["image"]
+    assert (ctx.blobs.get(picture), picture["type"]) == (b"jpeg", "image/jpeg")
+    with pytest.raises(ConfigError, match=r"images\[0\]: is not a reference to a blob"):
+        run_node(Llm(), {"prompt": "?", "images": [{"path": "door.jpg"}]}, None, ctx)
+
+
 def test_llm_without_a_system_prompt_shares_nothing() -> None:
     models = Scripted()
     run_node(Llm(), {"prompt": "?"}, None, with_models(models))
@@ -141,9 +152,12 @@ def test_embed_gives_a_vector_for_each_text() -> None:
     assert len(run_node(Embed(), {"text": "ab"}, None, with_models(models))["vectors"]) == 1
 
 
-@pytest.mark.parametrize("text", [[], "", ["a", "  "], ["a"] * 1001])
-def test_embed_wants_texts(text: Any) -> None:
-    with pytest.raises(ConfigError, match="text"):
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [([], "not 0"), ("", "text: is empty"), (["a", "  "], r"text\[1\]: is empty"), (["a"] * 1001, "not 1,001")],
+)
+def test_embed_wants_texts(text: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
         run_node(Embed(), {"text": text}, None, with_models(Scripted()))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from appliance.contracts import ConfigError, Inference, Node, NodeError
+from appliance.contracts import ConfigError, Inference, ModelFacts, Node, NodeError
 from appliance.nodes import _media
 from appliance.nodes.audio_tags import AudioTags
 from appliance.nodes.detect_objects import DetectObjects
@@ -26,8 +27,10 @@ OBJECTS = [
 class Oracle:
     """Models that answer what they were told to, and keep what they were asked."""
 
-    def __init__(self, outputs: dict[str, Any]) -> None:
+    def __init__(self, outputs: dict[str, Any], task: str = "", fault: ConfigError | None = None) -> None:
         self.outputs = outputs
+        self.task = task
+        self.fault = fault
         self.asked: list[tuple[str, dict[str, Any], dict[str, Any], float]] = []
 
     async def infer(
@@ -38,7 +41,12 @@ class Oracle:
         timeout: float = 60.0,
     ) -> Inference:
         self.asked.append((model, dict(inputs), dict(options or {}), timeout))
-        return Inference(outputs=self.outputs, task="t", model=model, provider="local", seconds=0.01)
+        if self.fault is not None:
+            raise self.fault
+        return Inference(outputs=self.outputs, task="t", model=model, provider="local", seconds=0.0012345678)
+
+    async def facts(self, model: str = "") -> ModelFacts:
+        return ModelFacts(name=model, provider="local", task=self.task)
 
 
 def asked(
@@ -46,7 +54,7 @@ def asked(
 ) -> tuple[Any, Oracle, FakeContext]:
     """Run a node with ``payload["blob"]``, if there is one, stored as a blob."""
     oracle = Oracle(outputs)
-    ctx = FakeContext(root=root, models=oracle)  # type: ignore[arg-type]  # the one method that these nodes use
+    ctx = FakeContext(root=root, models=oracle)  # type: ignore[arg-type]  # the methods that these nodes use
     payload = {name: ctx.blobs.put(value) if isinstance(value, bytes) else value for name, value in payload.items()}
     return run_node(node, config, payload, ctx), oracle, ctx
 
@@ -74,7 +82,8 @@ def test_a_picture_may_be_a_file(tmp_path: Path) -> None:
     ("payload", "error", "says"),
     [
         ({}, ConfigError, "neither a reference to a blob nor a path, but nothing"),
-        ({"image": 7}, ConfigError, "a value of type int"),
+        ({"image": 7}, ConfigError, "but a number"),
+        ({"image": ""}, ConfigError, "but an empty text"),
         ({"image": "gone.jpg"}, NodeError, "'gone.jpg' cannot be read: No such file"),
         ({"image": "folder"}, NodeError, "'folder' is not a file that can be read"),
         ({"image": "../../etc/passwd"}, ConfigError, "outside"),
@@ -84,6 +93,32 @@ def test_what_is_no_picture_is_said(tmp_path: Path, payload: Any, error: type[Ex
     (tmp_path / "folder").mkdir()
     with pytest.raises(error, match=says):
         asked(DetectObjects(), {"model": "m"}, payload, {}, tmp_path)
+
+
+def test_a_picture_may_be_what_a_webhook_was_sent() -> None:
+    sent = {"base64": base64.b64encode(b"jpeg").decode(), "type": "image/jpeg"}
+    outputs = {"objects": [], "width": 1, "height": 1}
+    _, oracle, _ = asked(DetectObjects(), {"model": "m", "image": "payload"}, sent, outputs)
+    assert oracle.asked[0][1] == {"image": b"jpeg"}
+    _, oracle, _ = asked(Onnx(), {"model": "m", "inputs": {"image": sent}}, {}, outputs)
+    assert oracle.asked[0][1] == {"image": b"jpeg"}
+    with pytest.raises(ConfigError, match="image: what is under `base64` is not base64"):
+        asked(DetectObjects(), {"model": "m", "image": "payload"}, {"base64": "?"}, outputs)
+
+
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        ("classify", "'m' is for the task classify, not for detect_objects"),
+        ("detect_objects", "this model does not know person"),
+        ("", "this model does not know person"),
+    ],
+)
+def test_a_model_for_something_else_is_named_as_such(task: str, says: str) -> None:
+    oracle = Oracle({}, task, ConfigError("labels: this model does not know person"))
+    ctx = FakeContext(models=oracle)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=says):
+        run_node(DetectObjects(), {"model": "m"}, {"image": ctx.blobs.put(b"png")}, ctx)
 
 
 def test_a_pipe_does_not_hold_the_step_up(tmp_path: Path) -> None:
@@ -107,9 +142,12 @@ def test_any_model_gets_numbers_and_the_bytes_of_blobs() -> None:
     result = run_node(Onnx(), config, None, ctx)
     assert oracle.asked == [("m", {"x": [[1, 2]], "image": b"png"}, {"top": 1}, 60.0)]
     assert result["outputs"]["y"] == [[1.0]]
+    assert result["seconds"] == 0.001235
     assert ctx.blobs.get(result["outputs"]["picture"]) == b"jpeg"
     with pytest.raises(ConfigError, match="at least one"):
         run_node(Onnx(), {"model": "m", "inputs": {}}, None, ctx)
+    with pytest.raises(ConfigError, match=r"inputs.image: has to be a reference to a blob"):
+        run_node(Onnx(), {"model": "m", "inputs": {"image": "door.jpg"}}, None, ctx)
 
 
 def test_what_is_too_large_does_not_leave_the_step(monkeypatch: pytest.MonkeyPatch) -> None:

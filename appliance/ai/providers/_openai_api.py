@@ -93,7 +93,9 @@ class Api(Struct, frozen=True, kw_only=True):
         """The error of a status and its body."""
         told = _told(body)
         words = told.message or body[:_EXCERPT].decode(errors="replace").strip() or "without a word"
-        message = f"{self.name} answered {status}: {words}"
+        # The words of this machine's own host are ours, and say all by themselves.
+        own = self.socket is not None and told.message
+        message = told.message if own else f"{self.name} answered {status}: {words}"
         detail: dict[str, Any] = {"status": status, "sent": True}
         if status in (401, 403):
             return NodeError(message, retryable=False, detail={**detail, "refused": True})
