@@ -99,11 +99,11 @@ def _where(step: Step) -> str:
 def _children(session: Session, reader: Reader, story: Story) -> None:
     wanted = RunFilter(parent=story.head.id, since=story.head.accepted / 1e6 - 1)
     page = session.history.page(wanted, limit=_CHILDREN)
-    for head in page.items:
+    if page.next is not None:
+        out.say(f"↳ earlier ones, and the newest {_CHILDREN}:")
+    for head in reversed(page.items):
         view = reader.head_view(head)
         out.say(f"↳ run {view['id']}  {view['flow']}  {view['state']}  {out.lasted(view['took'])}")
-    if page.next is not None:
-        out.say(f"↳ and more: the newest {_CHILDREN} are shown")
 
 
 def step_of(story: Story, node: str) -> Step:

@@ -181,7 +181,8 @@ def system_text(instructions: str, tools: Sequence[Tool], calls: int, answer: bo
 def _tool_line(tool: Tool, detail: int) -> str:
     about = tool.about.strip() if detail else tool.about.strip().split(". ")[0].split("\n")[0][:80]
     arguments = tool.arguments if detail > 1 else {name: _bare(one) for name, one in tool.arguments.items()}
-    return f"- {tool.called}: {about} Arguments: {json.dumps(arguments, ensure_ascii=False)}"
+    stop = "" if about.endswith((".", "!", "?")) else "."
+    return f"- {tool.called}: {about}{stop} Arguments: {json.dumps(arguments, ensure_ascii=False)}"
 
 
 def _bare(schema: Any) -> Any:

@@ -172,7 +172,7 @@ class AiAgent(Node[AiAgentConfig]):
                 return Out(self._told(ctx, talk, said.value, config), "out")
             talk.pending = said
             if repeated := _repeated(config, talk):
-                return self._stopped(ctx, talk, "loop", f"it asked for {repeated} again and again")
+                return self._stopped(ctx, talk, "loop", f"the same call of {repeated} was wanted again and again")
             talk.entries.append({"role": "assistant", "content": _as_called(said, config)})
             return await self._carry_out(ctx, config, talk)
         return self._stopped(ctx, talk, *limit)
@@ -322,13 +322,13 @@ def _used_up(config: AiAgentConfig, talk: Talk, now: float) -> tuple[str, str] |
     spent = talk.spent
     used = spent.tokens_in + spent.tokens_out
     if spent.turns >= config.turns:
-        return "turns", f"it has had its {config.turns} turns"
+        return "turns", f"all {config.turns} turns are used"
     if config.tokens and used >= config.tokens:
-        return "tokens", f"it has used {used:,} tokens of {config.tokens:,}"
+        return "tokens", f"{used:,} of {config.tokens:,} tokens are used"
     if config.money and spent.cost >= config.money:
-        return "money", f"it has cost ${spent.cost:.4f} of ${config.money:g}"
+        return "money", f"${spent.cost:.4f} of ${config.money:g} are spent"
     if _time_left(config, talk, now) <= 0:
-        return "time", f"it has had its {seconds(config.time):g} seconds"
+        return "time", f"the {seconds(config.time):g} seconds are over"
     if talk.failures >= config.failures:
         return "failures", f"{talk.failures} turns in a row failed"
     return None

@@ -2,10 +2,10 @@
 
 In the first round every role answers by itself. In each further one it sees all answers, says which is the best, and
 gives its own once more; if all name the same one, that is it, and nobody is asked again. After `rounds` revisions a
-`judge` decides with the whole discussion before it, or a `vote` on the last answers (a tie goes to the role that is
-listed first). Each answer is kept as soon as it is there: after a crash the council goes on behind the last one, and
-none is asked for twice. Gives `text` (the decision; `data` where `answer` is a schema), `by` (whose it is), `why`,
-`agreed`, `votes` and the `transcript`.
+`judge` decides with the last answers before it, or a `vote` on them (a tie goes to the role that is listed first). Each
+answer is kept as soon as it is there: after a crash the council goes on behind the last one, and none is asked for
+twice. Gives `text` (the decision; `data` where `answer` is a schema), `by` (whose it is), `why`, `agreed`, `votes` and
+the `transcript`.
 
     {"question": "{{ payload.text }}", "rounds": 1,
      "roles": [{"name": "planner", "instructions": "You plan in small steps."},
@@ -262,10 +262,12 @@ def _decision(config: CouncilConfig, council: Council) -> dict[str, Any]:
         chosen, by, why = said[-1].answer, JUDGE, said[-1].why
     else:
         most = max(votes.values())
-        by = next(role.name for role in config.roles if votes[role.name] == most)
-        number = len(said) // len(config.roles) - 2
-        chosen = next(one.answer for one in _round(config, said, number) if one.role == by)
-        why = f"all held it the best, after {number + 1} rounds" if agreed else f"{most} of {len(config.roles)} votes"
+        by, *tied = [role.name for role in config.roles if votes[role.name] == most]
+        rounds = len(said) // len(config.roles) - 1
+        chosen = next(one.answer for one in _round(config, said, rounds - 1) if one.role == by)
+        why = f"{most} of {len(config.roles)} votes" + (f", listed before {' and '.join(tied)}" if tied else "")
+        if agreed:
+            why = f"all held it the best, after {rounds} round{'s'[: rounds != 1]}"
     data = {} if config.answer is None else {"data": chosen}
     return {
         "text": as_text(chosen),

@@ -1,7 +1,7 @@
 """Sums up a text, also one that is longer than what a model takes at once; gives `{text, parts, model, cost, …}`.
 
 A long text is cut at paragraphs or sentences into parts that fit, counted in the model's own tokens; each part is
-summed up, and then the sums together. What is done is kept: after a crash it goes on with the next part.
+summed up, and then the sums together. What is done is kept every 20 seconds: after a crash it goes on from there.
 
     {"text": "{{ payload.minutes }}", "how": "What was decided, and who does what until when, as a list"}
     {"text": "{{ steps.feed.body }}", "models": ["qwen", "openai/gpt-5-mini"], "max_tokens": 200}
@@ -107,7 +107,11 @@ class Summarize(Node[SummarizeConfig]):
             together = "\n\n".join(memo["sums"])
             size = await ctx.models.count(together, memo["ruler"])
             if size > memo["room"] and size > _SHORTER * memo["size"]:
-                raise NodeError("the model's sums of the parts are hardly shorter than the text", retryable=False)
+                raise NodeError(
+                    "the model's sums of the parts are hardly shorter than the text; ask for less by `how` or "
+                    "`max_tokens`, give it larger parts, or take another model",
+                    retryable=False,
+                )
             memo |= {"parts": memo.get("parts", len(parts)), "size": size, "text": together, "sums": []}
             memo["cuts"] = await _cuts(ctx, memo["ruler"], together, memo["room"])
 

@@ -87,7 +87,8 @@ def test_children_are_shown_below_their_parent(box: Box) -> None:
     box.deploy({**loop, "name": "loop"})
     run = box.json("run", "loop", "-i", "[1, 2, 3]")
     assert run["output"] is not None
-    assert box.run("show", run["id"]).count("↳ run") == 3
+    told = [line.split()[2] for line in box.run("show", run["id"]).splitlines() if line.startswith("↳ run")]
+    assert len(told) == 3 and told == sorted(told), "in the order in which they came"
     assert len(states(box)) == 1
     assert len(states(box, "--children")) == 4
 

@@ -281,7 +281,7 @@ def test_sums_that_are_too_long_together_are_summed_up_again() -> None:
     assert output["parts"] > 5
     assert len(models.requests) > output["parts"] + 1
     endless = Scripted(lambda request: request.messages[-1]["content"], context=700)
-    with pytest.raises(NodeError, match="hardly shorter than the text"):
+    with pytest.raises(NodeError, match="hardly shorter than the text; ask for less"):
         run_node(Summarize(), {"text": story(60), "max_tokens": 150}, None, with_models(endless))
 
 

@@ -193,23 +193,24 @@ def test_no_text_gives_it_a_tool_that_it_was_not_given(make_bench: Callable[...,
 
 
 @pytest.mark.parametrize(
-    ("config", "limit", "turns"),
+    ("config", "limit", "turns", "why"),
     [
-        ({"turns": 3, "repeats": 50}, "turns", 3),
-        ({"repeats": 2}, "loop", 3),
-        ({"tokens": 400, "repeats": 50, "turns": 50}, "tokens", None),
-        ({"money": 0.05, "repeats": 50}, "money", 5),
+        ({"turns": 3, "repeats": 50}, "turns", 3, "all 3 turns are used"),
+        ({"repeats": 2}, "loop", 3, "the same call of add was wanted again and again"),
+        ({"tokens": 400, "repeats": 50, "turns": 50}, "tokens", None, "of 400 tokens are used"),
+        ({"money": 0.05, "repeats": 50}, "money", 5, "$0.0500 of $0.05 are spent"),
     ],
 )
 def test_it_ends_at_its_limits(
-    make_bench: Callable[..., Bench], config: dict[str, Any], limit: str, turns: int | None
+    make_bench: Callable[..., Bench], config: dict[str, Any], limit: str, turns: int | None, why: str
 ) -> None:
     models = Scripted(use("add", a=1), cost=0.01)
     bench = make_bench(models)
     bench.deploy(1, flow(agent(**config), compute("z", "payload"), links=[{"from": "ai", "to": "z", "port": "limit"}]))
     output = bench.run("go").output()
     assert output["limit"] == limit
-    assert output["text"].startswith("I stopped")
+    assert output["text"].startswith("I stopped before I was done: ")
+    assert output["text"].endswith(f"{why}.")
     assert turns is None or output["turns"] == turns
     assert len(output["calls"]) >= 1
 

@@ -78,7 +78,8 @@ def test_a_vote_is_on_the_last_answers() -> None:
 
 def test_a_tie_goes_to_the_first() -> None:
     models = Scripted(opinions({"planner": "engineer", "critic": "critic", "engineer": "planner"}))
-    assert council(models, decide="vote", rounds=1)["by"] == "planner"
+    decided = council(models, decide="vote", rounds=1)
+    assert (decided["by"], decided["why"]) == ("planner", "1 of 3 votes, listed before critic and engineer")
 
 
 @pytest.mark.parametrize("decide", ["judge", "vote"])
@@ -86,6 +87,7 @@ def test_who_agree_are_not_asked_again(decide: str) -> None:
     models = Scripted(opinions(dict.fromkeys(["planner", "critic", "engineer"], "critic")))
     decided = council(models, decide=decide, rounds=8)
     assert (decided["by"], decided["agreed"], decided["turns"]) == ("critic", True, 6)
+    assert decided["why"] == "all held it the best, after 1 round"
 
 
 def asked_for(**words: Any) -> Any:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from appliance.contracts import Problem
 from appliance.nodes import _schemas
 from appliance.nodes._answers import AnswerText
+from appliance.nodes._prompts import system_text
 from appliance.nodes._tools import Answer, Call, Tool, Wrong, first_nodes, read_reply, reply_schema, tool_faults
 from appliance.nodes.ai_agent import AiAgent
 from tests.ai.agents.scripted import answer, several, use
@@ -36,6 +37,12 @@ class NoFlows(AnyWorld):
 
     def flow_exists(self, flow: str) -> bool:
         return False
+
+
+@pytest.mark.parametrize("about", ["Reads the meter", "Reads the meter."])
+def test_a_tool_is_told_in_whole_sentences(about: str) -> None:
+    told = system_text("", [Tool(about=about, node="meter")], 1, False, 2)
+    assert "- meter: Reads the meter. Arguments: {}" in told
 
 
 def test_a_call_is_read_with_its_defaults() -> None:
