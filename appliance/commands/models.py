@@ -159,7 +159,7 @@ def recommend(session: Session, everything: bool) -> None:
     """Say what this machine can run, in which quantization, and how fast it will be."""
     from appliance.ai.library import advice
 
-    bound = session.store.settings.load().models_memory_mb << 20 if session.has_engine else 0
+    bound = session.store.settings.load().models_memory_mb * 1_000_000 if session.has_engine else 0
     machine = advice.look(session.folder, bound)
     rows = advice.recommend(session.folder, machine)
     if session.as_json:
@@ -167,7 +167,7 @@ def recommend(session: Session, everything: bool) -> None:
         return
     out.say(f"{machine.cpu}, {out.size(machine.memory)} of memory, {out.size(machine.bound)} of it for models")
     out.say(f"memory gives {machine.bandwidth / 1e9:.1f} GB/s (just measured); engine: {machine.engine or 'none yet'}")
-    shown = [row for row in rows if everything or row.fits]
+    shown = [row for row in rows if everything or row.fits or row.here]
     out.table(("model", "kind", "size", "memory", "tokens/s", ""), [_advised(row) for row in shown])
     if any(row.speed and not row.measured for row in shown):
         session.note(

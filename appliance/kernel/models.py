@@ -83,6 +83,7 @@ class ModelService:
         self.passages = Passages(self.accounts, Prices(self._look_up))
         self._cache = Cache(0)
         self._default_embed = ""
+        self._host_bounds: tuple[int, float] | None = None
 
     def load(self, settings: Settings, providers: Mapping[str, Provider[Any]]) -> None:
         """Take up the settings."""
@@ -97,6 +98,11 @@ class ModelService:
             tokens_day=settings.model_tokens_day,
         )
         self.gate = Gate(upstreams, settings.model_default, self.passages, self._cache, self._reach)
+        before, self._host_bounds = self._host_bounds, (settings.models_memory_mb, settings.models_idle_minutes)
+        if before not in (None, self._host_bounds):
+            from appliance.ai.library.host import leave
+
+            self._aside(lambda: leave(self._data))
 
     def for_step(self, ctx: StepContext) -> BoundModels:
         """The models as one step sees them."""

@@ -268,10 +268,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(ge=0, le=10_000_000),
         _models(
             "Memory for models",
-            "MiB of memory that loaded models may use together; 0: six tenths of the machine's. Holds from "
-            "the model host's next start on",
-            unit="MiB",
-            restart=True,
+            "MB of memory that loaded models may use together; 0: six tenths of the machine's. A model host "
+            "that runs starts anew for it when it has nothing to do",
+            unit="MB",
         ),
     ] = 0
     models_idle_minutes: Annotated[
@@ -281,7 +280,6 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "Keep models loaded",
             "Minutes without work after which the model host ends and gives its memory back; 0: never",
             unit="minutes",
-            restart=True,
         ),
     ] = 5.0
 

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     os.umask(0o077)
     faulthandler.enable()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(levelname)s: %(message)s")
-    bound = options.memory_mb << 20 or memory.default_bound()
+    bound = options.memory_mb * 1_000_000 or memory.default_bound()
     for line in confine(bound):
         logger.warning("this machine does not let the model host be locked away: %s", line)
     # Held until the end: who wants to know whether a host runs must not ask it, which would start one.
@@ -63,7 +63,9 @@ def main(arguments: Sequence[str]) -> int:
 
 async def _serve(data: Path, door: socket.socket, bound: int, idle: float) -> None:
     shelf = Shelf(data, bound, loaders(data, bound), memory.available, time.monotonic)
-    server = Server(Routes(data, shelf, time.time()).handle, shelf, idle, time.monotonic)
+    routes = Routes(data, shelf, time.time())
+    server = Server(routes.handle, shelf, idle, time.monotonic)
+    routes.leave = server.leave
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)

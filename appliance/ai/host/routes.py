@@ -41,6 +41,8 @@ class Routes:
         self._shelf = shelf
         self._began = began
         self._numbers = itertools.count(1)
+        #: Has the host end as soon as nothing works.
+        self.leave: Callable[[], None] = lambda: None
         self._routes: dict[tuple[str, str], Callable[[Request, Reply], Awaitable[None]]] = {
             ("GET", "/health"): self._health,
             ("GET", "/stats"): self._stats,
@@ -50,6 +52,7 @@ class Routes:
             ("POST", "/v1/embeddings"): self._embeddings,
             ("POST", "/v1/tokens"): self._tokens,
             ("POST", "/v1/infer"): self._infer,
+            ("POST", "/leave"): self._leave,
         }
 
     async def handle(self, request: Request, reply: Reply) -> None:
@@ -68,6 +71,10 @@ class Routes:
 
     async def _health(self, request: Request, reply: Reply) -> None:
         await reply.send({"status": "ok"})
+
+    async def _leave(self, request: Request, reply: Reply) -> None:
+        self.leave()
+        await reply.send({"status": "leaving"})
 
     async def _models(self, request: Request, reply: Reply) -> None:
         there = await asyncio.to_thread(files.look, self._data)

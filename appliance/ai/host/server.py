@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 from appliance.ai.host.http import Connection, Handler, Reply, Request
 from appliance.ai.host.shelf import Shelf
@@ -35,10 +37,15 @@ class Server:
         self._last = 0.0
         self._callers: dict[asyncio.Task[None], Connection] = {}
         self._stopping = asyncio.Event()
+        self._leaving = asyncio.Event()
 
     def stop(self) -> None:
         """End soon: what is being answered ends with an error that says so. Twice is fine."""
         self._stopping.set()
+
+    def leave(self) -> None:
+        """End as soon as nothing works: what comes later is for the next host, which has other settings."""
+        self._leaving.set()
 
     async def run(self, door: socket.socket) -> bool:
         """Serve until :meth:`stop` or until idle; whether everything could be put away in time."""
@@ -100,12 +107,16 @@ class Server:
             self._last = self._clock()
 
     async def _until_idle(self) -> None:
-        while self._idle > 0:
-            left = self._last + self._idle - self._clock()
-            if left <= 0 and not self._working and not self._shelf.busy:
+        while True:
+            left = self._last + self._idle - self._clock() if self._idle else math.inf
+            busy = self._working or self._shelf.busy
+            if not busy and (left <= 0 or self._leaving.is_set()):
                 return
-            await asyncio.sleep(max(left, self._idle / 10))
-        await asyncio.Event().wait()  # never
+            if self._leaving.is_set():
+                await asyncio.sleep(_LOOK)
+            else:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._leaving.wait(), max(left, self._idle / 10) if self._idle else None)
 
 
 async def _full(request: Request, reply: Reply) -> None:

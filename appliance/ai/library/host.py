@@ -6,6 +6,7 @@ import fcntl
 import http.client
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,13 @@ def stats(data: Path, timeout: float = 3.0) -> dict[str, Any] | None:
     except FlowError:
         return None
     return found
+
+
+def leave(data: Path) -> None:
+    """Have a host that runs end as soon as nothing works, since its settings are others now."""
+    if runs(data):
+        with suppress(FlowError):
+            ask(data, "POST", "/leave", {}, 3.0)
 
 
 def ask(data: Path, method: str, path: str, body: Any, timeout: float) -> Any:

@@ -119,7 +119,7 @@ def recommend(call: Call[Query, Nothing]) -> Recommended:
     from appliance.ai.library import advice
 
     gateway = call.gateway
-    machine = advice.look(gateway.data, gateway.settings.models_memory_mb << 20)
+    machine = advice.look(gateway.data, gateway.settings.models_memory_mb * 1_000_000)
     return Recommended(machine, list(advice.recommend(gateway.data, machine)))
 
 

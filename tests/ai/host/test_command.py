@@ -66,7 +66,7 @@ def test_systemd_hands_it_the_door(engine: Path) -> None:
     with door.listen(engine) as ours:
         command = [sys.executable, "-c", SYSTEMD, str(ours.fileno()), *CLI, "model-host", "--data", str(engine)]
         with running(command, pass_fds=[ours.fileno()], env={**os.environ, "FLOWORK_MODELS_MEMORY_MB": "300"}):
-            assert ask(engine, "/stats")["memory"]["bound"] == 300 << 20  # type: ignore[index]
+            assert ask(engine, "/stats")["memory"]["bound"] == 300_000_000  # type: ignore[index]
         assert (engine / door.SOCKET).is_socket(), "the door is systemd's"
 
 

@@ -139,7 +139,7 @@ def test_a_model_for_which_there_is_no_room_is_refused_with_figures(data: Path) 
     with ModelHost(data, models={"tiny": tiny_model()}, memory_mb=100) as host:
         status, code, message = host.error("/v1/chat/completions", chat("tiny", "Hello"))
     assert (status, code) == (507, "model-too-large")
-    assert re.search(r"takes 1\d\d MB of memory, and models may use 105 MB here", message)
+    assert re.search(r"takes 1\d\d MB of memory, and models may use 100 MB here", message)
 
 
 def test_a_damaged_model_harms_nobody_else(data: Path) -> None:

@@ -99,6 +99,26 @@ def test_a_request_that_was_let_in_is_answered_before_it_leaves(data: Path) -> N
     asyncio.run(scene())
 
 
+@pytest.mark.parametrize("idle", [0, 1000.0])
+def test_who_tells_it_to_leave_waits_for_nothing_but_its_work(data: Path, idle: float) -> None:
+    async def scene() -> None:
+        with door.listen(data) as ours:
+            desk = Desk(data, idle)
+            desk.gate.clear()
+            running = asyncio.create_task(desk.server.run(ours.dup()))
+            with call(data) as link:
+                while not desk.asked:  # noqa: ASYNC110  # the handler's own turn
+                    await asyncio.sleep(0)
+                desk.server.leave()
+                done, _ = await asyncio.wait({running}, timeout=0.05)
+                assert not done, "it works"
+                desk.gate.set()
+                assert b"HTTP/1.1 200" in await heard(link)
+                assert await asyncio.wait_for(running, 20) is True
+
+    asyncio.run(scene())
+
+
 def test_more_callers_than_it_takes_are_told_to_come_back(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "MOST_CALLERS", 2)
 

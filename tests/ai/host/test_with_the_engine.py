@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from appliance.ai.library import host
 from tests.ai.host.conftest import SLOW
 from tests.support.appliance import Appliance
 from tests.support.broker import eventually
@@ -50,6 +51,21 @@ def working(engine: Appliance) -> bool:
         return False  # it is being killed
     finally:
         link.close()
+
+
+def test_another_bound_holds_for_a_host_that_runs(engine: Appliance) -> None:
+    config = {"prompt": "Hello", "models": ["slow"], "max_tokens": 2, "cache": False}
+    node = {"id": "ask", "type": "llm", "config": config, "retry": {"attempts": 1}}
+    assert run(engine, "hello", node)["state"] == "succeeded"
+    said = engine.flowork("settings", "set", "models_memory_mb=12").stdout
+    assert "next start" not in said
+    eventually(lambda: not host.runs(engine.data), "the host has left")
+    refused = run(engine, "hello", node)
+    assert refused["state"] == "failed"
+    assert "models may use 12 MB here" in refused["error"]["message"]
+    engine.flowork("settings", "set", "models_memory_mb=0")
+    eventually(lambda: not host.runs(engine.data), "the host has left")
+    assert run(engine, "hello", node)["state"] == "succeeded"
 
 
 def test_a_step_whose_host_is_killed_is_tried_again_and_succeeds(engine: Appliance) -> None:

@@ -53,8 +53,8 @@ def open_language(path: Path, options: Options) -> Language:
     bound = options.memory or available()
     if need > bound:
         raise ConfigError(
-            f"model {path.name} needs {need >> 20} MB of memory with {cells} tokens of context, and {bound >> 20} MB "
-            "may be used. Choose a smaller model or quantization, or a shorter context"
+            f"model {path.name} needs {need / 1e6:,.0f} MB of memory with {cells} tokens of context, and "
+            f"{bound / 1e6:,.0f} MB may be used. Choose a smaller model or quantization, or a shorter context"
         )
     model = Model(path)
     try:
