@@ -1,4 +1,4 @@
-"""What goes to the journal: records gathered between commits, cleaned of secrets, large values put aside.
+"""What goes to the journal: records gathered between commits and written together.
 
 The keeper also decides what happens when the disk refuses: room is made, then history is given up before flows
 are (``degraded``), and what could not be kept is counted and said.
@@ -7,16 +7,15 @@ are (``degraded``), and what could not be kept is counted and said.
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable
 from typing import Any
 
-from appliance.contracts import Event, NodeError
 from appliance.engine import trace
 from appliance.engine.states import RunState
 from appliance.engine.trace import Record
 from appliance.kernel.context import Services
+from appliance.kernel.packing import Packing
 from appliance.kernel.runs import LiveRun
 from appliance.kernel.state import GONE
 from appliance.store.errors import EventTaken, LeaseLost
@@ -26,28 +25,22 @@ from appliance.store.shards import StoreFailure
 
 logger = logging.getLogger(__name__)
 
-#: A blob's reference as msgpack writes it: the key, then a text of 64 characters.
-_BLOB = re.compile(rb"\$blob\xd9\x40([0-9a-f]{64})")
 RETRY_DISK = 5.0
 MAX_HELD = 5_000
 #: Ended runs that may be put off while the write budget is spent.
 MAX_LATER = 256
 
 
-class Keeper:
+class Keeper(Packing):
     """Gathers what happened and commits it. Used by the engine thread only."""
 
     def __init__(self, journal: Journal, services: Services, max_snapshot: int) -> None:
+        super().__init__(services, max_snapshot)
         self._journal = journal
-        self._services = services
-        self._max_snapshot = max_snapshot
         self._touched: list[LiveRun] = []
         self._ops: list[tuple[int, StateOp]] = []
         self._keys: dict[str, int] = {}
-        self._blobs: list[tuple[str, int]] = []
         self._callbacks: list[Callable[[], Any]] = []
-        self.found_secret: Callable[[bytes], bool] = lambda data: False
-        self.scrub: Callable[[Any], Any] = lambda value: value
         self.make_room: Callable[[], None] = lambda: None
         self.committed: Callable[[], None] = lambda: None
         #: Lets a run go that another kernel has made of the same event; which that is, by the text of ours.
@@ -101,85 +94,10 @@ class Keeper:
 
     def record(self, run: LiveRun, record: Record) -> Any:
         """Keep a record; returns its value as it was kept (secrets are gone from it)."""
-        try:
-            data = trace.encode(record)
-        except Exception as exc:
-            record = _readable(record, exc)
-            data = trace.encode(record)
-        if self.found_secret(data):
-            record = Record(
-                record.kind, record.node, record.attempt, record.at, record.took, self.scrub(record.port),
-                self.scrub(record.value), self.scrub(record.extra),
-            )  # fmt: skip
-            data = trace.encode(record)
-        value = record.value
-        if len(data) > self._max_snapshot:
-            data = trace.encode(self._aside(run, record))
-        if b"$blob" in data:
-            self._note_blobs(run, data)
+        data, value = self.pack_record(run, record)
         run.records.append(data)
         self.touch(run)
         return value
-
-    def _aside(self, run: LiveRun, record: Record) -> Record:
-        """The record with its value (and large extras) replaced by references to blobs."""
-        value, extra = record.value, record.extra
-        if len(trace.pack(value)) > self._max_snapshot // 2:
-            value = self._blob(run, value)
-        if extra and len(trace.pack(extra)) > self._max_snapshot // 2:
-            extra = {
-                key: self._blob(run, item) if len(trace.pack(item)) > 4096 else item for key, item in extra.items()
-            }
-        return Record(record.kind, record.node, record.attempt, record.at, record.took, record.port, value, extra)
-
-    def _blob(self, run: LiveRun, value: Any) -> Any:
-        """The reference to a value that was put aside, or the value itself if the disk refused."""
-        try:
-            return self._services.blobs.put(trace.pack(value), "application/x-flowork-value")
-        except NodeError as exc:
-            logger.warning("a value of run %s stays in its record: %s", run.text, exc)
-            return value
-
-    def _note_blobs(self, run: LiveRun, data: bytes) -> None:
-        """The run uses these blobs: they stay for as long as it is kept."""
-        self._blobs += [(digest.decode(), run.id) for digest in _BLOB.findall(data)]
-
-    def unpack(self, value: Any) -> Any:
-        """The value of a record: itself, or what its blob holds."""
-        if isinstance(value, dict) and value.get("type") == "application/x-flowork-value" and "$blob" in value:
-            return trace.unpack(self._services.blobs.get(value))
-        return value
-
-    def pack_event(self, run: LiveRun, event: Event, item: list[int] | None) -> tuple[bytes, Any]:
-        """The event for the run's row, and its payload as kept. Form: ``[id, view, payload, item]``."""
-        head, view, payload = event.id, run.event, event.payload
-
-        def pack(form: list[Any]) -> bytes:
-            return trace.pack_event(form, run.trigger, run.accepted)
-
-        try:
-            data = pack([head, view, payload, item])
-        except Exception:
-            head, view, payload = packable(head), packable(view), packable(payload)
-            data = pack([head, view, payload, item])
-        if self.found_secret(data):
-            head, view, payload = self.scrub(head), self.scrub(view), self.scrub(payload)
-            data = pack([head, view, payload, item])
-        run.event = view
-        if len(data) > self._max_snapshot:
-            data = pack([head, view, self._blob(run, payload), item])
-        if b"$blob" in data:
-            self._note_blobs(run, data)
-        return data, payload
-
-    def clean(self, value: Any) -> Any:
-        """A value without secrets, that can be packed."""
-        try:
-            data = trace.pack(value)
-        except Exception:
-            value = packable(value)
-            data = trace.pack(value)
-        return self.scrub(value) if self.found_secret(data) else value
 
     def state_ops(self, run: LiveRun, changes: dict[str, Any], number: int | None = None) -> None:
         """Change durable values of the run's flow (or those under another number) together with the run."""
@@ -387,29 +305,3 @@ class Nowhere(list[bytes]):
 
     def append(self, record: bytes) -> None:
         """Forget it."""
-
-
-def packable(value: Any) -> Any:
-    """The value if it can be packed, else what it looks like."""
-    try:
-        trace.pack(value)
-    except Exception as exc:
-        return {"unserializable": _shown(value), "reason": _shown(exc, str)}
-    return value
-
-
-def _shown(value: Any, show: Callable[[Any], str] = repr) -> str:
-    try:
-        return show(value)[:2000].encode(errors="backslashreplace").decode()
-    except Exception:
-        return f"a {type(value).__name__}"
-
-
-def _readable(record: Record, problem: Exception) -> Record:
-    """A record that no file can hold, with those values said in words that are at fault."""
-    extra = None
-    if record.extra is not None:
-        extra = {key: packable(value) for key, value in record.extra.items()}
-    value, port = packable(record.value), _shown(record.port, str)
-    logger.warning("a step gave a value that cannot be kept: %s", _shown(problem, str))
-    return Record(record.kind, record.node, record.attempt, record.at, record.took, port, value, extra)

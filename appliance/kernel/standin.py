@@ -17,7 +17,7 @@ from appliance.contracts import Busy, Event
 from appliance.engine import trace
 from appliance.engine.states import RunState
 from appliance.kernel.client import KernelClient
-from appliance.kernel.keeper import packable
+from appliance.kernel.packing import packable
 from appliance.kernel.runs import event_view, key_of
 from appliance.queue.app import make_huey
 from appliance.queue.tasks import TaskQueue
