@@ -92,6 +92,18 @@ def _health(flow: Flow, triggers: Mapping[str, list[dict[str, Any]]] | None) -> 
     return f"{len(mine)} ok" if mine else "none"
 
 
+def show_spec(session: Session, version: Version) -> None:
+    """The spec that was saved with a version, or one that is made of its steps."""
+    from appliance.workshop.palette import Palette
+    from appliance.workshop.spec import spec_of
+
+    spec = version.body.get("spec") or spec_of(version.body, Palette(session.registry.catalog()))
+    if session.as_json:
+        out.emit({"spec": spec})
+    else:
+        out.say(out.plain_lines(spec.rstrip("\n")))
+
+
 def show_one(session: Session, flow: Flow, version: Version) -> None:
     """One flow with the outline of one version."""
     triggers = triggers_by_flow(session)

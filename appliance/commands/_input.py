@@ -37,6 +37,14 @@ def read_bytes(path: str) -> bytes:
         raise BadInput(f"{path}: {(exc.strerror or str(exc)).lower()}") from None
 
 
+def read_text(path: str) -> str:
+    """The text of a file, or of standard input for ``-``. Raises ``BadInput`` for what is none."""
+    try:
+        return read_bytes(path).removeprefix(b"\xef\xbb\xbf").decode()
+    except UnicodeDecodeError:
+        raise BadInput(f"{'standard input' if path == _STDIN else path}: not text in UTF-8") from None
+
+
 def read_json_file(path: str) -> Any:
     """The JSON in a file, or on standard input for ``-``. Raises ``BadInput`` naming line and column."""
     return _parse(read_bytes(path).removeprefix(b"\xef\xbb\xbf"), "standard input" if path == _STDIN else path)

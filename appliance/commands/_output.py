@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -90,6 +90,12 @@ def _row(cells: Sequence[str], widths: Sequence[int], bold: bool = False) -> Non
     last = len(cells) - 1
     padded = [cell if index == last else cell.ljust(widths[index]) for index, cell in enumerate(cells)]
     say("  ".join(click.style(cell, fg=STATE_COLORS.get(cell.strip()), bold=bold or None) for cell in padded))
+
+
+def saved_draft(saved: Mapping[str, Any]) -> str:
+    """Where a draft is now, and what makes it live."""
+    flow = saved["flow"]
+    return f"saved as version {saved['version']} of {flow}, not deployed; `flowork flow deploy {flow}` makes it live"
 
 
 def fields(pairs: Iterable[tuple[str, Any]]) -> None:

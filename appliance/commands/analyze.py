@@ -8,7 +8,7 @@ import msgspec
 from appliance.commands import _output as out
 from appliance.commands._base import leaf
 from appliance.commands._session import Session
-from appliance.contracts import Analysis
+from appliance.contracts import Analysis, FlowError
 from appliance.kernel.wire import LONGEST_DRAFT
 
 
@@ -25,6 +25,9 @@ def command(session: Session, flow_id: str, runs: int, words: bool, model: str, 
     if session.as_json:
         out.emit({**msgspec.to_builtins(analysis), "saved": saved})
         return
+    if not analysis.runs:
+        out.say(f"version {analysis.version} has not run yet")
+        return
     counted = "1 run" if analysis.runs == 1 else f"{analysis.runs} runs"
     out.say(f"{counted} of version {analysis.version} since {out.moment(analysis.since)}")
     if analysis.words:
@@ -38,9 +41,9 @@ def command(session: Session, flow_id: str, runs: int, words: bool, model: str, 
         if finding.runs:
             out.say(f"   for example: flowork show {finding.runs[0]}")
     if not analysis.findings:
-        out.say("nothing to complain of" if analysis.runs else "it has not run yet")
+        out.say("nothing to complain of")
     if saved:
-        out.say(f"saved as version {saved['version']} of {saved['flow']}, not deployed")
+        out.say(out.saved_draft(saved))
 
 
 def _looked(session: Session, flow_id: str, runs: int) -> Analysis:
@@ -56,9 +59,19 @@ def _looked(session: Session, flow_id: str, runs: int) -> Analysis:
 
 
 def _worded(session: Session, flow_id: str, runs: int, model: str) -> Analysis:
+    """With a model's summary; where none gives one, what the rules have found is told all the same."""
+    from appliance.kernel.client import KernelAway
+
     workspace = session.store.flows.get(flow_id).workspace
     asked = {"flow": flow_id, "workspace": workspace, "runs": runs, "models": [model] if model else []}
-    return msgspec.convert(session.call("analyse", LONGEST_DRAFT, **asked), Analysis)
+    try:
+        return msgspec.convert(session.call("analyse", LONGEST_DRAFT, **asked), Analysis)
+    except KernelAway:
+        raise
+    except FlowError as exc:
+        found = _looked(session, flow_id, runs)
+        session.note(f"no model sums it up: {exc.message}")
+        return found
 
 
 def _applied(session: Session, analysis: Analysis, number: int) -> dict[str, object]:

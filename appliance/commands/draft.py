@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 @leaf(
     'flowork draft "Tell me when the greenhouse is over 30 degrees for two minutes"',
+    "flowork flow show greenhouse --spec > greenhouse.md",
     "flowork draft --spec greenhouse.md --flow greenhouse --save",
     name="draft",
 )
@@ -44,7 +45,7 @@ def command(
     """Draft a flow from a sentence or a spec, with a model; show it with a dry run. Nothing is ever deployed."""
     if not text and not spec_file:
         raise click.UsageError("say what the flow has to do, or give its --spec")
-    spec = given.read_bytes(spec_file).decode() if spec_file else ""
+    spec = given.read_text(spec_file) if spec_file else ""
     old = session.store.flows.numbered(flow_id) if flow_id else None
     session.note("drafting; a small model on a small box takes some minutes")
     asked = {"text": text, "spec": spec, "flow": old.body if old else None, "models": list(models), "repairs": repairs}
@@ -92,7 +93,7 @@ def _show(draft: dict[str, Any], dry: list[dict[str, Any]] | None, saved: dict[s
     if target:
         out.say(f"written to {out.plain(target)}")
     if saved:
-        out.say(f"saved as version {saved['version']} of {saved['flow']}, not deployed")
+        out.say(out.saved_draft(saved))
     elif not target:
         out.say("nothing was saved; keep it with --save or --out FILE")
 

@@ -35,13 +35,23 @@ def list_(session: Session, search: str, tag: str, workspace: str) -> None:
     flows.show_list(session, found)
 
 
-@leaf("flowork flow show greenhouse", "flowork flow show greenhouse --version 3 --json", of=command)
+@leaf(
+    "flowork flow show greenhouse",
+    "flowork flow show greenhouse --version 3 --json",
+    "flowork flow show greenhouse --spec > greenhouse.md",
+    of=command,
+)
 @click.argument("flow_id", metavar="FLOW")
 @click.option("--version", "number", type=int, help="The version. [default: the newest]")
-def show(session: Session, flow_id: str, number: int | None) -> None:
+@click.option("--spec", "as_spec", is_flag=True, help="Its spec in markdown, as `flowork draft --spec` takes it.")
+def show(session: Session, flow_id: str, number: int | None, as_spec: bool) -> None:
     """Show one flow: its version, its triggers with their health, its steps."""
     flow = session.store.flows.get(flow_id)
-    flows.show_one(session, flow, session.store.flows.numbered(flow_id, number))
+    version = session.store.flows.numbered(flow_id, number)
+    if as_spec:
+        flows.show_spec(session, version)
+    else:
+        flows.show_one(session, flow, version)
 
 
 @leaf("flowork flow versions greenhouse", of=command)

@@ -25,6 +25,8 @@ _FAILURES, _FAILURE_SHARE = 3, 0.02
 _SLOW, _SLOW_SHARE = 1.0, 0.5
 #: Bytes that a step hands on, usually, from which they are told.
 _LARGE = 64_000
+#: Days for which runs of a flow with large results are kept, where nothing is said of that yet.
+_DAYS = 3
 _WAIT = 1.0
 _IDLE_SHARE = 0.9
 
@@ -185,6 +187,7 @@ def oversized(flow: Flow, evidence: Evidence) -> Iterator[RunFinding]:
     """Steps that hand on far more than flows usually do: every copy is kept with the run."""
     for node, facts in _steps(evidence):
         usual, most = percentile(facts.sizes, 0.5), max(facts.sizes, default=0)
+        change = None if "history" in flow.get("settings", {}) else _with_settings(flow, history={"days": _DAYS})
         if usual < _LARGE and most < 20 * _LARGE:
             continue
         yield RunFinding(
@@ -194,9 +197,9 @@ def oversized(flow: Flow, evidence: Evidence) -> Iterator[RunFinding]:
             weight=0.25 + min(0.3, usual / 10_000_000),
             node=node.id,
             evidence={"median_bytes": int(usual), "most_bytes": most, "measured": len(facts.sizes)},
-            suggestion="Put a Transform behind it that keeps what later steps need, or keep this flow's runs for less "
-            "time.",
-            change=_with_settings(flow, history={"days": 3}) if "history" not in flow.get("settings", {}) else None,
+            suggestion="Put a Transform behind it that keeps what later steps need"
+            + (f"; or keep this flow's runs for {_DAYS} days only." if change else "."),
+            change=change,
         )
 
 

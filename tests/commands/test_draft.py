@@ -62,7 +62,9 @@ def test_a_saved_draft_is_not_deployed_and_can_be_drafted_again_from_its_spec(bo
     shown = box.json("flow", "show", "too-hot")
     assert shown["live"] is None
     spec = box.folder.parent / "spec.md"
-    spec.write_text(told["spec"].replace("30", "35"))
+    shown_spec = box.run("flow", "show", "too-hot", "--spec")
+    assert shown_spec == told["spec"] == box.json("flow", "show", "too-hot", "--spec")["spec"]
+    spec.write_text(shown_spec.replace("30", "35"))
     warmer = {**FLOW, "nodes": [{**FLOW["nodes"][0], "config": {"when": "payload.t > 35"}}, FLOW["nodes"][1]]}
     says(server, {"triggers": [], "nodes": ["condition"]}, {"flow": warmer, "sample": None})
     again = box.json("draft", "--spec", str(spec), "--flow", "too-hot", "--save")
@@ -76,6 +78,17 @@ def test_faults_that_are_left_are_told_and_the_exit_code_says_so(box: Box, serve
     told = box.json("draft", "x", "--repairs", "0", code=1)
     assert [problem["path"] for problem in told["problems"]] == ["edges[0].port"]
     assert told["dry_run"] is None
+
+
+def test_a_flow_without_a_spec_is_described_by_its_steps(box: Box) -> None:
+    name = box.deploy({**flow(node("hot", "condition", {"when": "payload.t > 30"})), "name": "Warm"})
+    assert "1. **hot** (Condition)" in box.run("flow", "show", name, "--spec")
+
+
+def test_a_spec_has_to_be_text(box: Box) -> None:
+    spec = box.folder.parent / "spec.md"
+    spec.write_bytes(b"\x80GGUF")
+    assert "spec.md: not text in UTF-8" in box.fails("draft", "--spec", str(spec))
 
 
 def test_without_a_wish_it_says_what_to_give(box: Box) -> None:
@@ -97,11 +110,15 @@ def test_a_finding_is_shown_and_its_change_saved_as_a_draft(box: Box, kernel: Ke
         triggers=[{"id": "form", "type": "manual", "config": {}}],
     )
     name = box.deploy({**body, "name": "Cold"})
+    assert box.run("analyze", name) == "version 1 has not run yet\n"
     for _ in range(60):
         box.run("run", name, "--input", '{"t": 1}')
     told = box.json("analyze", name)
     assert [finding["node"] for finding in told["findings"]] == ["never"]
     assert "1. never was never reached" in box.run("analyze", name)
+    assert "saved as version 2 of cold, not deployed; `flowork flow deploy cold`" in box.run(
+        "analyze", name, "--apply", "1"
+    )
     assert box.json("analyze", name, "--apply", "1")["saved"] == {"flow": "cold", "version": 2}
     shown = box.json("flow", "show", name)
     assert (shown["newest"], shown["live"]) == (2, 1)
@@ -115,3 +132,6 @@ def test_a_model_words_what_the_rules_have_found(box: Box, server: Cloud) -> Non
     told = box.json("analyze", name, "--words")
     assert told["words"] == "The step big hands on too much."
     assert "big hands on 100 kB" in server.bodies[-1]["messages"][-1]["content"]
+    server.fail(401, "who are you?")
+    assert "1. big hands on" in box.run("analyze", name, "--words", "--model", "near/large")
+    assert "no model sums it up: 127.0.0.1 answered 401" in box.last.stderr

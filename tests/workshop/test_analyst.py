@@ -191,6 +191,10 @@ def test_large_values_are_told_and_kept_for_less_time() -> None:
     finding = only(rules.oversized, BODY, evidence(BODY, get=facts))
     assert "200 kB" in finding.title
     assert finding.change is not None and finding.change["settings"]["history"] == {"days": 3}
+    assert finding.suggestion.endswith("; or keep this flow's runs for 3 days only.")
+    bounded = {**BODY, "settings": {"history": {"days": 9}}}
+    finding = only(rules.oversized, bounded, evidence(bounded, get=facts))
+    assert finding.change is None and finding.suggestion.endswith("what later steps need.")
 
 
 def test_the_weightiest_finding_comes_first_and_no_runs_show_nothing() -> None:
