@@ -67,7 +67,9 @@ async def infer(
         facts = await ctx.models.facts(model)
         if facts.task in ("", task):
             raise
-        raise ConfigError(f"model: {model!r} is for the task {facts.task}, not for {task}", detail=exc.detail) from exc
+        # A folder without a `model.json` is listed as `onnx`.
+        told = "names no task in a model.json" if facts.task == "onnx" else f"is for the task {facts.task}"
+        raise ConfigError(f"model: {model!r} {told}; this wants one for {task}", detail=exc.detail) from exc
 
 
 def bounded(data: bytes, what: str) -> bytes:

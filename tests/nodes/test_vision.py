@@ -109,7 +109,8 @@ def test_a_picture_may_be_what_a_webhook_was_sent() -> None:
 @pytest.mark.parametrize(
     ("task", "says"),
     [
-        ("classify", "'m' is for the task classify, not for detect_objects"),
+        ("classify", "'m' is for the task classify; this wants one for detect_objects"),
+        ("onnx", "'m' names no task in a model.json; this wants one for detect_objects"),
         ("detect_objects", "this model does not know person"),
         ("", "this model does not know person"),
     ],
