@@ -166,7 +166,8 @@ def recommend(session: Session, everything: bool) -> None:
         out.emit({"machine": machine, "items": rows})
         return
     out.say(f"{machine.cpu}, {out.size(machine.memory)} of memory, {out.size(machine.bound)} of it for models")
-    out.say(f"memory gives {machine.bandwidth / 1e9:.1f} GB/s (just measured); engine: {machine.engine or 'none yet'}")
+    engine = machine.engine or work.own_engine() or "none yet"
+    out.say(f"memory gives {machine.bandwidth / 1e9:.1f} GB/s (just measured); engine: {engine}")
     shown = [row for row in rows if everything or row.fits or row.here]
     out.table(("model", "kind", "size", "memory", "tokens/s", ""), [_advised(row) for row in shown])
     if any(row.speed and not row.measured for row in shown):

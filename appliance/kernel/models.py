@@ -91,6 +91,7 @@ class ModelService:
         self.passages.update(upstreams)
         self._cache.resize(int(settings.model_cache_mb * _MEGABYTE))
         self._default_embed = settings.model_embed
+        self.accounts.upstreams = upstreams.known
         self.accounts.budgets = Budgets(
             day=settings.model_budget_day,
             month=settings.model_budget_month,

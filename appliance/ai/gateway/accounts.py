@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from appliance.ai.gateway.names import Target
+from appliance.ai.gateway.names import Target, Upstream
 from appliance.contracts import FlowError
 
 #: Days that are kept one by one.
@@ -103,6 +103,8 @@ class Accounts:
         self._dirty: dict[int, set[str]] = {}
         self._day = ""
         self.budgets = Budgets()
+        #: As they are set up, by name: whose budgets there are, and what is asked without leaving this machine.
+        self.upstreams: Mapping[str, Upstream] = {}
 
     def load(self, flow: int, days: Mapping[str, Any]) -> None:
         """What was kept of a flow, as :meth:`take` gave it."""
@@ -128,7 +130,12 @@ class Accounts:
         for scope in _scopes(day, flow, upstream):
             found = self._sums.setdefault(scope, _Sum())
             found.cost += use.cost
-            found.tokens += (use.tokens_in + use.tokens_out) if upstream else 0
+            found.tokens += (use.tokens_in + use.tokens_out) if self._leaves(upstream) else 0
+
+    def _leaves(self, upstream: str) -> bool:
+        """Whether what an upstream is asked leaves this machine; of one that is not set up any more it did."""
+        known = self.upstreams.get(upstream)
+        return bool(known.place) if known is not None else bool(upstream)
 
     # --- what is kept ----------------------------------------------------------------------------------
 
@@ -196,7 +203,9 @@ class Accounts:
                     each.held_tokens -= away
 
     def left(self) -> list[dict[str, Any]]:
-        """The engine's budgets that are set: setting, bound, what is spent and what is held for questions under way."""
+        """The engine's budgets that are set, and those of upstreams: setting, bound, what is spent and what is held for
+        questions under way.
+        """
         day = self._today().isoformat()
         budgets = self.budgets
         bounds = (
@@ -212,6 +221,11 @@ class Accounts:
                     tokens = setting == "model_tokens_day"
                     used, held = (spent.tokens, spent.held_tokens) if tokens else (spent.cost, spent.held)
                     found.append({"setting": setting, "bound": bound, "spent": used, "held": held})
+            for name, upstream in sorted(self.upstreams.items()):
+                if bound := upstream.limits.budget_day:
+                    spent = self._sums.get((f"upstream {name}", day)) or _Sum()
+                    setting = f"budget_day of {name}"
+                    found.append({"setting": setting, "bound": bound, "spent": spent.cost, "held": spent.held})
         return found
 
     def _check(self, who: Who, target: Target, day: str, cost: float, tokens: int) -> None:
@@ -231,8 +245,9 @@ class Accounts:
             found = self._sums.get(scope) or _Sum()
             if bound and found.cost + found.held + cost > bound:
                 message = (
-                    f"{what} is ${bound:.2f}, of which ${found.cost + found.held:.4f} is spent; {target} may cost "
-                    f"another ${cost:.4f} (setting {place})"
+                    f"{what} is ${bound:.2f}, of which ${found.cost + found.held:.4f} is spent; the longest "
+                    f"answer of {target} would cost another ${cost:.4f}. Raise it (setting {place}), allow shorter "
+                    "answers (max_tokens), or name a model of this machine behind it, which costs nothing"
                 )
                 raise BudgetSpent(message, detail={"budget": place, "bound": bound, "spent": found.cost})
         found = self._sums.get((ENGINE, day)) or _Sum()

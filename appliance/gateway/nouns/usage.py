@@ -26,7 +26,7 @@ class WhichUsage(InWorkspace, frozen=True):
 
 
 class Budget(Struct, frozen=True, kw_only=True):
-    """A budget of the engine that is set: `held` is what questions under way may still cost."""
+    """A budget of the engine or of an upstream that is set: `held` is what questions under way may still cost."""
 
     setting: str
     bound: float

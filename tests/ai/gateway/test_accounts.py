@@ -131,6 +131,8 @@ def test_an_upstream_has_a_budget() -> None:
     assert "'cloud' today" in refused(accounts, ASK, 0.2, budget_day=1.0)
     with accounts.held(ASK, place(name="other"), 0.2, 10):
         pass
+    accounts.upstreams = {"cloud": place(budget_day=1.0).upstream, "other": place(name="other").upstream}
+    assert accounts.left() == [{"setting": "budget_day of cloud", "bound": 1.0, "spent": 0.9, "held": 0.0}]
 
 
 def test_questions_under_way_cannot_spend_the_rest_together() -> None:
@@ -153,6 +155,9 @@ def test_what_is_free_is_always_allowed() -> None:
 def test_tokens_that_leave_the_machine_have_a_bound() -> None:
     accounts = Accounts(Today())
     accounts.budgets = Budgets(tokens_day=100)
+    near = place(name="near", url="http://localhost:11434/v1")
+    accounts.upstreams = {"near": near.upstream}
+    accounts.add(ASK, near, use(tokens=500))
     accounts.add(ASK, place(), use(tokens=80))
     assert "100 tokens may leave this machine in a day, and 80 have" in refused(accounts, ASK, 0.0, tokens=30)
     assert OpenAIConfig(url="http://127.0.0.1:1/v1").url
