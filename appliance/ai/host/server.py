@@ -87,7 +87,6 @@ class Server:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._last = self._clock()
         handler = self._work if len(self._callers) < MOST_CALLERS else _full
         self._callers[task] = link = Connection(reader, writer, handler, self._stopping, LIMIT)
         try:

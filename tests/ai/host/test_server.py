@@ -15,6 +15,7 @@ from appliance.ai.host.server import Server
 from appliance.ai.host.shelf import Shelf
 
 ASK = b"POST /x HTTP/1.1\r\nHost: models\r\nContent-Length: 0\r\n\r\n"
+LOOK = b"GET /x HTTP/1.1\r\nHost: models\r\n\r\n"
 
 
 class Clock:
@@ -43,13 +44,13 @@ class Desk:
         await reply.send({"ok": True})
 
 
-def call(data: Path) -> socket.socket:
+def call(data: Path, asking: bytes = ASK) -> socket.socket:
     """A caller that has asked."""
     link = socket.socket(socket.AF_UNIX)
     link.setblocking(False)
     with door.address(data) as address:
         link.connect(address)
-    link.sendall(ASK)
+    link.sendall(asking)
     return link
 
 
@@ -94,6 +95,20 @@ def test_a_request_that_was_let_in_is_answered_before_it_leaves(data: Path) -> N
                 desk.gate.set()
                 assert b"HTTP/1.1 200" in await heard(link)
                 desk.clock.now = 200.0
+                assert await asyncio.wait_for(running, 20) is True
+
+    asyncio.run(scene())
+
+
+def test_who_only_looks_does_not_keep_it_however_often_he_comes(data: Path) -> None:
+    async def scene() -> None:
+        with door.listen(data) as ours:
+            desk = Desk(data, 0.05)
+            running = asyncio.create_task(desk.server.run(ours.dup()))
+            with call(data, LOOK) as link:
+                assert b"HTTP/1.1 200" in await heard(link)
+            desk.clock.now = 0.06
+            with call(data, LOOK):
                 assert await asyncio.wait_for(running, 20) is True
 
     asyncio.run(scene())
