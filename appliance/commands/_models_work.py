@@ -216,6 +216,8 @@ def agree(question: str, *, yes: bool, as_json: bool) -> None:
 
 
 def _show(session: Session, order: Order) -> None:
+    from appliance.ai.library.fetch import SPARE
+
     if session.as_json:
         return
     checksum = order.parts[0].sha256 if order.checksum_known else ""
@@ -227,7 +229,7 @@ def _show(session: Session, order: Order) -> None:
             ("as", order.name),
             ("size", out.size(order.bytes) if order.bytes else "not told by the source"),
             ("files", str(len(order.parts)) if len(order.parts) > 1 else ""),
-            ("disk", f"{room}, {out.size(left)} of them behind it" if left > 0 else f"only {room}"),
+            ("disk", f"{room}, {out.size(left)} of them afterwards" if left > SPARE else f"only {room}"),
             ("licence", " ".join(filter(None, (order.licence, order.licence_url))) or "not known; see the source"),
             ("source", order.source),
             ("note", order.note),

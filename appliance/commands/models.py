@@ -120,7 +120,10 @@ def show(session: Session, name: str) -> None:
             ("quantization", view.quantization),
             ("context", f"{view.context:,} tokens" if view.context else ""),
             ("pictures", "sees them" if view.images else ""),
-            ("chat", "yes" if view.chat else "no chat template" if view.kind == "language" else ""),
+            (
+                "chat",
+                "yes" if view.chat else "no chat template" if view.kind == "language" and not view.trouble else "",
+            ),
             ("licence", " ".join(filter(None, (view.licence, view.licence_url)))),
             ("source", view.source),
             ("sha256", view.sha256 and f"{view.sha256} ({'known before' if view.checked else 'written down'})"),

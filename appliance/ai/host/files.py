@@ -48,6 +48,11 @@ class Found(Struct, frozen=True):
     rest: tuple[Path, ...] = ()
     projector: Path | None = None
 
+    @property
+    def names(self) -> list[str]:
+        """By what it can be asked: itself, and with each of its adapters."""
+        return [self.name, *(f"{self.name}{WITH}{adapter}" for adapter in self.adapters)]
+
 
 def look(data: Path) -> list[Found]:
     """All models of a data folder, by name. What is there twice is the language model."""

@@ -78,26 +78,27 @@ class Routes:
 
     async def _models(self, request: Request, reply: Reply) -> None:
         there = await asyncio.to_thread(files.look, self._data)
-        cards = await asyncio.to_thread(
-            lambda: [self._card(found, adapter) for found in there for adapter in ("", *found.adapters)]
-        )
+        cards = await asyncio.to_thread(lambda: [self._card(found, name) for found in there for name in found.names])
         await reply.send({"object": "list", "data": cards})
 
     async def _model(self, request: Request, reply: Reply, rest: str) -> None:
         name, _, action = rest.partition("/")
         if request.method == "GET" and not action:
-            await reply.send(self._card(self._shelf.find(name)))
+            found = self._shelf.find(name.partition(files.WITH)[0])
+            if name not in found.names:
+                raise NoModel(f"there is no model {name!r} here; there are {', '.join(found.names)}")
+            await reply.send(self._card(found, name))
         elif request.method == "POST" and action == "unload":
             await reply.send({"model": name, "unloaded": await self._shelf.unload(name)})
         else:
             raise NotFound(f"there is nothing at {request.path} for {request.method}")
 
-    def _card(self, found: Found, adapter: str = "") -> dict[str, Any]:
+    def _card(self, found: Found, name: str) -> dict[str, Any]:
         task, context, images = found.about.get("task", "run"), 0, found.projector is not None
         if found.kind == "language":
             task, context = _facts(found.path, found.stamp)
         return {
-            "id": f"{found.name}{files.WITH}{adapter}" if adapter else found.name,
+            "id": name,
             "object": "model",
             "created": found.created,
             "owned_by": "local",

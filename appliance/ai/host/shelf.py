@@ -108,7 +108,7 @@ class Shelf:
         """The model of that name on the disk. Raises ``NoModel``."""
         found = files.find(self._data, name)
         if found is None:
-            there = [one.name for one in files.look(self._data) if kind in (None, one.kind)]
+            there = [name for one in files.look(self._data) if kind in (None, one.kind) for name in one.names]
             raise NoModel(f"there is no model {name!r} here; {_named(there)}")
         if kind is not None and found.kind != kind:
             other = "a language model" if found.kind == "language" else "an ONNX model"

@@ -33,7 +33,8 @@ def check_gguf(path: Path, called: str) -> None:
         elif wanted == (1, 1):
             cards.gguf_facts(path)
     except ConfigError as exc:
-        raise BadModel(f"this is no model that can be used: {exc.message}") from None
+        told = exc.message.replace(path.name, called)  # while it comes it has another name
+        raise BadModel(f"this is no model that can be used: {told}") from None
 
 
 def place_gguf(models: Path, name: str, pieces: dict[str, Path], card: Card) -> None:

@@ -314,7 +314,7 @@ def verify(data: Path, name: str) -> tuple[bool, str]:
     found = find(data, name)
     card = read_card(found)
     if found.kind != "language" or not card.sha256:
-        raise BadModel(f"no checksum was kept for {name!r}")
+        raise BadModel(view(found).trouble or f"no checksum was kept for {name!r}")
     actual = sha256_of(adapter_of(found) or found.path)
     for name, wanted in card.others.items() if actual == card.sha256 else ():
         path = found.path.with_name(name)

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import http.client
 import os
+import socket
 import ssl
 import time
 import urllib.error
@@ -40,6 +41,8 @@ TRIES = 8
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 #: Bytes that are left free on the disk.
 SPARE = 200_000_000
+#: What is said of an address whose host nobody knows.
+OFFLINE = "its name is not known; is this machine on the network?"
 _RETRY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 _AGENT = "flowork"
 
@@ -292,6 +295,8 @@ def _why(exc: BaseException) -> str:
         return f"no answer for {TIMEOUT:.0f} s"
     if isinstance(reason, http.client.IncompleteRead):
         return "the connection ended in the middle"
+    if isinstance(reason, socket.gaierror):
+        return OFFLINE
     text = (reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)) or type(exc).__name__
     return text[:1].lower() + text[1:200]
 
@@ -312,7 +317,8 @@ def need_room(folder: Path, size: int) -> None:
     if size + SPARE > free:
         raise NoRoom(
             f"{free / 1e6:,.0f} MB are left on the disk of {folder}; it takes {size / 1e6:,.0f} MB, and "
-            f"{SPARE / 1e6:,.0f} MB must stay free"
+            f"{SPARE / 1e6:,.0f} MB must stay free. Delete what is not needed (`flowork models remove`), or move the "
+            "data folder to a larger disk"
         )
 
 

@@ -60,7 +60,7 @@ def order_of(
     try:
         sizes = [fetch.look(part.url).size for part in order.parts]
     except CannotFetch as exc:
-        if not order.note:
+        if not order.note or exc.message.endswith(fetch.OFFLINE):
             raise
         raise CannotFetch(f"{exc.message}. {_ELSEWHERE.format(source=order.source)}") from None
     free = machine.free_disk(folder_of(data))

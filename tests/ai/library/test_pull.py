@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,20 @@ def test_a_catalogue_entry_that_nobody_has_tried_is_called_so(
     assert "verified" not in caught.value.message
 
 
+def test_without_a_network_nobody_is_sent_to_look_for_another_address(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(*_: Any, **__: Any) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    variant = {"quantization": "Q8_0", "bytes": 1, "url": "http://hub.invalid/Tiny-1M-Q8_0.gguf"}
+    ours = msgspec.convert(entry(variants=[variant]), catalogue.CatalogueEntry)
+    monkeypatch.setattr(catalogue, "_builtin", lambda: {"tiny": ours})
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)
+    with pytest.raises(CannotFetch, match=r"is this machine on the network\?$"):
+        pull.order_of(tmp_path, "tiny:Q8_0")
+
+
 def test_a_second_one_of_that_name_is_refused(source: Source, tmp_path: Path) -> None:
     order = pull.order_of(tmp_path, source.url("Tiny-1M-Q8_0.gguf"))
     pull.pull(tmp_path, order, wait=nothing)
@@ -127,7 +142,7 @@ def test_the_first_pull_writes_the_checksum_down_and_later_ones_are_held_against
 def test_what_is_no_whole_model_never_gets_a_name(source: Source, tmp_path: Path, content: bytes | None) -> None:
     whole = source.files["Tiny-1M-Q8_0.gguf"]
     source.files["bad.gguf"] = whole[: len(whole) // 2] if content is None else content
-    with pytest.raises((BadModel, CannotFetch)):
+    with pytest.raises((BadModel, CannotFetch), match=r"bad\.gguf"):
         pull.pull(tmp_path, pull.order_of(tmp_path, source.url("bad.gguf")), wait=lambda seconds: None)
     assert cards.all_models(tmp_path) == []
 
@@ -462,3 +477,6 @@ def test_damage_on_the_disk_is_found(source: Source, tmp_path: Path) -> None:
         file.seek(-10, 2)
         file.write(b"x")
     assert not cards.verify(tmp_path, "tiny-1m-q8_0")[0]
+    (tmp_path / "models" / "mine.gguf").write_bytes(tiny_model().read_bytes()[:100_000])
+    with pytest.raises(BadModel, match=r"mine\.gguf is cut off: it has 100000 bytes"):
+        cards.verify(tmp_path, "mine")
