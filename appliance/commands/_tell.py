@@ -137,7 +137,7 @@ def _waits_for(step: Step) -> str:
     if isinstance(step.ask, dict):
         reasons.append(f"asks: {out.one_line(step.ask.get('title', ''), 200)}")
     if step.items is not None:
-        reasons.append(f"{step.items} child runs")
+        reasons.append("1 child run" if step.items == 1 else f"{step.items} child runs")
     if step.until is not None:
         reasons.append(f"until {out.moment(step.until)}")
     reasons += [f"for {out.one_line(signal)}" for signal in step.signals if signal.startswith("event:")]

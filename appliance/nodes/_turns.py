@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -57,6 +57,22 @@ def asked_again(ctx: Context, spent: Spent, attempts: int, exc: FlowError, memo:
         pause = max(pause, min(exc.retry_after, _LONGEST_PAUSE))
     ctx.log(f"the model did not answer ({exc.message}); it is asked again in {pause:g} s", "warning")
     return Park(until=ctx.now() + pause, memo=memo())
+
+
+def unusable(exc: FlowError) -> tuple[ChatReply, str] | None:
+    """The answer that an error tells of, and what is wrong with it: the model did answer, and has to be told."""
+    told = exc.detail
+    if not isinstance(told, Mapping) or "fault" not in told:
+        return None
+    reply = ChatReply(
+        text=told["text"],
+        model=told["model"],
+        provider="",
+        tokens_in=told["tokens_in"],
+        tokens_out=told["tokens_out"],
+        cost=told["cost"],
+    )
+    return reply, told["fault"]
 
 
 def refuse_anew(ctx: Context) -> None:

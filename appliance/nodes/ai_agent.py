@@ -52,7 +52,7 @@ from appliance.nodes import _schemas
 from appliance.nodes._answers import AnswerText
 from appliance.nodes._prompts import Fitter, Message, as_text, prompt_room, shortened
 from appliance.nodes._tools import Answer, Call, Tool, Wrong, read_reply, reply_schema, tool_faults
-from appliance.nodes._turns import EARLIER, Spent, asked_again, refuse_anew
+from appliance.nodes._turns import EARLIER, Spent, asked_again, refuse_anew, unusable
 
 _MAX_ERROR = 600
 
@@ -155,19 +155,17 @@ class AiAgent(Node[AiAgentConfig]):
                 request, tools, text = await self._request(ctx, config, talk)
                 reply = await ctx.models.chat(request, text)
             except FlowError as exc:
+                if found := unusable(exc):
+                    self._reject(ctx, talk, *found)
+                    continue
                 talk.stage = "again"
                 return asked_again(ctx, talk.spent, config.attempts, exc, lambda: msgspec.to_builtins(talk))
-            talk.spent.add(reply)
             try:
                 said = _read(reply, tools, config)
             except Wrong as exc:
-                talk.failures += 1
-                talk.entries += [
-                    {"role": "assistant", "content": shortened(reply.text, _MAX_ERROR)},
-                    {"role": "user", "content": f"That was no answer: {exc}"},
-                ]
-                ctx.stream(f"⚠ {exc}\n")
+                self._reject(ctx, talk, reply, str(exc))
                 continue
+            talk.spent.add(reply)
             if isinstance(said, Answer):
                 return Out(self._told(ctx, talk, said.value, config), "out")
             talk.pending = said
@@ -176,6 +174,17 @@ class AiAgent(Node[AiAgentConfig]):
             talk.entries.append({"role": "assistant", "content": _as_called(said, config)})
             return await self._carry_out(ctx, config, talk)
         return self._stopped(ctx, talk, *limit)
+
+    def _reject(self, ctx: Context, talk: Talk, reply: ChatReply, fault: str) -> None:
+        """Tell the model that its answer is of no use, and why."""
+        talk.spent.add(reply)
+        talk.failures += 1
+        talk.entries += [
+            {"role": "assistant", "content": shortened(reply.text, _MAX_ERROR)},
+            {"role": "user", "content": f"That was no answer: {fault}"},
+        ]
+        ctx.log(f"an answer is of no use: {fault}", "warning")
+        ctx.stream(f"⚠ {fault}\n")
 
     async def _request(
         self, ctx: Context, config: AiAgentConfig, talk: Talk

@@ -242,11 +242,11 @@ class Gate:
                 fault = str(exc)
             if reply.finish == "length":
                 message = f"the answer of {target} was cut at {request.max_tokens} tokens, before its JSON was whole"
-                raise NodeError(f"{message}; raise max_tokens", retryable=False, detail={"text": reply.text[:SHOWN]})
+                raise _unusable(f"{message}; raise max_tokens", f"cut off at {request.max_tokens} tokens", replies)
             more = answers.ask_again(reply.text, fault, request.schema)
             request = msgspec.structs.replace(request, messages=[*request.messages, *more])
         message = f"{target} answered {answers.TRIES} times with what does not fit the schema; at last: {fault}"
-        raise NodeError(message, retryable=False, detail={"text": reply.text[:SHOWN]})
+        raise _unusable(message, fault, replies)
 
     async def _persistent(self, who: Who, target: Target, request: ChatRequest, watching: Watching) -> ChatReply:
         """An answer, over a connection that may break once (a host that was killed is started anew)."""
@@ -278,6 +278,13 @@ class Gate:
 def guess(text: str) -> int:
     """About how many tokens a text has: a quarter of its bytes, at least one."""
     return max(1, len(text.encode(errors="replace")) // 4)
+
+
+def _unusable(message: str, fault: str, replies: Sequence[ChatReply]) -> NodeError:
+    """The error of answers that are of no use. It tells of the last one, of its fault, and of what all of them took."""
+    last = _added(replies, None)
+    told = {name: getattr(last, name) for name in ("model", "tokens_in", "tokens_out", "cost")}
+    return NodeError(message, retryable=False, detail={"text": last.text[:SHOWN], "fault": fault, **told})
 
 
 def _added(replies: Sequence[ChatReply], data: Any) -> ChatReply:

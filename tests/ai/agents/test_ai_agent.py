@@ -215,6 +215,23 @@ def test_it_ends_at_its_limits(
     assert len(output["calls"]) >= 1
 
 
+#: What the gateway tells of answers that do not fit, also when asked again.
+UNUSABLE = {"text": "Sure!", "fault": "it holds no JSON", "model": "m", "tokens_in": 70, "tokens_out": 7, "cost": 0.5}
+
+
+def test_what_is_no_answer_is_told_counted_and_kept_in_the_log(make_bench: Callable[..., Bench]) -> None:
+    models = Scripted(NodeError("m did not fit", retryable=False, detail=UNUSABLE), answer("ok"))
+    bench = make_bench(models)
+    output = run(bench, agent()).output()
+    assert (output["text"], output["turns"], output["cost"]) == ("ok", 2, 0.5)
+    assert output["tokens_in"] > 70
+    assert asked(models, 1)[-2:] == ["Sure!", "That was no answer: it holds no JSON"]
+    lines = [
+        line[2] for _, records in bench.rows() for record in records for line in (record.extra or {}).get("logs", [])
+    ]
+    assert lines == ["an answer is of no use: it holds no JSON"]
+
+
 def test_a_tool_that_fails_is_told_and_bounded(make_bench: Callable[..., Bench]) -> None:
     models = Scripted(use("lamp", room="cellar"), use("lamp", room="hall"), answer("ok"))
     assert run(make_bench(models), agent()).output()["text"] == "ok"
@@ -228,6 +245,7 @@ def test_a_tool_that_fails_is_told_and_bounded(make_bench: Callable[..., Bench])
         "no JSON at all",
         use("nothing"),
         ChatReply(text='{"answer": "too lo', data=None, model="m", provider="p", finish="length"),
+        NodeError("m answered 3 times with what does not fit", retryable=False, detail=UNUSABLE),
     ],
 )
 def test_failures_in_a_row_end_it(make_bench: Callable[..., Bench], said: Any) -> None:

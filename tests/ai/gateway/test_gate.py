@@ -431,7 +431,10 @@ def test_after_three_answers_it_is_over(tmp_path: Path, server: Cloud) -> None:
     async def work(bench: Bench) -> None:
         server.fallback = "No."
         exc = await bench.fails(schema=SCHEMA)
-        assert (len(server.bodies), exc.retryable, exc.detail) == (3, False, {"text": "No."})
+        assert (len(server.bodies), exc.retryable) == (3, False)
+        assert isinstance(exc.detail, dict)
+        assert (exc.detail["text"], exc.detail["fault"], exc.detail["model"]) == ("No.", "it holds no JSON", "small")
+        assert exc.detail["tokens_out"] == 3 and exc.detail["tokens_in"] > 100, "of all three"
         assert "answered 3 times with what does not fit the schema; at last: it holds no JSON" in exc.message
 
     with_gate(tmp_path, work, a=server)
@@ -443,6 +446,7 @@ def test_an_answer_that_was_cut_by_its_length_says_what_to_do(tmp_path: Path, se
         exc = await bench.fails(schema=SCHEMA, max_tokens=5)
         assert (len(server.bodies), exc.retryable) == (1, False)
         assert "raise max_tokens" in exc.message
+        assert isinstance(exc.detail, dict) and exc.detail["fault"] == "cut off at 5 tokens"
 
     with_gate(tmp_path, work, a=server)
 
