@@ -280,3 +280,9 @@ def test_a_pattern_lets_through_what_matches_it(
     outside_of_classes = not re.search(r"\[\^|\.", pattern)
     if outside_of_classes or not set(said) & set('"\\\n'):
         assert fits(model, alphabet, f'root ::= "\\"" {patterns.convert(whole).rule} "\\""', text), (whole, said)
+
+
+@pytest.mark.parametrize("schema", [{"not": {}}, {"type": "array", "uniqueItems": True}])
+def test_who_demands_what_no_model_here_can_be_held_to_is_told_what_helps(schema: Any) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be held to this.*leave it out"):
+        grammar_of(schema)

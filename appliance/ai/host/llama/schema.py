@@ -45,6 +45,7 @@ _KNOWN["integer"] = _KNOWN["number"]
 _ANY_TYPE = {"type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref"}
 #: Longer repetitions than this are built of blocks of so many: llama.cpp makes a rule of each repetition.
 _BLOCK = 256
+_BEYOND = "a model of this machine cannot be held to this"
 _MOST_CHARACTERS, _MOST_ITEMS = 1 << 16, 4096
 
 #: Literals, classes and names in a rule.
@@ -134,7 +135,7 @@ class _Converter:
         known = NOTES | _ANY_TYPE | {key for keys in _KNOWN.values() for key in keys}
         for key in schema:
             if key not in known and not key.startswith("x-"):
-                refuse(f"{place}/{key}", "a grammar cannot express this")
+                refuse(f"{place}/{key}", f"{_BEYOND}; leave it out, or ask a model elsewhere")
 
     def _typed(self, schema: Schema, kind: str, place: str) -> str:
         match kind:
@@ -231,7 +232,7 @@ class _Converter:
     def _array(self, schema: Schema, place: str) -> str:
         least, most = bounds(schema, "minItems", "maxItems", _MOST_ITEMS, place)
         if schema.get("uniqueItems") and (most is None or most > 1):
-            refuse(f"{place}/uniqueItems", "a grammar cannot remember what was there already")
+            refuse(f"{place}/uniqueItems", f"{_BEYOND}, which does not know what it has written; leave it out")
         first = list_of(schema, "prefixItems", place) if "prefixItems" in schema else []
         items = schema.get("items", True)
         if items is False:
