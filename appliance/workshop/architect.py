@@ -10,7 +10,16 @@ from typing import Any
 
 import msgspec
 
-from appliance.contracts import ChatReply, ChatRequest, DraftedFlow, DraftRequest, Models, NodeError, Problem
+from appliance.contracts import (
+    ChatReply,
+    ChatRequest,
+    ConfigError,
+    DraftedFlow,
+    DraftRequest,
+    Models,
+    NodeError,
+    Problem,
+)
 from appliance.workshop.palette import Palette
 from appliance.workshop.spec import spec_of
 
@@ -50,7 +59,11 @@ class Architect:
         self._replies: list[ChatReply] = []
 
     async def draft(self) -> DraftedFlow:
-        """The draft, with the faults that are left. Raises what the model raises, and ``NodeError`` for no flow."""
+        """The draft, with the faults that are left. Raises what the model raises, ``NodeError`` for no flow, and
+        ``ConfigError`` where nothing is wanted.
+        """
+        if not (self._request.text.strip() or self._request.spec.strip()):
+            raise ConfigError("say what the flow has to do, by `text` or `spec`")
         triggers, nodes = await self._choose()
         self._tell(f"writing a flow of {', '.join([*triggers, *nodes])}")
         schema = self._palette.flow_schema(triggers, nodes)

@@ -12,6 +12,7 @@ import pytest
 from appliance.contracts import (
     ChatReply,
     ChatRequest,
+    ConfigError,
     DraftedFlow,
     DraftRequest,
     ModelFacts,
@@ -129,6 +130,13 @@ def test_examples_are_left_out_where_the_context_is_short() -> None:
     draft(short)
     assert "for example:" in long.asked[1].messages[0]["content"]
     assert "for example:" not in short.asked[1].messages[0]["content"]
+
+
+def test_nobody_is_asked_where_nothing_is_wanted() -> None:
+    models = Scripted()
+    with pytest.raises(ConfigError, match="say what the flow has to do"):
+        draft(models, text=" ", spec="")
+    assert models.asked == []
 
 
 def test_an_answer_that_is_no_flow_is_a_clear_error() -> None:

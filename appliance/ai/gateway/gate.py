@@ -242,7 +242,11 @@ class Gate:
                 fault = str(exc)
             if reply.finish == "length":
                 message = f"the answer of {target} was cut at {request.max_tokens} tokens, before its JSON was whole"
-                raise _unusable(f"{message}; raise max_tokens", f"cut off at {request.max_tokens} tokens", replies)
+                raise _unusable(
+                    f"{message}; raise max_tokens",
+                    f"it was cut off at {request.max_tokens} tokens; be shorter",
+                    replies,
+                )
             more = answers.ask_again(reply.text, fault, request.schema)
             request = msgspec.structs.replace(request, messages=[*request.messages, *more])
         message = f"{target} answered {answers.TRIES} times with what does not fit the schema; at last: {fault}"

@@ -446,7 +446,7 @@ def test_an_answer_that_was_cut_by_its_length_says_what_to_do(tmp_path: Path, se
         exc = await bench.fails(schema=SCHEMA, max_tokens=5)
         assert (len(server.bodies), exc.retryable) == (1, False)
         assert "raise max_tokens" in exc.message
-        assert isinstance(exc.detail, dict) and exc.detail["fault"] == "cut off at 5 tokens"
+        assert isinstance(exc.detail, dict) and exc.detail["fault"] == "it was cut off at 5 tokens; be shorter"
 
     with_gate(tmp_path, work, a=server)
 
