@@ -22,6 +22,8 @@ Duration = Annotated[float | str, Meta(extra_json_schema={"x-flowork-text": "dur
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)", re.ASCII)
+#: What msgspec says of a text, a list or an object of the wrong length.
+_LENGTH = re.compile(r"Expected `(\w+)` of length (>=|<=) (\d+)")
 _LONGEST = 100 * 366 * 86400.0
 
 
@@ -63,5 +65,18 @@ def decode(kind: type[C], raw: Mapping[str, Any]) -> C:
     try:
         return msgspec.convert(raw, kind, strict=False)
     except msgspec.ValidationError as exc:
-        message, _, place = str(exc).partition(" - at `$.")
-        raise ConfigError(f"{place.rstrip('`')}: {message[:1].lower()}{message[1:]}" if place else message) from None
+        place, message = place_and_fault(exc)
+        told = f"{place.removeprefix('.')}: {message}" if place else message[:1].upper() + message[1:]
+        raise ConfigError(told) from None
+
+
+def place_and_fault(exc: msgspec.ValidationError) -> tuple[str, str]:
+    """A msgspec complaint as a place (``.retry.attempts``, or nothing) and a sentence."""
+    message, _, place = str(exc).partition(" - at `$")
+    if found := _LENGTH.fullmatch(message):
+        count = int(found[3])
+        one, many = ("character", "characters") if found[1] == "str" else ("entry", "entries")
+        unit = one if count == 1 else many
+        least = "must not be empty" if count == 1 else f"needs {count:,} {unit} or more"
+        message = f"has more than {count:,} {unit}" if found[2] == "<=" else least
+    return place.rstrip("`"), message[:1].lower() + message[1:]

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import inspect as shapes
 
 from appliance.contracts import Config, ConfigError, ExpressionError, Problem, decode, seconds
+from appliance.contracts.config import place_and_fault
 from appliance.engine import expressions
 
 Scope = Mapping[str, Any]
@@ -156,8 +157,8 @@ def _annotation(kind: type[Config], name: str) -> Any:
 
 def problem_of(prefix: str, exc: msgspec.ValidationError) -> Problem:
     """A msgspec complaint as a place (``nodes[3]`` + ``.retry.attempts``) and a sentence."""
-    message, _, place = str(exc).partition(" - at `$")
-    return Problem(prefix + place.rstrip("`"), message[:1].lower() + message[1:])
+    place, message = place_and_fault(exc)
+    return Problem(prefix + place, message)
 
 
 class ConfigPlan:

@@ -162,6 +162,7 @@ def _bounds(shape: Schema) -> str:
         _between(shape.get("minimum"), shape.get("maximum"), shape.get("exclusiveMinimum"), ""),
         _between(shape.get("minLength"), shape.get("maxLength"), None, " characters"),
         _between(shape.get("minItems"), shape.get("maxItems"), None, " entries"),
+        _between(shape.get("minProperties"), shape.get("maxProperties"), None, " entries"),
         f"matches `{shape['pattern']}`" if "pattern" in shape else "",
     ]
     inner = [_bounds(member) for member in shape.get("anyOf", ())]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import pytest
+from msgspec import Meta
 
 from appliance.contracts import Config, ConfigError, ExpressionError
-from appliance.engine.configs import ConfigPlan
+from appliance.engine.configs import ConfigPlan, problems
 
 
 class _Config(Config, frozen=True):
@@ -37,3 +40,26 @@ def test_a_value_of_the_wrong_kind_is_told_with_its_place() -> None:
     plan = ConfigPlan(_Config, {"to": "me", "times": "{{ payload.n }}"})
     with pytest.raises(ConfigError, match=r"^times: expected `int`, got `str`$"):
         plan.decode(plan.rendered({"payload": {"n": "many"}}))
+
+
+class _Bounded(Config, frozen=True):
+    text: Annotated[str, Meta(min_length=1, max_length=3)] = "x"
+    labels: Annotated[dict[str, int], Meta(min_length=2)] = {}
+    names: Annotated[list[str], Meta(max_length=1)] = []
+
+
+@pytest.mark.parametrize(
+    ("config", "fault"),
+    [
+        ({"text": ""}, "text: must not be empty"),
+        ({"text": "four"}, "text: has more than 3 characters"),
+        ({"labels": {"a": 1}}, "labels: needs 2 entries or more"),
+        ({"names": ["a", "b"]}, "names: has more than 1 entry"),
+    ],
+)
+def test_a_value_of_the_wrong_length_is_told_in_plain_words(config: dict[str, Any], fault: str) -> None:
+    plan = ConfigPlan(_Bounded, dict.fromkeys(config, "{{ payload }}"))
+    with pytest.raises(ConfigError) as caught:
+        plan.decode(plan.rendered({"payload": next(iter(config.values()))}))
+    assert caught.value.message == fault
+    assert [f"{one.path}: {one.message}" for one in problems(_Bounded, config)] == [fault]
