@@ -177,7 +177,8 @@ def test_where_nothing_can_be_compiled_a_ready_made_engine_stands_in(
     monkeypatch.setattr(recipe, "portable_runs", lambda features=None: True)
     made = set_up(tmp_path, tools=NoCompiler())
     assert made.kind == "xllamacpp" and made.version == version
-    assert "one answer at a time" in made.lacks and "sudo apt install g++" in made.lacks
+    assert "two answers at a time" in made.lacks
+    assert "sudo apt install g++; then `flowork models setup --again`" in made.lacks
     found = engine_path(tmp_path)
     assert found is not None and (found / "xllamacpp").is_dir() and (found / "onnxruntime").is_dir()
     assert set_up(tmp_path, tools=NoCompiler()) == made

@@ -26,6 +26,8 @@ JOB_MEMORY = 500_000_000
 #: Bytes: source 295 MB, tools 92 MB, objects 21 MB, what pip keeps meanwhile 150 MB; and what stays, 260 MB.
 DISK_TO_COMPILE = 900_000_000
 DISK_TO_INSTALL = 400_000_000
+#: What helps once the machine can compile.
+_AGAIN = "; then `flowork models setup --again`"
 #: What of the whole each step takes, in percent at its end.
 _ENDS = {"check": 1, "tools": 4, "source": 10, "compile": 88, "libraries": 97, "try": 100}
 _STEP = re.compile(r"^\s*\[(\d+)/(\d+)\]")
@@ -152,10 +154,10 @@ class _Making:
         self.check(DISK_TO_INSTALL)
         if ready := recipe.ready_made():
             try:
-                return self._install(None, f"ready-made, so slower, one answer at a time: {why}", ready)
+                return self._install(None, f"ready-made, so slower, two answers at a time: {why}{_AGAIN}", ready)
             except SetupFailed as exc:
                 self._begin("libraries", f"there is no ready-made engine for this machine: {exc.message}")
-        return self._install(None, f"it runs ONNX models, and no language models: {why}")
+        return self._install(None, f"it runs ONNX models, and no language models: {why}{_AGAIN}")
 
     # --- how it goes -------------------------------------------------------------------------------
 

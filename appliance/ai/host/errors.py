@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from appliance.contracts import Busy, FlowError
+from appliance.contracts import Busy, ConfigError, FlowError
 
 #: The HTTP status of an error by its id; any other is a 500.
 STATUS = {
@@ -96,6 +96,14 @@ class Stopping(FlowError):
     """The host is being stopped; the next request starts it again."""
 
     id = "model-host-away"
+
+
+def too_long(tokens: int, most: int) -> ConfigError:
+    """The error of a prompt that does not fit."""
+    return ConfigError(
+        f"the prompt has {tokens} tokens, and this model reads {most} at most (the answer needs some, too). Shorten "
+        "it, or take a model with a longer context"
+    )
 
 
 def status_of(exc: FlowError) -> int:

@@ -13,15 +13,16 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import xllamacpp
 
-from appliance.ai.host.errors import ModelUnusable
+from appliance.ai.host.errors import ModelUnusable, too_long
 from appliance.ai.host.llama import ggufs
 from appliance.ai.host.work import Answer, Ask
 from appliance.contracts import Busy, ConfigError, FlowError, NodeError
@@ -29,6 +30,9 @@ from appliance.contracts import Busy, ConfigError, FlowError, NodeError
 #: Answers at once: its slots share the context, so more of them are shorter ones.
 _SLOTS = 2
 _MOST_WAITING = 64
+#: Bytes of a prompt that make at least one token, and tokens of what its template adds.
+_BYTES_A_TOKEN, _TEMPLATE = 2, 64
+_BETTER = "; `flowork models setup --again` makes one that does, where there is a C++ compiler (sudo apt install g++)"
 #: By its ending the server knows that this is no host name.
 _SOCKET = "models.sock"
 #: Below all levels of ggml's messages: none is printed.
@@ -47,14 +51,16 @@ class Xllama:
         self._threads = ThreadPoolExecutor(_SLOTS, thread_name_prefix=f"xllama {name}")
         self._jobs: set[Job] = set()
         self._lock = threading.Lock()
+        self._cells = context
+        self._freed = threading.Condition(self._lock)
 
     def submit(
         self, ask: Ask, on_text: Callable[[str], None], on_end: Callable[[Answer | None, Exception | None], None]
     ) -> Job:
         if ask.adapter:
-            raise ConfigError("adapter: the ready-made engine has none; `flowork models setup` where a compiler is")
+            raise ConfigError(f"the ready-made engine takes no adapters like {ask.adapter!r}{_BETTER}")
         if any(isinstance(message.get("content"), list) and _pictured(message["content"]) for message in ask.messages):
-            raise ConfigError("the ready-made engine sees no pictures; `flowork models setup` where a compiler is")
+            raise ConfigError(f"the ready-made engine sees no pictures{_BETTER}")
         job = Job(ask, on_text, on_end)
         with self._lock:
             if len(self._jobs) >= _SLOTS + _MOST_WAITING:
@@ -97,10 +103,26 @@ class Xllama:
     def _work(self, job: Job) -> None:
         try:
             handle = self._server.handle_chat_completions if job.ask.messages else self._server.handle_completions
-            job.run(handle)
+            with self._room(job):
+                job.run(handle)
         finally:
             with self._lock:
                 self._jobs.discard(job)
+
+    @contextmanager
+    def _room(self, job: Job) -> Iterator[None]:
+        """Its part of the context, waited for: two answers that grow beyond it together would both fail."""
+        asked = msgspec.json.encode(list(job.ask.messages)) if job.ask.messages else (job.ask.prompt or "").encode()
+        need = min(self._context, len(asked) // _BYTES_A_TOKEN + _TEMPLATE + job.ask.max_tokens)
+        with self._freed:
+            self._freed.wait_for(lambda: self._cells >= need)
+            self._cells -= need
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._cells += need
+                self._freed.notify_all()
 
     def _ask(self, path: str, body: Any) -> Any:
         """Its HTTP API, for what it has no function for."""
@@ -246,6 +268,8 @@ def _checked(found: Any) -> Any:
         return found
     message = str(error.get("message", error)) if isinstance(error, Mapping) else str(error)
     code = error.get("code") if isinstance(error, Mapping) else None
+    if isinstance(error, Mapping) and "n_prompt_tokens" in error:
+        raise too_long(error["n_prompt_tokens"], error.get("n_ctx", 1) - 1)
     if code == 503:
         raise Busy(message)
     if isinstance(code, int) and 400 <= code < 500:

@@ -13,7 +13,7 @@ from tests.ai.host.conftest import SLOW
 from tests.ai.host.test_requests import SCHEMA, _text
 from tests.support.broker import eventually
 from tests.support.modelhost import ModelHost, chat
-from tests.support.tinymodel import tiny_embedder, tiny_model
+from tests.support.tinymodel import tiny_adapter, tiny_embedder, tiny_model
 
 pytest.importorskip("xllamacpp")
 
@@ -94,10 +94,20 @@ def test_two_at_once(host: ModelHost) -> None:
         assert list(one)[-1] == list(other)[-1] == "[DONE]"
 
 
+def test_two_that_do_not_fit_into_the_context_together_answer_one_after_the_other(host: ModelHost) -> None:
+    with host.stream("tiny", "1 hello", max_tokens=1500) as one, host.stream("tiny", "Bye", max_tokens=1500) as other:
+        for said in (list(one), list(other)):
+            assert said[-1] == "[DONE]", said[-1]
+            assert said[-2]["choices"][0]["finish_reason"]
+
+
 def test_what_is_wrong_is_said(host: ModelHost) -> None:
     status, code, message = host.error("/v1/chat/completions", chat("tiny", "word " * 20_000))
     assert (status, code) == (400, "bad-config"), message
-    assert "context" in message
+    assert "tokens, and this model reads 2047 at most" in message
+    (folder := host.folder / "tiny.adapters").mkdir()
+    tiny_adapter(folder / "loud.gguf")
+    assert "takes no adapters like 'loud'" in host.error("/v1/chat/completions", chat("tiny+loud", "x"))[2]
     assert host.error("/v1/embeddings", {"model": "tiny", "input": "x"})[:2] == (400, "bad-config")
     assert host.error("/v1/chat/completions", chat("tiny", "x", flowork_adapter="mine"))[:2] == (404, "no-model")
     (host.folder / "noise.gguf").write_bytes(b"noise" * 1000)

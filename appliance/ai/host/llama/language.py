@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from appliance.ai.host.errors import too_long
 from appliance.ai.host.llama import Options, ggufs, projector_need
 from appliance.ai.host.llama.chat import Chat
 from appliance.ai.host.llama.constraint import Alphabet, Constraint
@@ -168,10 +169,7 @@ class Generator(_Loaded):
         # A picture may take more room than positions.
         more = sum(look.cells - look.length for picture in pictures for look in picture.looks.values())
         if len(tokens) + more >= self._length:
-            raise ConfigError(
-                f"the prompt has {len(tokens) + more} tokens, and this model reads {self._length - 1} at most "
-                "(the answer needs some, too). Shorten it, or take a model with a longer context"
-            )
+            raise too_long(len(tokens) + more, self._length - 1)
         _check(ask)
         if ask.adapter not in ("", *self._options.adapters):
             raise ConfigError(f"this model was loaded without an adapter named {ask.adapter!r}")
