@@ -1,8 +1,9 @@
 """Language models: the engine beside llama.cpp's llama-bench, its bare loop, and llama-cpp-python's ``Llama`` class.
 
 The model has the shape of Qwen2.5-0.5B (Q4_0) and random weights: speed does not depend on what it says. All compared
-figures come from the same run, in turns, with the same threads and as many tokens. Qwen's real vocabulary lies in the
-source package of llama-cpp-python, which pip fetches once; without it a made-up one of the same size does.
+figures come from the same run, in turns, with the same threads and as many tokens. All but the engine compute in
+threads that end (:mod:`appliance.ai.host.llama.apart`), for on a box nobody computes beside it. Qwen's real vocabulary
+lies in the source package of llama-cpp-python, which pip fetches once; without it a made-up one of the same size does.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from appliance.ai.host.llama import Options, load
+from appliance.ai.host.llama.apart import apart
 from appliance.ai.host.llama.native import Context, Model
 from appliance.ai.host.llama.states import States
 from appliance.ai.host.work import Answer, Ask, Language
@@ -90,13 +93,20 @@ class _Bare:
 
     def prompt(self, count: int) -> float:
         """Seconds for a prompt of so many tokens, 512 at most."""
+        return apart(lambda: self._prompt(count))
+
+    def _prompt(self, count: int) -> float:
         self._context.clear()
         return self._evaluate(0, count)
 
     def answer(self, count: int, behind: int) -> float:
         """Seconds for so many tokens one by one, behind a prompt."""
-        self.prompt(behind)
-        return sum(self._evaluate(behind + number, 1) for number in range(count))
+
+        def written() -> float:
+            self._prompt(behind)
+            return sum(self._evaluate(behind + number, 1) for number in range(count))
+
+        return apart(written)
 
     def _evaluate(self, at: int, count: int) -> float:
         context = self._context
@@ -209,7 +219,7 @@ def _turns(language: Language, path: Path, options: Options, rounds: int) -> lis
             ]
             (answer,), _ = _ask(language, Ask(messages=messages, shared=1, max_tokens=1))
             began = time.perf_counter()
-            theirs.create_chat_completion(messages, max_tokens=1, temperature=0.0)
+            apart(partial(theirs.create_chat_completion, messages, max_tokens=1, temperature=0.0))
             took = time.perf_counter() - began
             if turn:
                 our_times.append(answer.first)
@@ -241,7 +251,7 @@ def _restoring(path: Path, folder: Path, options: Options, rounds: int) -> list[
         context.positions[:500] = range(at, at + 500)
         context.outputs[:500] = 0
         context.outputs[499] = 1
-        if context.decode(500):
+        if apart(lambda: context.decode(500)):
             raise RuntimeError("llama.cpp could not evaluate the tokens")
     state = context.save(0)
     states.save(tokens, "", state)

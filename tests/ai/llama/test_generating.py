@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from appliance.ai.host.errors import ModelUnusable
 from appliance.ai.host.llama import load
 from appliance.ai.host.work import Ask, Language
 from appliance.contracts import ConfigError, NodeError
-from tests.ai.llama.talking import Asked, chat, options, say
+from tests.ai.llama.talking import PATIENCE, Asked, chat, options, say
 from tests.support.tinymodel import TEMPLATE, tiny_adapter, tiny_embedder, tiny_model
 
 THING = {
@@ -197,6 +198,18 @@ def test_an_adapter_changes_the_answer_and_another_does_not_get_its_memory(tmp_p
     both = [Asked(language, Ask(**asked, adapter=name)) for name in ("", "loud", "", "loud")]
     assert [one.answer().text for one in both] == [plain.text, loud.text, plain.text, loud.text]
     language.close()
+
+
+def test_vectors_leave_no_threads_behind() -> None:
+    embedder = load(tiny_embedder(), options(threads=2, prompt_threads=2))
+    tasks = Path("/proc/self/task")
+    before = {task.name for task in tasks.iterdir()}
+    assert len(embedder.embed(["The pump is on", "The pump is off"])) == 2
+    deadline = time.monotonic() + PATIENCE
+    while not {task.name for task in tasks.iterdir()} <= before:  # a thread ends a moment behind its join
+        assert time.monotonic() < deadline, "OpenMP holds some for each thread that has computed"
+        time.sleep(0.01)
+    embedder.close()
 
 
 def test_an_adapter_for_another_model_is_refused(tmp_path: Path) -> None:

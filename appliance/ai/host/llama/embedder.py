@@ -9,6 +9,7 @@ import numpy as np
 
 from appliance.ai.host.errors import ModelUnusable
 from appliance.ai.host.llama import Options
+from appliance.ai.host.llama.apart import apart
 from appliance.ai.host.llama.native import Context, Model
 from appliance.contracts import ConfigError, NodeError
 
@@ -43,7 +44,8 @@ class Embedder:
         with self._lock:
             if self._closed:
                 raise NodeError("the model is closed")
-            return [vector for group in self._groups(self._split(texts)) for vector in self._together(group)]
+            groups = self._groups(self._split(texts))
+            return apart(lambda: [vector for group in groups for vector in self._together(group)])
 
     def _split(self, texts: Sequence[str]) -> list[list[int]]:
         split = []
