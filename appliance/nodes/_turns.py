@@ -26,8 +26,12 @@ class Spent(Struct):
 
     def add(self, reply: ChatReply) -> None:
         """One turn more."""
-        self.turns += 1
         self.tries = 0
+        self.pay(reply)
+
+    def pay(self, reply: ChatReply) -> None:
+        """One question more, whatever its answer is good for."""
+        self.turns += 1
         self.tokens_in += reply.tokens_in
         self.tokens_out += reply.tokens_out
         self.cost += reply.cost

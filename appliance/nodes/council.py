@@ -40,7 +40,7 @@ from appliance.contracts import (
 )
 from appliance.nodes import _schemas
 from appliance.nodes._prompts import AROUND, Message, as_text, count_room, prompt_room, shortened
-from appliance.nodes._turns import EARLIER, Spent, asked_again, refuse_anew
+from appliance.nodes._turns import EARLIER, Spent, asked_again, refuse_anew, unusable
 
 JUDGE = "judge"
 _Models = Annotated[list[str], Meta(description="Tried in this order; empty: the council's")]
@@ -140,6 +140,11 @@ class CouncilNode(Node[CouncilConfig]):
             reply = await ctx.models.chat(request, ctx.stream)
             said = _read(reply, request, number, role.name)
         except FlowError as exc:
+            if found := unusable(exc):
+                council.spent.pay(found[0])
+                # Above temperature 0 the next answer is another one.
+                again = _temperature(config, role) > 0
+                exc = NodeError(f"{role.name}: {exc.message}", retryable=again, detail=exc.detail)
             return asked_again(ctx, council.spent, config.attempts, exc, lambda: msgspec.to_builtins(council))
         council.spent.add(reply)
         council.said.append(said)
@@ -187,12 +192,16 @@ async def _request(ctx: Context, config: CouncilConfig, council: Council, number
         messages=messages,
         models=tuple(models),
         schema=_schema(config, role, number),
-        temperature=config.temperature if role.temperature is None else role.temperature,
+        temperature=_temperature(config, role),
         max_tokens=config.max_tokens,
         shared=1,
         timeout=min(seconds(config.timeout), EARLIER * ctx.deadline),
         cache=False,
     )
+
+
+def _temperature(config: CouncilConfig, role: Role) -> float:
+    return config.temperature if role.temperature is None else role.temperature
 
 
 def _only_votes(config: CouncilConfig, role: Role, number: int) -> bool:

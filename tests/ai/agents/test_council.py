@@ -111,6 +111,21 @@ def test_an_answer_that_does_not_fit_is_asked_for_again() -> None:
         council(Scripted({"answer": 3}), attempts=2)
 
 
+def test_an_answer_that_is_of_no_use_is_asked_for_again_where_the_next_one_is_another() -> None:
+    told = {"text": "So", "fault": "cut off", "model": "m", "tokens_in": 1000, "tokens_out": 9, "cost": 0.5}
+    cut = NodeError("it was cut at 9 tokens; raise max_tokens", retryable=False, detail=told)
+    script = [cut, {"answer": "a"}, {"answer": "b"}, {"answer": "c"}, {"best": "planner"}]
+    decided = council(Scripted(*script), decide="vote", rounds=0)
+    assert (decided["text"], decided["turns"], decided["cost"]) == ("a", 7, 0.5)
+    assert decided["tokens_in"] > 1000
+    with pytest.raises(NodeError, match="planner: it was cut at 9 tokens; raise max_tokens"):
+        council(Scripted(cut), attempts=2)
+    models = Scripted(cut)
+    with pytest.raises(NodeError, match="raise max_tokens"):
+        council(models, temperature=0)
+    assert len(models.asked) == 1
+
+
 def test_long_answers_are_shortened_to_fit() -> None:
     models = Scripted(lambda request: asked_for(answer="word " * 500, best=role_of(request))(request), context=1200)
     council(models, decide="vote", rounds=1, max_tokens=128)
