@@ -277,6 +277,8 @@ def arena(
     rows = [row for file in files for row in read(file)]
     if data_name:
         rows += load(_place(session, data_name, "sets"), "held")
+    if not rows and data_name:
+        raise ConfigError(f"the data set {data_name!r} holds nothing out; give a --file with questions and answers")
     if not rows:
         raise click.UsageError("give a --set or a --file with questions")
 

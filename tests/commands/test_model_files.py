@@ -16,7 +16,7 @@ from tests.ai.library.source import Source
 from tests.commands.box import Box
 from tests.support.broker import eventually
 from tests.support.modelhost import ModelHost
-from tests.support.tinymodel import tiny_embedder, tiny_model
+from tests.support.tinymodel import tiny_adapter, tiny_embedder, tiny_model
 
 
 @pytest.fixture
@@ -71,6 +71,17 @@ def test_a_stick_is_imported_and_what_is_no_model_is_said(box: Box, tmp_path: Pa
     assert "two: this is no model" in box.last.stderr
     assert [item["name"] for item in box.json("models")["items"]] == ["one"]
     assert "no file or folder" in box.fails("models", "pull", str(stick / "three.gguf"), "--yes", code=3)
+
+
+def test_an_adapter_is_put_beside_its_model(box: Box, tmp_path: Path) -> None:
+    (box.folder / "models").mkdir()
+    (box.folder / "models" / "talker.gguf").write_bytes(tiny_model().read_bytes())
+    file = tiny_adapter(tmp_path / "house.gguf")
+    assert "--adapter-of" in box.fails("models", "pull", str(file), "--yes")
+    assert "talker+house is here" in box.run("models", "pull", str(file), "--adapter-of", "talker", "--yes")
+    assert [item["name"] for item in box.json("models")["items"]] == ["talker", "talker+house"]
+    assert "are free again" in box.run("models", "remove", "talker+house", "--yes")
+    assert [item["name"] for item in box.json("models")["items"]] == ["talker"]
 
 
 def test_defaults_are_settings(box: Box) -> None:

@@ -64,3 +64,9 @@ def test_a_folder_that_is_no_model_is_refused_in_a_line(box: Box, tmp_path: Path
     pytest.importorskip("gguf", reason="the train extra is not installed")
     (tmp_path / "empty").mkdir()
     assert "no config.json" in box.fails("train", "convert", str(tmp_path / "empty"), str(tmp_path / "x.gguf"))
+
+
+def test_a_set_that_holds_nothing_out_has_no_questions_for_an_arena(box: Box) -> None:
+    (box.folder.parent / "one.jsonl").write_text(json.dumps({"question": "warm?", "answer": "yes"}) + "\n")
+    assert "nothing is held out" in box.run("train", "dataset", "one", "--file", str(box.folder.parent / "one.jsonl"))
+    assert "'one' holds nothing out; give a --file" in box.fails("train", "arena", "a", "b", "--set", "one")
