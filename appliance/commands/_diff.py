@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING, Any
 
 from appliance.commands import _output as out
@@ -66,12 +67,28 @@ def _changes(what: str, changes: list[Change]) -> None:
 
 
 def _change(change: Change, *, indent: str = "", prefix: str = "") -> None:
+    old, new = change.old, change.new
+    if change.op == "changed" and isinstance(old, str) and isinstance(new, str) and "\n" in f"{old}{new}".strip():
+        _line("changed", f"{prefix}{change.path or 'value'}:", indent)
+        _lines(old, new, f"{indent}    ")
+        return
     values = {
         "added": out.short(change.new),
         "removed": out.short(change.old),
         "changed": f"{out.short(change.old)} → {out.short(change.new)}",
     }
     _line(change.op, f"{prefix}{change.path or 'value'}: {values[change.op]}", indent)
+
+
+def _lines(old: str, new: str, indent: str) -> None:
+    """The lines in which two texts differ."""
+    before, after = old.splitlines(), new.splitlines()
+    for op, a, b, c, d in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if op != "equal":
+            for line in before[a:b]:
+                _line("removed", line, indent)
+            for line in after[c:d]:
+                _line("added", line, indent)
 
 
 def _line(op: str, text: str, indent: str = "") -> None:

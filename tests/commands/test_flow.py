@@ -125,6 +125,14 @@ def test_diff_shows_what_changed(box: Box) -> None:
     assert "no difference" in box.run("flow", "diff", "f", "2")
 
 
+def test_diff_shows_of_a_long_text_the_lines_that_changed(box: Box) -> None:
+    text = "# Cold\n\nFirst this.\nThen {}.\nAt last that.\n"
+    box.deploy(named("f", compute("a", "1"), spec=text.format("rain")))
+    box.deploy(named("f", compute("a", "1"), spec=text.format("snow")))
+    said = box.run("flow", "diff", "f", "1", "2")
+    assert said.splitlines()[1:] == ["~ flow spec:", "    - Then rain.", "    + Then snow."]
+
+
 def test_rollback_and_the_switches(box: Box) -> None:
     for number in (1, 2, 3):
         box.deploy(named("f", compute("a", str(number))))
