@@ -75,9 +75,12 @@ def _worded(session: Session, flow_id: str, runs: int, model: str) -> Analysis:
 
 
 def _applied(session: Session, analysis: Analysis, number: int) -> dict[str, object]:
-    finding = analysis.findings[number - 1] if number <= len(analysis.findings) else None
-    if finding is None or finding.change is None:
-        raise click.UsageError(f"there is no finding {number} with a change that can be applied")
+    if number > len(analysis.findings):
+        last = f"the last one is {len(analysis.findings)}" if analysis.findings else "nothing was found"
+        raise click.UsageError(f"there is no finding {number}; {last}")
+    finding = analysis.findings[number - 1]
+    if finding.change is None:
+        raise click.UsageError(f"finding {number} has no change that can be applied: {finding.suggestion}")
     made = session.book.save(
         finding.change,
         by=session.identity,

@@ -70,6 +70,8 @@ def _against(flow: Flow, node: PlannedNode, facts: StepFacts, error: str) -> tup
     if error == "timed-out" and node.timeout is not None:
         longer = node.timeout * 2
         return f"Give it {longer:g} seconds instead of {node.timeout:g}.", _with_node(flow, node.id, timeout=longer)
+    if not facts.done and error not in _HOPELESS:
+        return "It has never worked in these runs: mend its settings, or what it needs.", None
     if node.retry.attempts == 1 and error not in _HOPELESS:
         retry = {"attempts": 3, "backoff": "2s"}
         return "Let it be tried up to three times: such errors often pass.", _with_node(flow, node.id, retry=retry)

@@ -123,6 +123,7 @@ def test_a_finding_is_shown_and_its_change_saved_as_a_draft(box: Box, kernel: Ke
     shown = box.json("flow", "show", name)
     assert (shown["newest"], shown["live"]) == (2, 1)
     box.run("analyze", name, "--apply", "7", code=2)
+    assert "there is no finding 7; the last one is 1" in box.last.stderr
 
 
 def test_a_model_words_what_the_rules_have_found(box: Box, server: Cloud) -> None:

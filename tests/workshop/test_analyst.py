@@ -104,6 +104,13 @@ def test_a_step_that_fails_without_retries_is_given_some() -> None:
     assert changed(finding, "get")["retry"] == {"attempts": 3, "backoff": "2s"}
 
 
+def test_a_step_that_never_worked_is_not_just_tried_again() -> None:
+    facts = StepFacts(reached=10, failed=10, tries=10)
+    facts.errors[("node-failed", "no answer")] = 10
+    finding = only(rules.failing, BODY, evidence(BODY, get=facts))
+    assert finding.change is None and "It has never worked" in finding.suggestion
+
+
 def test_a_timeout_that_is_too_short_is_doubled() -> None:
     body = {**BODY, "nodes": [{**BODY["nodes"][0], "timeout": "5s"}, *BODY["nodes"][1:]]}
     finding = only(rules.failing, body, evidence(body, get=failed("timed-out")))
