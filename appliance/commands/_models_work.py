@@ -199,6 +199,8 @@ def pulls(session: Session) -> list[dict[str, Any]]:
 
 def how_far(job: dict[str, Any]) -> str:
     """In words."""
+    if job["state"] == "failed":
+        return f"failed: {out.one_line(job['text'], 300)}; `flowork models cancel {job['id']}` forgets it"
     if job["state"] != "running":
         return f"{job['state']} {job['text']}".strip()
     share = f"{100 * job['done'] // job['total']} % of {out.size(job['total'])}" if job["total"] else ""

@@ -274,7 +274,7 @@ class ModelJobs:
         with self._lock:
             job = self._jobs.find(job_id)
             child = self._pull[1] if self._pull is not None and self._pull[0] is job else None
-            if child is None and job.open:
+            if child is None and job.state in ("waiting", "failed"):  # of a failed one too the beginning is on the disk
                 self._jobs.end(job, "cancelled", "cancelled")
             elif child is not None:
                 job.text = "cancelled"

@@ -135,6 +135,19 @@ def test_a_pull_in_the_background_is_the_kernels(box: Box, source: Source, kerne
     assert "no pull" in box.fails("models", "cancel", "0" * 12, code=3)
 
 
+def test_a_pull_in_the_background_that_fails_says_why_until_it_is_forgotten(
+    box: Box, source: Source, kernel: Kernel
+) -> None:
+    source.files["bad.gguf"] = source.files["tiny.gguf"][:100_000]
+    job = box.json("models", "pull", source.url("bad.gguf"), "--yes", "--background")
+    eventually(lambda: [each for each in box.json("models", "status")["pulls"] if each["state"] == "failed"])
+    said = box.run("models", "status")
+    assert "bad, failed: " in said and "bad.gguf is cut off" in said
+    assert f"`flowork models cancel {job['id']}` forgets it" in said
+    box.run("models", "cancel", job["id"])
+    assert "failed" not in box.run("models", "status")
+
+
 def test_a_setup_that_cannot_be_says_why_and_turns_nothing_else_off(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("appliance.ai.building.make.DISK_TO_INSTALL", 1 << 60)
     monkeypatch.setattr("appliance.ai.building.make.DISK_TO_COMPILE", 1 << 60)

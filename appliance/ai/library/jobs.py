@@ -83,9 +83,10 @@ class Jobs:
         return found
 
     def end(self, job: Job, state: Literal["done", "failed", "cancelled"], text: str) -> None:
-        """It is over; of one that was cancelled nothing stays on the disk."""
+        """It is over; of one that was cancelled nothing stays on the disk, but what a later one of that name fetches."""
         job.state, job.text, job.ended = state, text, self._now()
-        if state == "cancelled":
+        later = any(each.open and each.order.name == job.order.name for each in self.all)
+        if state == "cancelled" and not later:
             from appliance.ai.library import fetch
 
             for number in range(len(job.order.parts)):
