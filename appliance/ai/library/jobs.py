@@ -83,7 +83,7 @@ class Jobs:
         return found
 
     def end(self, job: Job, state: Literal["done", "failed", "cancelled"], text: str) -> None:
-        """It is over; of one that was cancelled nothing stays on the disk, but what a later one of that name fetches."""
+        """It is over. Of one that was cancelled nothing stays on the disk but what a later one of that name fetches."""
         job.state, job.text, job.ended = state, text, self._now()
         later = any(each.open and each.order.name == job.order.name for each in self.all)
         if state == "cancelled" and not later:
