@@ -163,7 +163,7 @@ def test_objects_are_drawn(tmp_path: Path) -> None:
 def test_labels_are_chosen(tmp_path: Path) -> None:
     image = lamp_picture((64, 64), (16, 16, 24, 24))
     assert len(infer(lamps(tmp_path), {"image": image}, labels=["lamp"])["objects"]) == 1
-    with pytest.raises(ConfigError, match="does not know cat"):
+    with pytest.raises(ConfigError, match="does not know cat; it knows lamp"):
         infer(lamps(tmp_path), {"image": image}, labels=["cat"])
 
 
@@ -186,7 +186,7 @@ def png_of(width: int, height: int) -> bytes:
         (png_of(9_000, 9_000), TooLarge, "9000x9000"),
         (png_of(500, 500), ConfigError, "not a picture that can be read"),
         (picture("red", (500, 500), "JPEG")[:700], ConfigError, "not a picture that can be read"),
-        (b"", ConfigError, "not a picture"),
+        (b"", ConfigError, r"not a picture of a kind that is read \(JPEG, PNG, "),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", ConfigError, "not a picture"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", ConfigError, "not a picture"),
         ("a text", ConfigError, "a value of type str"),
@@ -289,7 +289,9 @@ def test_an_answer_without_an_end_is_bounded(tmp_path: Path) -> None:
 
 
 def test_options_that_the_task_does_not_have_are_refused(tmp_path: Path) -> None:
-    for options in ({"sharp": 1}, {"top": 0}, {"threshold": "high"}):
+    with pytest.raises(ConfigError, match="options: this model has no sharp; it takes top, threshold"):
+        infer(colours(tmp_path), {"image": picture()}, sharp=1)
+    for options in ({"top": 0}, {"threshold": "high"}):
         with pytest.raises(ConfigError, match="options: "):
             infer(colours(tmp_path), {"image": picture()}, **options)
     with pytest.raises(ConfigError, match="takes `image` and nothing else, not text"):
@@ -344,14 +346,14 @@ def test_the_library_keeps_no_diary_and_tells_nobody(tmp_path: Path) -> None:
     [
         ("model.onnx", b"", "cannot be loaded"),
         ("model.onnx", b"noise " * 100, "cannot be loaded"),
-        ("model.json", b"{", "model.json of 'moods'"),
-        ("model.json", b'{"task": "dance"}', "dance"),
+        ("model.json", b"{", "model.json of 'moods' is not JSON"),
+        ("model.json", b'{"task": "dance"}', "'dance'.*; the tasks are embed, classify, detect_objects, tags, run$"),
         ("model.json", b'{"task": "classify"}', "either `text` or `image`"),
         ("model.json", b'{"task": "classify", "image": {"size": [0, 8]}}', r"image\.size"),
         ("model.json", b'{"task": "classify", "image": {"size": [8, 8], "colour": 1}}', "colour"),
         ("model.json", b'{"task": "classify", "text": {}, "output": "nothing"}', "no output 'nothing'; it has logits"),
         ("model.json", b'{"task": "classify", "text": {"tokenizer": "../../etc/passwd"}}', "tokenizer"),
-        ("model.json", b'{"task": "classify", "text": {}, "labels": "gone.txt"}', "gone.txt"),
+        ("model.json", b'{"task": "classify", "text": {}, "labels": "gone.txt"}', "gone.txt' cannot be read: No such"),
         ("tokenizer.json", b"{}", "is no tokenizer"),
         ("labels.txt", b'{"x": "y"}', "the labels of 'moods'"),
     ],

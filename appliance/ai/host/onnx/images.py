@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image as Pillow
-from PIL import ImageDraw, ImageFont, ImageOps
+from PIL import ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from appliance.ai.host.errors import TooLarge
 from appliance.ai.host.onnx import manifest
@@ -54,6 +54,8 @@ def read(data: Any, what: str = "image") -> Pillow.Image:
         raise TooLarge(f"{what}: it has more than {MAX_PIXELS:,} pixels") from None
     except TooLarge:
         raise
+    except UnidentifiedImageError:
+        raise ConfigError(f"{what}: this is not a picture of a kind that is read ({', '.join(_FORMATS)})") from None
     except Exception as exc:  # readers of broken files raise what they like
         raise ConfigError(f"{what}: this is not a picture that can be read ({_short(exc)})") from None
 

@@ -141,6 +141,7 @@ class Run(Struct, frozen=True, kw_only=True, tag="run", tag_field="task"):
 
 
 Manifest = Embed | Classify | Detect | Tags | Run
+_TASKS = [str(kind.__struct_config__.tag) for kind in (Embed, Classify, Detect, Tags, Run)]
 
 
 def read(folder: Path) -> Manifest:
@@ -154,8 +155,11 @@ def read(folder: Path) -> Manifest:
         raise ModelUnusable(f"{path.name} of {folder.name!r} cannot be read: {exc.strerror}") from None
     try:
         found: Manifest = msgspec.json.decode(data, type=Manifest)
+    except msgspec.ValidationError as exc:
+        tasks = f"; the tasks are {', '.join(_TASKS)}" if str(exc).endswith("`$.task`") else ""
+        raise ModelUnusable(f"{path.name} of {folder.name!r}: {exc}{tasks}") from None
     except (msgspec.DecodeError, RecursionError, UnicodeError) as exc:
-        raise ModelUnusable(f"{path.name} of {folder.name!r}: {exc}") from None
+        raise ModelUnusable(f"{path.name} of {folder.name!r} is not JSON: {exc}") from None
     return found
 
 
@@ -167,7 +171,8 @@ def labels_of(folder: Path, given: list[str] | str) -> list[str]:
         text = (folder / given).read_bytes()[:_LARGEST].decode("utf-8", "replace")
         return _listed(text)[:_MOST_LABELS]
     except (OSError, ValueError) as exc:
-        raise ModelUnusable(f"the labels of {folder.name!r} in {given!r} cannot be read: {exc}") from None
+        why = exc.strerror if isinstance(exc, OSError) else exc
+        raise ModelUnusable(f"the labels of {folder.name!r} in {given!r} cannot be read: {why}") from None
 
 
 def _listed(text: str) -> list[str]:

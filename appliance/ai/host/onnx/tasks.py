@@ -22,6 +22,8 @@ from appliance.contracts import ConfigError
 #: Numbers that a raw run may answer with, and texts that one call may have.
 _MOST_NUMBERS = 1_000_000
 _MOST_TEXTS = 2048
+#: Labels that an error names.
+_SHOWN = 20
 Share = Annotated[float, Meta(ge=0, le=1)]
 S = TypeVar("S", bound=Struct)
 
@@ -130,7 +132,8 @@ class Detect:
     def run(self, inputs: Mapping[str, Any], options: Mapping[str, Any], stop: Stop) -> dict[str, Any]:
         chosen = _options(DetectOptions, options)
         if unknown := [label for label in chosen.labels if self._labels and label not in self._labels]:
-            raise ConfigError(f"labels: this model does not know {', '.join(unknown)}")
+            known = ", ".join(self._labels[:_SHOWN]) + (" …" if len(self._labels) > _SHOWN else "")
+            raise ConfigError(f"labels: this model does not know {', '.join(unknown)}; it knows {known}")
         image = images.read(_only(inputs, "image"))
         placed = images.place(image, self._wanted.image)
         found = self._found(self._graph.run({self._input: placed.values}, stop))
@@ -263,6 +266,10 @@ def task_of(folder: Path, graph: Graph, wanted: manifest.Manifest) -> Task:
 
 
 def _options(kind: type[S], given: Mapping[str, Any]) -> S:
+    known = kind.__struct_fields__
+    if unknown := [name for name in given if name not in known]:
+        takes = f"it takes {', '.join(known)}" if known else "it takes none"
+        raise ConfigError(f"options: this model has no {', '.join(unknown)}; {takes}")
     try:
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as exc:
