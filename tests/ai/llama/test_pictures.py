@@ -207,7 +207,7 @@ def test_text_that_spells_what_stands_for_a_picture_stays_text(loading: Callable
     [
         ({"type": "image_url", "image_url": {"url": "http://camera.local/now.jpg"}}, "nothing is fetched here"),
         ({"type": "image_url", "image_url": {"url": "data:image/png;base64,???"}}, "is no base64"),
-        ({"type": "image_url", "image_url": {"url": url(b"GIF89a no")}}, "not a picture that can be read"),
+        ({"type": "image_url", "image_url": {"url": url(b"GIF89a no")}}, "not a picture of a kind that is read"),
         ({"type": "image_url", "image_url": {"url": url(RED[:60])}}, "not a picture that can be read"),
         ({"type": "image_url"}, "nothing is fetched here"),
         ({"type": "input_audio", "input_audio": {}}, "parts of type text and image_url"),

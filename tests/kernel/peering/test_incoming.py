@@ -120,7 +120,7 @@ def test_events_are_sent_again_if_one_flow_may_lack_them(house: House, fault: st
         if fault == "not at home":
             took(other, flows=[])
         elif fault == "gone":
-            house.incoming._between.look({"kernel.1.1"})
+            house.incoming.between.look({"kernel.1.1"})
         else:
             other.error(Busy("starting"))
     assert [(said["upto"], said["pause"] > 0) for said in request.said] == [(0, True)]
@@ -139,7 +139,7 @@ def test_a_step_goes_to_the_next_home_when_its_kernel_dies(house: House) -> None
     writer, asked = house.next()
     assert (writer, asked.body["flows"]) == (2, [11])
     house.alive = [1]
-    house.incoming._between.look({"kernel.1.1"})
+    house.incoming.between.look({"kernel.1.1"})
     house.later.pop()()
     assert not house.asked and not request.said, "it is on its way"
     house.homes[11] = 1
