@@ -42,7 +42,7 @@ PATH = f"{PREFIX}/live"
 #: Threads that sockets leave to everything else.
 SPARE = 16
 #: Seconds between two messages, in which events are gathered; between two looks at whether the caller may still watch.
-GATHER = 0.03
+GATHER = 0.02
 RECHECK = 30.0
 PING = 25.0
 #: Bytes of one message; more go into the next.
