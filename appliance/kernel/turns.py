@@ -28,8 +28,10 @@ from appliance.store.journal import Journal
 
 logger = logging.getLogger(__name__)
 
-#: A turn commits after this long even if more steps are ready, so that nobody waits for a busy flow.
-SLICE = 0.004
+#: A turn commits after this many seconds even if more steps are ready, so that nobody waits for a busy flow: so many
+#: times what the last commit took, since a slow card is better off with few large ones, within these bounds.
+SLICE_PER_COMMIT = 5
+SHORTEST_SLICE, LONGEST_SLICE = 0.01, 0.05
 #: Shortest time between two commits, so that under load many runs share one.
 COMPANY = 0.0025
 #: So many runs in one commit need no further company.
@@ -90,6 +92,7 @@ class Turns:
         self._lazy_until = 0.0
         self.draining = False
         self.closed = False
+        self._slice = SHORTEST_SLICE
         self._commit_by: float | None = None
 
     def post(self, work: Callable[[], None]) -> None:
@@ -212,7 +215,7 @@ class Turns:
     def _run_ready(self) -> None:
         if not self._has_ready():
             return
-        deadline = time.monotonic() + SLICE
+        deadline = time.monotonic() + self._slice
         self._commit_by = deadline if self._commit_by is None else self._commit_by
         ready, ranked = self.ready, self.ranked
         begin = self.steps.begin
@@ -238,7 +241,9 @@ class Turns:
         """Write what happened, then tell those who wait for it and begin the fenced effects."""
         self._commit_by = None
         self._lazy_until = 0.0
+        began = time.monotonic()
         touched, callbacks = self.keeper.commit()
+        self._slice = min(max(SHORTEST_SLICE, SLICE_PER_COMMIT * (time.monotonic() - began)), LONGEST_SLICE)
         self.still_ours()
         # One that had no company will hardly get some.
         self._not_before = time.monotonic() + COMPANY if len(touched) > 1 else 0.0
