@@ -89,8 +89,10 @@ class Reference:
     def speed(self, model: Path, *, prompt: int = 0, answer: int = 0, threads: int) -> float | None:
         """Tokens a second: of a prompt of so many tokens, or of so many written one by one behind an empty one.
 
-        None, and from then on no ``program``, if it fails.
+        None without a ``program``, and from then on if it fails.
         """
+        if self.program is None:
+            return None
         command = [str(self.program), "-m", str(model), "-p", str(prompt), "-n", str(answer), "-t", str(threads)]
         command += ["-r", "1", "-o", "json"]
         try:

@@ -28,9 +28,13 @@ from scripts.benchmarks import llama_bench
 from scripts.benchmarks.common import Row
 from tests.support.tinymodel import big_model
 
+_OURS = "ours"
 _VOCABULARY = "models/ggml-vocab-qwen2.gguf"
 #: Tokens that are written one by one.
-_WRITTEN = 48
+_WRITTEN = 24
+#: How many prompts and answers are compared a round: on a rented machine single ones lie a tenth apart, those most that
+#: wait for the machine's memory, which others load too.
+_PROMPTS, _ANSWERS = 3, 6
 _RECORDS = {
     "type": "array",
     "minItems": 50,
@@ -161,41 +165,40 @@ def _per_token(answer: Answer) -> float:
 
 def _single(language: Language, bare: _Bare, path: Path, options: Options, rounds: int) -> list[Row]:
     reference = llama_bench.Reference()
-    speeds: dict[str, list[tuple[float, float]]] = {"ours": [], "the bare loop": [], "llama-bench": []}
-    for turn in range(rounds + 1):
-        (reading,), _ = _ask(language, Ask(prompt=_text(language, 500, turn), max_tokens=1))
-        (writing,), _ = _ask(language, Ask(prompt=f"{turn} is", max_tokens=_WRITTEN + 1))
+
+    def reading(turn: int) -> dict[str, float | None]:
+        (answer,), _ = _ask(language, Ask(prompt=_text(language, 500, turn), max_tokens=1))
         # As many tokens each: llama.cpp multiplies four rows at a time, and what is left over one by one.
-        count = min(512, reading.tokens_in)
-        found = {
-            "ours": (reading.tokens_in / (reading.first - reading.began), 1 / _per_token(writing)),
-            "the bare loop": (count / bare.prompt(count), _WRITTEN / bare.answer(_WRITTEN, 8)),
+        count = min(512, answer.tokens_in)
+        return {
+            _OURS: answer.tokens_in / (answer.first - answer.began),
+            "the bare loop": count / bare.prompt(count),
+            "llama-bench": reference.speed(path, prompt=count, threads=options.reading_threads()),
         }
-        if theirs := _reference(reference, path, count, options):
-            found["llama-bench"] = theirs
-        for name, speed in found.items() if turn else ():  # the first warms up
-            speeds[name].append(speed)
-    rows = [] if reference.program is not None else [Row("models", f"llama-bench: {reference.why}", 0, "runs")]
-    for part, what in enumerate(("prompt of 500 tokens", "answer")):
-        ours = [speed[part] for speed in speeds["ours"]]
-        rows.append(Row("models", what, statistics.median(ours), "tokens/s"))
-        for name in ("llama-bench", "the bare loop"):
-            theirs_all = [speed[part] for speed in speeds[name]]
-            if len(theirs_all) == len(ours):
-                ratio = statistics.median(one / other for one, other in zip(ours, theirs_all, strict=True))
-                rows.append(Row("models", f"{what}: against {name}", ratio, "x", ">= 0.97", ratio >= 0.97))
+
+    def writing(turn: int) -> dict[str, float | None]:
+        (answer,), _ = _ask(language, Ask(prompt=f"{turn} is", max_tokens=_WRITTEN + 1))
+        return {
+            _OURS: 1 / _per_token(answer),
+            "the bare loop": _WRITTEN / bare.answer(_WRITTEN, 8),
+            "llama-bench": reference.speed(path, answer=_WRITTEN, threads=options.answer_threads()),
+        }
+
+    rows = _compared("prompt of 500 tokens", reading, rounds * _PROMPTS)
+    rows += _compared("answer", writing, rounds * _ANSWERS)
+    return rows if reference.program is not None else [Row("models", f"llama-bench: {reference.why}", 0, "runs"), *rows]
+
+
+def _compared(what: str, speeds: Callable[[int], dict[str, float | None]], rounds: int) -> list[Row]:
+    """Tokens a second of several in turns, and ours as part of each other's in the same turn; None is left out."""
+    found = [speeds(turn) for turn in range(rounds + 1)][1:]  # the first warms up
+    rows = [Row("models", what, statistics.median(speed[_OURS] or 0 for speed in found), "tokens/s")]
+    for name in ("llama-bench", "the bare loop"):
+        ratios = [(speed[_OURS] or 0) / other for speed in found if (other := speed[name])]
+        if len(ratios) == rounds:
+            ratio = statistics.median(ratios)
+            rows.append(Row("models", f"{what}: against {name}", ratio, "x", ">= 0.97", ratio >= 0.97))
     return rows
-
-
-def _reference(
-    reference: llama_bench.Reference, path: Path, count: int, options: Options
-) -> tuple[float, float] | None:
-    """What llama-bench reads and writes a second; None without it."""
-    if reference.program is None:
-        return None
-    reads = reference.speed(path, prompt=count, threads=options.reading_threads())
-    writes = reference.speed(path, answer=_WRITTEN, threads=options.answer_threads()) if reads else None
-    return (reads, writes) if reads and writes else None
 
 
 def _turns(language: Language, path: Path, options: Options, rounds: int) -> list[Row]:
@@ -274,7 +277,7 @@ def _restoring(path: Path, folder: Path, options: Options, rounds: int) -> list[
 
 def _schema(language: Language, rounds: int) -> list[Row]:
     ratios = []
-    for turn in range(rounds + 1):
+    for turn in range(rounds * 3 + 1):
         (free,), _ = _ask(language, Ask(prompt=f"{turn} is", max_tokens=64))
         (bound,), _ = _ask(language, Ask(prompt=f"{turn} is", max_tokens=64, schema=_RECORDS))
         if turn:
