@@ -34,6 +34,8 @@ from appliance.contracts import (
 _EXCERPT = 300
 #: Seconds to wait after a 429 that does not say how long.
 _PAUSE = 5.0
+#: Errors of a model host that a step keeps by their ids, which docs/errors.md explains under Models.
+OF_MODELS = frozenset({"no-model", "no-model-engine", "model-unusable", "model-too-large", "model-host-away"})
 #: Texts of one request for vectors; more are sent one request after the other.
 _BATCH = 64
 
@@ -90,8 +92,20 @@ class Api(Struct, frozen=True, kw_only=True):
             raise self.error_of(stream.status, await stream.read(65_536), stream.headers)
 
     def error_of(self, status: int, body: bytes, headers: Mapping[str, str]) -> FlowError:
-        """The error of a status and its body."""
-        told = _told(body)
+        """The error of a status and its body. What this machine's own host says keeps its id."""
+        told = told_of(body)
+        return self._named(self._meant(status, told, body, headers), told)
+
+    def broken_off(self, told: Told) -> FlowError:
+        """The error that ends an answer in the middle."""
+        message = f"{self.name} broke off: {told.message or 'without a word'}"
+        return self._named(NodeError(message, retryable=told.retryable, detail={"sent": True}), told)
+
+    def _named(self, exc: FlowError, told: Told) -> FlowError:
+        return named(exc, told.code) if self.socket is not None else exc
+
+    def _meant(self, status: int, told: Told, body: bytes, headers: Mapping[str, str]) -> FlowError:
+        """What a status means for whoever asked."""
         words = told.message or body[:_EXCERPT].decode(errors="replace").strip() or "without a word"
         # The words of this machine's own host are ours, and say all by themselves.
         own = self.socket is not None and told.message
@@ -154,6 +168,13 @@ class Api(Struct, frozen=True, kw_only=True):
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as exc:
             raise NodeError(f"{self.name} did not answer as the OpenAI API does: {exc}") from None
+
+
+def named(exc: FlowError, error_id: str) -> FlowError:
+    """The error under the id that a model host gave it, if that is one of ``OF_MODELS``."""
+    if error_id in OF_MODELS:
+        exc.id = error_id  # type: ignore[misc]  # its class says only what is to be done about it
+    return exc
 
 
 class _Details(Struct):
@@ -223,8 +244,8 @@ class _Answer:
 
     def _chunk(self, chunk: _Chunk) -> None:
         if chunk.error is not None:
-            told = _told(msgspec.json.encode({"error": chunk.error}))
-            raise NodeError(f"{self._api.name} broke off: {told.message or 'without a word'}", detail={"sent": True})
+            told = told_of(msgspec.json.encode({"error": chunk.error}))
+            raise self._api.broken_off(told)
         self._usage = chunk.usage or self._usage
         for choice in chunk.choices[:1]:
             part = choice.delta or choice.message or _Part(choice.text)
@@ -323,30 +344,30 @@ def _text_of(message: Mapping[str, Any]) -> str:
     return "".join(str(part.get("text", "")) for part in content or () if isinstance(part, Mapping))
 
 
-class _Told(Struct):
+class Told(Struct):
     message: str = ""
     code: str = ""
     param: str = ""
     retryable: bool | None = None
 
 
-def _told(body: bytes) -> _Told:
+def told_of(body: bytes) -> Told:
     """What an error's body says, in any of the forms that are about."""
     try:
         found = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return _Told()
+        return Told()
     if isinstance(found, list):
         found = found[0] if found else None
     if not isinstance(found, dict):
-        return _Told()
+        return Told()
     error = found.get("error", found)
     if isinstance(error, str):
-        return _Told(error[:_EXCERPT])
+        return Told(error[:_EXCERPT])
     if not isinstance(error, dict):
-        return _Told()
+        return Told()
     message = error.get("message") or error.get("detail") or error.get("title") or ""
-    return _Told(str(message)[:_EXCERPT], str(error.get("code") or ""), str(error.get("param") or ""), _flag(error))
+    return Told(str(message)[:_EXCERPT], str(error.get("code") or ""), str(error.get("param") or ""), _flag(error))
 
 
 def _flag(error: Mapping[str, Any]) -> bool | None:

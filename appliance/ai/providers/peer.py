@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from appliance.ai.providers._openai_api import named
 from appliance.contracts import (
     Busy,
     ChatReply,
@@ -105,7 +106,8 @@ async def _first(
                     raise
                 raise NodeError(f"{peer}: {exc.message}", retryable=exc.retryable, detail=_THIS_ONE) from None
         except PeerFailed as exc:
-            raise NodeError(f"at {peer}: {exc.message}", retryable=exc.retryable, detail=_THIS_ONE) from None
+            failed = NodeError(f"at {peer}: {exc.message}", retryable=exc.retryable, detail=_THIS_ONE)
+            raise named(failed, exc.error_id) from None
     raise AssertionError("unreachable")
 
 

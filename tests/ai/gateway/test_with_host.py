@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from appliance.ai.host.errors import Stopping, body_of
+from appliance.ai.providers._openai_api import Api, told_of
+from appliance.contracts import NodeError
+from appliance.kernel.http import HttpClient
 from tests.ai.host.conftest import SLOW
 from tests.support.kernels import LocalKernel, wait_for
 from tests.support.modelhost import Link, ModelHost
@@ -174,10 +178,34 @@ def test_a_prompt_that_is_too_long_and_a_model_that_is_not_there(house: LocalKer
     ended = run(house, "llm", {"prompt": "word " * 5000, "models": ["tiny"]}, retry={"attempts": 1})
     assert "context" in ended["error"]["message"]
     ended = run(house, "llm", {"prompt": "?", "models": ["nobody"]})
-    assert ended["error"]["id"] == "bad-config"
+    assert ended["error"]["id"] == "no-model"
     assert ended["error"]["message"].startswith("there is no model 'nobody' here"), "no figures of HTTP"
     answered = output(run(house, "llm", {"prompt": "?", "models": ["nobody", "tiny"], "max_tokens": 4}))
     assert answered["model"] == "tiny"
+
+
+def test_a_failed_step_has_the_hosts_own_error(house: LocalKernel, tmp_path: Path) -> None:
+    (house.data / "models" / "cut.gguf").write_bytes(tiny_model().read_bytes()[:100_000])
+    ended = run(house, "llm", {"prompt": "?", "models": ["cut"]})
+    assert (ended["error"]["id"], ended["state"]) == ("model-unusable", "failed")
+    kernel = LocalKernel(tmp_path / "small")
+    with ModelHost(kernel.data, models={"tiny": tiny_model()}, memory_mb=100):
+        kernel.start()
+        try:
+            ended = run(kernel, "llm", {"prompt": "?", "models": ["tiny"]}, retry={"attempts": 3})
+        finally:
+            kernel.close()
+    assert (ended["error"]["id"], ended["error"]["detail"]["status"]) == ("model-too-large", 507)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_host_that_is_stopped_at_work_says_so_in_the_step(tmp_path: Path, begun: bool) -> None:
+    """``begun``: whether a word of the answer has come."""
+    api = Api(http=HttpClient(), url="http://models/v1", name="the model host", socket=tmp_path / "models.sock")
+    body = json.dumps(body_of(Stopping("it is being stopped"))).encode()
+    found = api.broken_off(told_of(body)) if begun else api.error_of(503, body, {})
+    assert (found.id, found.retryable, type(found)) == ("model-host-away", True, NodeError)
+    assert NodeError.id == "node-failed", "only this one error is called so"
 
 
 def test_what_is_known_without_loading_a_model(house: LocalKernel) -> None:
