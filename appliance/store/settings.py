@@ -269,7 +269,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         _models(
             "Memory for models",
             "MB of memory that loaded models may use together; 0: six tenths of the machine's. A model host "
-            "that runs starts anew for it when it has nothing to do",
+            "that runs starts anew for it: when it has nothing to do, at the latest when what it does after half a "
+            "minute is done",
             unit="MB",
         ),
     ] = 0

@@ -48,7 +48,7 @@ class Reply:
         body = value if isinstance(value, bytes) else msgspec.json.encode(value)
         self.begun = True
         await self._link.write(
-            h11.Response(status_code=status, headers=_headers(headers, kind, ("Content-Length", str(len(body))))),
+            h11.Response(status_code=status, headers=self._headers(headers, kind, ("Content-Length", str(len(body))))),
             h11.Data(data=body),
             h11.EndOfMessage(),
         )
@@ -58,7 +58,7 @@ class Reply:
         self.begun = True
         await self._link.write(
             h11.Response(
-                status_code=200, headers=_headers([("Cache-Control", "no-store")], "text/event-stream", _CHUNKED)
+                status_code=200, headers=self._headers([("Cache-Control", "no-store")], "text/event-stream", _CHUNKED)
             )
         )
 
@@ -80,12 +80,13 @@ class Reply:
         else:
             await self.send(body, errors.status_of(exc), errors.headers_of(exc))
 
+    def _headers(self, more: Headers, kind: str, length: tuple[str, str]) -> list[tuple[str, str]]:
+        # Only who is told so does not ask here again while this end is being closed.
+        closing = [("Connection", "close")] if self._link.last else []
+        return [("Content-Type", kind), length, *closing, *more]
+
 
 _CHUNKED = ("Transfer-Encoding", "chunked")
-
-
-def _headers(more: Headers, kind: str, length: tuple[str, str]) -> list[tuple[str, str]]:
-    return [("Content-Type", kind), length, *more]
 
 
 Handler = Callable[[Request, Reply], Awaitable[None]]
@@ -117,6 +118,8 @@ class Connection:
         self._conn = h11.Connection(h11.SERVER)
         #: Nothing has been answered yet.
         self.fresh = True
+        #: The host leaves: an answer that begins from now on ends the connection.
+        self.last = False
 
     async def serve(self) -> None:
         """Answer requests until the caller hangs up or the host stops."""

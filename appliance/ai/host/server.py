@@ -18,6 +18,8 @@ MOST_CALLERS = 200
 LIMIT = 48_000_000
 #: Seconds that callers get to hear that the host ends, and models to write what they keep.
 _FAREWELL = 5.0
+#: Seconds for which one that is told to leave waits for a moment without work, before it lets nobody else in.
+_POLITE = 30.0
 #: Seconds for which somebody may stand in the door without a word, and between two looks at that.
 _STANDING, _LOOK = 2.0, 0.01
 
@@ -34,7 +36,7 @@ class Server:
         self._idle = idle
         self._clock = clock
         self._working = 0
-        self._last = 0.0
+        self._last = self._asked = 0.0
         self._callers: dict[asyncio.Task[None], Connection] = {}
         self._stopping = asyncio.Event()
         self._leaving = asyncio.Event()
@@ -44,8 +46,12 @@ class Server:
         self._stopping.set()
 
     def leave(self) -> None:
-        """End as soon as nothing works: what comes later is for the next host, which has other settings."""
-        self._leaving.set()
+        """End as soon as nothing works, or when the work under way is done if that takes long: what comes later is for
+        the next host, which has other settings.
+        """
+        if not self._leaving.is_set():
+            self._asked = self._clock()
+            self._leaving.set()
 
     async def run(self, door: socket.socket) -> bool:
         """Serve until :meth:`stop` or until idle; whether everything could be put away in time."""
@@ -61,15 +67,18 @@ class Server:
         await asyncio.sleep(_LOOK)
         server.close()
         idle.cancel()
+        for link in self._callers.values():
+            link.last = True
         await self._serve_the_last()
         self.stop()
         return await self._farewell()
 
     async def _serve_the_last(self) -> None:
-        """Those who came in at the very moment of leaving are still served; who only stands there is not waited for."""
+        """Those who came in before the door was shut are still served; who only stands there is not waited for."""
         began = self._clock()
-        while not self._stopping.is_set() and any(link.fresh for link in self._callers.values()):
-            if not self._working and self._clock() - began > _STANDING:
+        while not self._stopping.is_set():
+            standing = any(link.fresh for link in self._callers.values()) and self._clock() - began <= _STANDING
+            if not (self._busy or standing):
                 return
             await asyncio.sleep(_LOOK)
 
@@ -105,13 +114,18 @@ class Server:
             self._working -= 1
             self._last = self._clock()
 
+    @property
+    def _busy(self) -> bool:
+        return bool(self._working) or self._shelf.busy
+
     async def _until_idle(self) -> None:
         while True:
             left = self._last + self._idle - self._clock() if self._idle else math.inf
-            busy = self._working or self._shelf.busy
-            if not busy and (left <= 0 or self._leaving.is_set()):
+            if not self._busy and (left <= 0 or self._leaving.is_set()):
                 return
             if self._leaving.is_set():
+                if self._clock() - self._asked >= _POLITE:
+                    return
                 await asyncio.sleep(_LOOK)
             else:
                 with suppress(TimeoutError):

@@ -134,6 +134,40 @@ def test_who_tells_it_to_leave_waits_for_nothing_but_its_work(data: Path, idle: 
     asyncio.run(scene())
 
 
+@pytest.mark.parametrize("idle", [0, 1000.0])
+def test_one_that_is_never_without_work_leaves_all_the_same(data: Path, idle: float) -> None:
+    async def scene() -> None:
+        with door.listen(data) as ours:
+            desk = Desk(data, idle)
+            running = asyncio.create_task(desk.server.run(ours.dup()))
+            with call(data) as one, call(data) as other:
+                for link in (one, other):
+                    assert b"connection: close" not in (await heard(link)).lower()
+                desk.gate.clear()
+                one.sendall(ASK)
+                while desk.asked < 3:  # noqa: ASYNC110  # the handler's own turn
+                    await asyncio.sleep(0)
+                desk.server.leave()
+                desk.clock.now = server._POLITE
+                await asyncio.sleep(0.05)
+                other.sendall(ASK)
+                with call(data) as late:
+                    while desk.asked < 4:  # noqa: ASYNC110  # the handler's own turn
+                        await asyncio.sleep(0)
+                    assert not running.done(), "it works"
+                    desk.gate.set()
+                    for link in (one, other):
+                        told = await heard(link)
+                        assert b"HTTP/1.1 200" in told
+                        assert b"connection: close" in told.lower(), "or the caller asks here again"
+                    assert await asyncio.wait_for(running, 20) is True
+                    assert select.select([ours], [], [], 0)[0], "it waits in the door"
+                    assert not select.select([late], [], [], 0)[0]
+                assert desk.asked == 4
+
+    asyncio.run(scene())
+
+
 def test_more_callers_than_it_takes_are_told_to_come_back(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "MOST_CALLERS", 2)
 
