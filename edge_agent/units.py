@@ -19,7 +19,7 @@ import msgspec
 
 from drivers.base import Driver, DriverError, Entity, Observation, Stop, decode, find
 from edge_agent.memory import Outcome
-from edge_agent.protocol.messages import LARGEST_EVENT, NO_VALUES, Body, DriverReport, encode
+from edge_agent.protocol.messages import LARGEST_EVENT, NO_VALUES, STARTING, Body, DriverReport, encode
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Unit:
         self.type = driver
         self.config = config
         self.ok = False
-        self.text = "starting"
+        self.text = STARTING
         self.commanded = False
         self.retry_at = 0.0
         self.heard = False

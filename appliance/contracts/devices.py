@@ -106,7 +106,7 @@ class Devices(Protocol):
         config: Mapping[str, Any],
         watcher: str,
         on_events: Callable[[list[DeviceEvent]], None],
-        on_status: Callable[[bool, str], None],
+        on_status: Callable[[bool | None, str], None],
         cursor: Any = None,
     ) -> Callable[[], None]:
         """Have an agent run a driver; returns the stop (twice is fine).
@@ -116,7 +116,7 @@ class Devices(Protocol):
         again (perhaps fewer at once) after ``retry_after`` seconds. ``cursor`` is :attr:`TriggerContext.cursor`; what
         it covers is never handed over again. With ``watcher=""`` nothing is kept: only what is seen while the agent
         is connected comes. The callbacks run on the fleet's thread. Raises ``ConfigError`` for an unknown driver or
-        a config that it refuses.
+        a config that it refuses. ``on_status`` is told as :meth:`TriggerContext.status` is.
         """
 
     def command(

@@ -245,8 +245,8 @@ class TriggerContext(Protocol):
     def on_peer_event(self, wants: Callable[[str, str], bool]) -> Callable[[], None]:
         """Start a run for each event of a paired engine that is wanted (by the engine's name and the topic)."""
 
-    def status(self, ok: bool, text: str) -> None:
-        """Shown in the health page and the flow list."""
+    def status(self, ok: bool | None, text: str) -> None:
+        """Shown in the health page and the flow list. ``ok`` is None for what is only on its way (``connecting``)."""
 
 
 class Trigger(Generic[C]):

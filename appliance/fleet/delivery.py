@@ -23,7 +23,7 @@ MOST = 256
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 
 OnEvents = Callable[[list[DeviceEvent]], None]
-OnStatus = Callable[[bool, str], None]
+OnStatus = Callable[[bool | None, str], None]
 
 
 class Delivery:
@@ -48,7 +48,7 @@ class Delivery:
         self._settled: set[int] = set()
         self._most = MOST
         self._wait = _FIRST_WAIT
-        self._told: tuple[bool, str] | None = None
+        self._told: tuple[bool | None, str] | None = None
 
     @property
     def waiting(self) -> int:
@@ -77,7 +77,7 @@ class Delivery:
         """The agent was told to stop watching, and forgets what waits there."""
         self._held.clear()
 
-    def say(self, ok: bool, text: str) -> None:
+    def say(self, ok: bool | None, text: str) -> None:
         """Tell the trigger how it stands, if that is new."""
         if self.on_status is not None and self._told != (ok, text):
             self._told = (ok, text)

@@ -214,7 +214,7 @@ class Fleet:
             for event in events:
                 event.ack()
 
-        stop = self.watch(agent, driver, checked, "", ignore, lambda ok, text: told.append((ok, text)))
+        stop = self.watch(agent, driver, checked, "", ignore, lambda ok, text: told.append((bool(ok), text)))
 
         def done() -> None:
             states = [each for each in self.entities(agent) if source_key(each.driver, each.config) == key]

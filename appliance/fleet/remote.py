@@ -114,11 +114,12 @@ class Remote:
         for name, delivery in self.deliveries.items():
             mine = reports.get(name)
             if self.link is None:
-                delivery.say(False, f"{self.title} is away ({self.text}); it keeps what it sees")
+                coming = None if self.hello is None else False
+                delivery.say(coming, f"{self.title} is away ({self.text}); it keeps what it sees")
             elif mine is not None:
-                delivery.say(mine.ok, mine.text)
+                delivery.say(None if mine.text == messages.STARTING else mine.ok, mine.text)
             else:
-                delivery.say(False, f"{self.title} is setting it up")
+                delivery.say(None, f"{self.title} is setting it up")
 
     def offer(self, package: Package, version: str) -> None:
         """It is offered a version; what it said of an earlier update is over."""

@@ -121,11 +121,11 @@ class Hosted:
     def on_peer_event(self, wants: Callable[[str, str], bool]) -> Callable[[], None]:
         return self._engine.peer_events.watch(self, self.slot.workspace, wants)
 
-    def status(self, ok: bool, text: str) -> None:
-        if (ok, text) != (self.ok, self.text):
-            level = logging.INFO if ok else logging.WARNING
+    def status(self, ok: bool | None, text: str) -> None:
+        if (bool(ok), text) != (self.ok, self.text):
+            level = logging.WARNING if ok is False else logging.INFO
             logger.log(level, "trigger %s of %s: %s", self.spec.id, self.slot.id, text)
-        self.ok, self.text = ok, text
+        self.ok, self.text = bool(ok), text
 
     # --- for the host ---------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ def listen(
             if event.seq not in chosen:
                 event.ack()
 
-    ctx.status(False, f"waits for {f'the agent {agent}' if agent else 'this machine'}")
+    ctx.status(None, f"waits for {f'the agent {agent}' if agent else 'this machine'}")
     return ctx.devices.watch(agent, driver, config, f"{ctx.flow}/{ctx.trigger}", take, ctx.status, ctx.cursor)
 
 

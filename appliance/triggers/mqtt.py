@@ -73,7 +73,7 @@ class Mqtt(Trigger[MqttConfig]):
 
     def attach(self, ctx: TriggerContext, config: MqttConfig) -> Callable[[], None]:
         client_id = config.client_id or f"{ctx.mqtt.name}-{ctx.flow}-{ctx.trigger}"
-        ctx.status(False, "connecting")
+        ctx.status(None, "connecting")
         reader = _Reader(ctx, config, client_id)
         return ctx.mqtt.subscribe(config.broker, config.topic, config.qos, client_id, reader.take, ctx.status)
 

@@ -118,7 +118,7 @@ class _Ticker:
             return
         now = self._ctx.now()
         if not self._ctx.clock_ok():
-            self._ctx.status(False, "waiting until the system clock is known to be right")
+            self._ctx.status(None, "waiting until the system clock is known to be right")
             self._arm(now + _CLOCK_RECHECK)
             return
         last = self._begin(now)

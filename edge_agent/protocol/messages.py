@@ -89,6 +89,10 @@ class BlobPart(Message, tag="blob"):
     last: bool
 
 
+#: What a driver's report says until it has been tried.
+STARTING = "starting"
+
+
 class DriverReport(Struct):
     """One running driver: whether it works, and who wants it. ``entities`` as ``drivers.base.Entity``.
 

@@ -24,7 +24,7 @@ class Listener:
     def __init__(self, *, acks: bool = True) -> None:
         self.acks = acks
         self.events: list[DeviceEvent] = []
-        self.states: list[tuple[bool, str]] = []
+        self.states: list[tuple[bool | None, str]] = []
         self.busy = False
         self._came = threading.Condition()
 
@@ -38,7 +38,7 @@ class Listener:
             for event in events:
                 event.ack()
 
-    def on_status(self, ok: bool, text: str) -> None:
+    def on_status(self, ok: bool | None, text: str) -> None:
         with self._came:
             self.states.append((ok, text))
             self._came.notify_all()
@@ -49,7 +49,7 @@ class Listener:
         assert came, f"{what or 'it'} did not come: {self.states[-3:]} {self.events[-3:]}"
 
     def well(self) -> None:
-        self.until(lambda: bool(self.states) and self.states[-1][0], "the driver's start")
+        self.until(lambda: bool(self.states) and bool(self.states[-1][0]), "the driver's start")
 
     def kinds(self, source: str) -> list[Any]:
         return [event.value for event in self.events if event.source == source]

@@ -19,7 +19,7 @@ class Bench:
         self.calls: deque[Callable[[], None]] = deque()
         self.refusal: FlowError | ValueError | None = None
         self.room = 1000
-        self.states: list[tuple[bool, str]] = []
+        self.states: list[tuple[bool | None, str]] = []
         self.delivery = Delivery("flow/t", self.calls.append, self.told.append)
         self.attach()
 

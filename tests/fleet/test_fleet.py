@@ -69,6 +69,19 @@ def test_equal_configs_share_a_driver_and_each_watcher_gets_all(tmp_path: Path) 
         assert len(made.state().drivers) == 1
 
 
+def test_what_is_on_its_way_is_no_failure_and_what_went_away_is(tmp_path: Path) -> None:
+    with rig(tmp_path) as made:
+        heard = Listener()
+        made.watch(heard)
+        heard.until(lambda: bool(heard.states), "how it stands")
+        assert heard.states == [(None, "this machine's agent is away (not connected yet); it keeps what it sees")]
+        stop = made.agent()
+        heard.well()
+        assert not [text for ok, text in heard.states if ok is False]
+        stop()
+        heard.until(lambda: heard.states[-1][0] is False, "that it went away")
+
+
 def test_two_that_claim_one_thing_differently_are_told(tmp_path: Path) -> None:
     with rig(tmp_path) as made:
         made.agent()

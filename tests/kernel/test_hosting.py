@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -102,6 +103,21 @@ def test_what_is_wanted_is_attached_and_what_is_not_is_detached(bench: Bench, ta
     assert [hosted.slot.num for hosted in host._hosted.values()] == [2]
     host.stop()
     assert len(tap.detached) == len(tap.attached) == 3
+
+
+def test_only_what_has_failed_is_logged_as_a_warning(
+    bench: Bench, tap: Tap, host: TriggerHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.want([(slot(bench), 1, [spec()])])
+    wait_for(lambda: tap.attached)
+    ctx = tap.contexts["flow-1/t1"]
+    caplog.set_level(logging.INFO, hosts.__name__)
+    states = [(None, "connecting"), (False, "nobody there"), (None, "connecting"), (True, "connected")]
+    for ok, text in states:
+        ctx.status(ok, text)
+        assert (host.views()[0]["ok"], host.views()[0]["status"]) == (ok is True, text)
+    found = [(record.levelname, record.message.rpartition(": ")[2]) for record in caplog.records]
+    assert found == [("WARNING" if ok is False else "INFO", text) for ok, text in states]
 
 
 def test_a_new_version_with_the_same_trigger_is_not_attached_anew(bench: Bench, tap: Tap, host: TriggerHost) -> None:

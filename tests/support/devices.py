@@ -18,7 +18,7 @@ class Watched:
     config: dict[str, Any]
     watcher: str
     on_events: Callable[[list[DeviceEvent]], None]
-    on_status: Callable[[bool, str], None]
+    on_status: Callable[[bool | None, str], None]
     cursor: Any
     stopped: int = 0
 
@@ -41,7 +41,7 @@ class FakeDevices:
         config: Mapping[str, Any],
         watcher: str,
         on_events: Callable[[list[DeviceEvent]], None],
-        on_status: Callable[[bool, str], None],
+        on_status: Callable[[bool | None, str], None],
         cursor: Any = None,
     ) -> Callable[[], None]:
         made = Watched(agent, driver, dict(config), watcher, on_events, on_status, cursor)

@@ -44,7 +44,7 @@ class FakeTriggerContext:
     events: list[Event] = field(default_factory=list)
     runs: list[Event] = field(default_factory=list)
     dead_letters: list[tuple[Event, str]] = field(default_factory=list)
-    states: list[tuple[bool, str]] = field(default_factory=list)
+    states: list[tuple[bool | None, str]] = field(default_factory=list)
     listeners: list[Callable[[RunEnded], None]] = field(default_factory=list)
     known: dict[str, str] = field(default_factory=dict)
     refusals: int = 0
@@ -95,7 +95,7 @@ class FakeTriggerContext:
         self.listeners.append(function)
         return lambda: self.listeners.remove(function) if function in self.listeners else None
 
-    def status(self, ok: bool, text: str) -> None:
+    def status(self, ok: bool | None, text: str) -> None:
         if self.states[-1:] != [(ok, text)]:
             self.states.append((ok, text))
 

@@ -97,7 +97,7 @@ def test_the_driver_is_given_what_was_set_and_no_more(kind: str, ctx: FakeTrigge
     watched = devices.watched
     assert (watched.agent, watched.driver, watched.config) == ("shed", *KINDS[kind][1:3])
     assert (watched.watcher, watched.cursor) == ("flow/t1", ["outbox", 7])
-    assert ctx.states == [(False, "waits for the agent shed")]
+    assert ctx.states == [(None, "waits for the agent shed")]
     watched.on_status(True, "open")
     assert ctx.states[-1] == (True, "open")
     detach()

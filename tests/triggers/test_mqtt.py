@@ -74,7 +74,7 @@ def test_the_brokers_state_is_the_triggers_state(ctx: FakeTriggerContext) -> Non
     mqtt.status(True, "connected")
     mqtt.status(False, "nothing listens on mqtt://127.0.0.1:1883")
     assert ctx.states == [
-        (False, "connecting"),
+        (None, "connecting"),
         (True, "connected"),
         (False, "nothing listens on mqtt://127.0.0.1:1883"),
     ]

@@ -261,7 +261,7 @@ def test_nothing_fires_before_the_clock_is_right() -> None:
     attach(Schedule(), {"every": "1h"}, ctx)
     ctx.advance(10 * HOUR)
     assert ctx.events == []
-    assert ctx.states == [(False, "waiting until the system clock is known to be right")]
+    assert ctx.states == [(None, "waiting until the system clock is known to be right")]
     ctx.clock_right = True
     ctx.jump(NOON + 60)
     assert fired(ctx) == [NOON]
