@@ -74,6 +74,8 @@ class ShardJournal(Journal):
         connection = self._open.pop(day, None)
         if connection is None:
             connection = self._open_shard(day)
+            if self._sync and day >= max(shards.days(self._data), default=day):
+                shards.lengthen_log(connection, shards.shard_path(self._data, day))
         with self._lock:
             self._open[day] = connection
             while len(self._open) > _KEPT_OPEN:

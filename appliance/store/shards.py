@@ -7,9 +7,11 @@ the bytes on the card. There is no VACUUM and no row-by-row ageing: retention re
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sqlite3
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from appliance.contracts import FlowError
@@ -20,6 +22,8 @@ logger = logging.getLogger(__name__)
 PAGE_SIZE = 1024
 #: The writer checkpoints by itself only past this many pages; the kernel does it earlier, off its hot path.
 AUTO_CHECKPOINT = 65_536
+#: What the log of the newest shard is lengthened to, in bytes: some 400 commits, a quiet day.
+LOG_LENGTH = 1 << 20
 _NAME = re.compile(r"^\d{4}-\d{2}-\d{2}\.db$")
 
 # Instead of an index on (flow, id), which every commit would write a page of, `flow_span` notes once in some
@@ -97,6 +101,22 @@ def open_writer(path: Path, *, sync: bool) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def lengthen_log(connection: sqlite3.Connection, path: Path) -> None:
+    """Put zeros behind what the WAL of an open shard holds, so that commits need not lengthen it.
+
+    A file system with a journal of its own writes that too, with a barrier of its own, for each sync that finds the
+    file longer: three pages of a card beside the one or two that the commit is. SQLite takes zeros for the end of its
+    log, and once the log begins anew it overwrites them anyway. A disk that refuses is left alone.
+    """
+    with suppress(OSError, sqlite3.Error):
+        connection.execute("BEGIN IMMEDIATE")  # nobody else may write behind the end meanwhile
+        try:
+            with files_of(path)[1].open("r+b") as log:
+                log.write(bytes(max(0, LOG_LENGTH - log.seek(0, os.SEEK_END))))
+        finally:
+            connection.execute("ROLLBACK")
 
 
 def open_reader(path: Path) -> sqlite3.Connection:

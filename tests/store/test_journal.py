@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,3 +147,41 @@ def test_a_probe_tells_whether_the_disk_takes_anything(journal: ShardJournal) ->
     with pytest.raises(StoreFailure, match="readonly"):
         journal.probe()
     journal.probe()  # on a fresh connection
+
+
+def test_commits_do_not_lengthen_the_log_of_the_newest_day_and_survive_a_power_cut(tmp_path: Path) -> None:
+    journal = ShardJournal(tmp_path / "data", writer=0, sync=True)
+    journal.open()
+    runs = put(journal, NOON)
+    path = shards.shard_path(tmp_path / "data", day_of(runs[0]))
+    length = shards.files_of(path)[1].stat().st_size
+    for _ in range(50):
+        runs += put(journal, NOON)
+    assert shards.files_of(path)[1].stat().st_size == length == shards.LOG_LENGTH
+    # What a cut leaves: the files as they are, without SQLite's index of the log, which lies in memory.
+    cut = shards.shard_path(tmp_path / "cut", day_of(runs[0]))
+    cut.parent.mkdir(parents=True)
+    for file, copy in list(zip(shards.files_of(path), shards.files_of(cut), strict=True))[:2]:
+        shutil.copy(file, copy)
+    journal.close()
+    after = ShardJournal(tmp_path / "cut", writer=0, sync=True)
+    after.open()
+    assert all(after.load(run) is not None for run in runs)
+    (another,) = put(after, NOON)
+    assert after.load(another) is not None
+    after.close()
+
+
+def test_lengthening_the_log_leaves_alone_what_others_have_written_there(tmp_path: Path) -> None:
+    journals = [ShardJournal(tmp_path, writer=writer, sync=True) for writer in (0, 1)]
+    runs = []
+    for journal in journals:
+        journal.open()
+        runs += put(journal, NOON)
+    runs += put(journals[0], NOON)
+    assert all(journal.load(run) is not None for journal in journals for run in runs)
+    for journal in journals:
+        journal.close()
+    connection = shards.open_reader(shards.shard_path(tmp_path, day_of(runs[0])))
+    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
