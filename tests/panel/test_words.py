@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,11 +74,35 @@ def test_a_flow_is_written_from_a_description(panel: Panel, model: Cloud) -> Non
     page.get_by_label("What is it to do?").fill("Log it when the greenhouse is over 30 degrees")
     page.get_by_role("button", name="Write it", exact=True).click()
     expect(page.get_by_text("Too hot")).to_be_visible()
+    ran = page.get_by_role("region", name="Dry run")
+    expect(ran.get_by_role("listitem")).to_have_text([re.compile("condition.*done by true"), re.compile("log.*done")])
+    page.get_by_text("What it does, in words").click()
+    expect(page.get_by_role("dialog")).to_contain_text("Log it when the greenhouse is over 30 degrees")
     panel.shot("new-flow-words")
     assert panel.accessibility("dialog[open]") == []
+    # The same words give the same flow; one that is stopped leaves the one before it.
+    anew = page.get_by_role("button", name="Write it anew")
+    expect(anew).to_be_disabled()
+    model.begin_and_hang("{")
+    page.get_by_label("What is it to do?").fill("Log it when the greenhouse is over 40 degrees")
+    anew.click()
+    page.get_by_role("button", name="Stop").click()
+    assert model.web.hung_up.wait(20)
+    expect(ran).to_be_visible()
+    expect(anew).to_be_enabled()
     page.get_by_role("button", name="Create", exact=True).click()
     page.wait_for_url("**/flows/too-hot/edit")
     assert panel.api("GET", "/flows/too-hot")["live"] is None, "a draft is never deployed by itself"
+
+
+def test_where_no_model_is_that_is_said_before_one_tries(panel: Panel) -> None:
+    panel.api("PATCH", "/settings", {"values": {"model_upstreams": {}, "model_default": []}})
+    page = panel.goto("/flows?new")
+    page.get_by_role("tab", name="In words").click()
+    expect(page.get_by_text("There is no model here yet")).to_be_visible()
+    assert panel.accessibility("dialog[open]") == []
+    page.get_by_role("link", name="Get a model").click()
+    expect(page.get_by_role("table", name="Models that could be here")).to_be_visible()
 
 
 def test_a_model_that_does_not_answer_is_told(panel: Panel, model: Cloud) -> None:
@@ -109,6 +134,18 @@ def test_the_flow_follows_its_spec_and_can_be_had_back(open_panel: OpenPanel, mo
     assert panel.accessibility() == []
     page.get_by_role("button", name="Undo").click()
     expect(hand.node("log")).to_have_count(0)
+
+
+def test_below_a_long_spec_the_buttons_are_in_reach_on_a_phone(open_panel: OpenPanel) -> None:
+    panel = open_panel(phone=True)
+    long = {**HOT, "name": "Long", "spec": "\n".join(f"- line {number}" for number in range(80))}
+    panel.api("POST", "/flows", {"flow": long, "id": "long"})
+    page = panel.goto("/flows/long/edit")
+    page.get_by_test_id("spec-button").click()
+    expect(page.get_by_role("textbox", name="The flow’s specification")).to_be_visible()
+    expect(page.get_by_role("button", name="Change the flow to it")).to_be_in_viewport()
+    page.get_by_role("button", name="Write it from the flow").click()
+    expect(page.get_by_role("textbox", name="The flow’s specification")).to_contain_text("When it runs")
 
 
 def test_who_sees_a_prompt_is_said_before_and_after(open_panel: OpenPanel, model: Cloud) -> None:

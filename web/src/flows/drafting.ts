@@ -2,8 +2,12 @@
 
 import { onScopeDispose, ref, shallowRef, type Ref, type ShallowRef } from 'vue'
 import { ApiError, newKey } from '@/api/client'
+import type { DryStep } from '@/api/drafts'
 import { describeFlow, type Draft, type Wish } from '@/api/workshop'
 import { useLive } from '@/stores/live'
+
+/** How a step of a dry run came out. */
+export const OUTCOMES: Record<DryStep['outcome'], string> = { done: 'done', failed: 'failed', waits: 'would wait', starts: 'would start runs', held: 'would do it' }
 
 export interface Drafting {
   stages: Ref<string[]>

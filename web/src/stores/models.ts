@@ -29,6 +29,8 @@ export const useModels = defineStore('models', () => {
     return { ...byFlow, days: byDay.items }
   })
   const underWay = computed(() => (pulls.value.value ?? []).filter((one) => one.state === 'running' || one.state === 'waiting'))
+  /** Nowhere is there a model: what asks one cannot be answered. */
+  const none = computed(() => choices.value.value?.items.every((place) => !place.models.length && !place.error) ?? false)
   const ended = computed(() => (pulls.value.value ?? []).filter((one) => one.state === 'failed'))
 
   const load = (): Promise<unknown> => Promise.all([listed.load(), setup.load(), pulls.load()])
@@ -87,7 +89,7 @@ export const useModels = defineStore('models', () => {
   }
 
   return {
-    listed, setup, pulls, advice, choices, places, usage, underWay, ended,
+    listed, setup, pulls, advice, choices, places, usage, underWay, ended, none,
     load, pull, stopPull, begin, stopSetup, takeByDefault, remove, saveUpstream, removeUpstream,
     offer: api.offerOf, tryUpstream: upstreams.tryUpstream,
   }
