@@ -55,7 +55,7 @@ def of_status(status: Mapping[str, Any]) -> list[Finding]:
         *_backups(status),
         *_integrity(status),
         *of_plugins(status),
-        *_triggers(status),
+        *of_triggers(status),
         *_brokers(status),
         *_peers(status.get("peers") or {}),
     ]
@@ -188,11 +188,15 @@ def of_plugins(status: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("broken-plugin", "warning", text, "mend its file, then start again")
 
 
-def _triggers(status: Mapping[str, Any]) -> Iterator[Finding]:
+def of_triggers(status: Mapping[str, Any]) -> Iterator[Finding]:
+    """Those in ``status["triggers"]`` that do not listen; ``status["agents"]``, if it is known, says which are away."""
+    away = {agent["name"] for agent in status.get("agents", ()) if not agent["online"]}
     for trigger in status["triggers"]:
         if not trigger["ok"]:
             text = f"trigger {trigger['id']} of flow {trigger['flow']}: {trigger['status']}"
             mend = "it is tried again by itself; see the trigger's settings"
+            if trigger.get("agent") in away:
+                mend = _mend_of_agent(trigger["agent"])
             yield Finding("trigger", "warning", text, mend, trigger["workspace"])
 
 
@@ -210,15 +214,23 @@ def of_agents(agents: Iterable[Mapping[str, Any]], now: float) -> Iterator[Findi
         away = now - agent["since"]
         if agent["name"] and not agent["online"] and away > _AWAY:
             text = f"{where} is away since {away / 60:.0f} minutes: {agent['text']}"
-            mend = (
-                "is it on, and on this network? its events come later; `flowork agent revoke` ends what is not needed"
-            )
+            mend = f"{_mend_of_agent(agent['name'])}; `flowork agent revoke {agent['name']}` ends what is not needed"
             yield Finding("agent-away", "warning", text, mend)
         for driver in agent["drivers"] if agent["online"] else ():
             if not driver["ok"]:
                 text = f"the driver {driver['driver']} of {where}: {driver['text']}"
                 mend = "is the device plugged in (USB) and switched on? it is tried again by itself"
                 yield Finding("driver", "warning", text, mend)
+
+
+def _mend_of_agent(name: str) -> str:
+    """What to do about an agent that is away ("": this machine's own)."""
+    if not name:
+        return "it is started again by itself; if not: `systemctl status flowork-agent`, or start `flowork up` again"
+    return (
+        "is its machine on, and on this network? There `systemctl status flowork-agent` says whether it runs, and "
+        "`flowork-agent find` whether it sees this engine; what it sees meanwhile comes later"
+    )
 
 
 def of_update(version: str, tried: bool, error: str) -> Iterator[Finding]:

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from appliance.findings import Finding, of_agents, of_name, of_update, overall
+from appliance.commands import agent as agent_commands
+from appliance.findings import Finding, of_agents, of_name, of_triggers, of_update, overall
 from appliance.update import request
 from appliance.update.automatic import SEEN
+from edge_agent import main
 
 NOW = 2e9
 
@@ -35,6 +37,32 @@ def test_agents_that_are_away_and_drivers_without_their_device(seen: dict[str, A
     told = list(of_agents([seen], NOW))
     assert [one.text for one in told] == found
     assert all(one.mend and one.level == "warning" for one in told)
+
+
+@pytest.mark.parametrize(
+    ("listens_to", "wanted"),
+    [
+        ("shed", ["systemctl status flowork-agent", "flowork-agent find"]),
+        ("", ["systemctl status flowork-agent", "flowork up"]),
+        ("house", ["the trigger's settings"]),
+        (None, ["the trigger's settings"]),
+    ],
+)
+def test_a_trigger_whose_agent_is_away_says_what_to_do_about_the_agent(
+    listens_to: str | None, wanted: list[str]
+) -> None:
+    seen = {"id": "t", "flow": "f", "ok": False, "status": "no", "workspace": "w", "agent": listens_to}
+    agents = [agent("", False), agent("shed", False), agent("house", True)]
+    (told,) = of_triggers({"triggers": [seen], "agents": agents})
+    assert all(part in told.mend for part in wanted)
+    assert ("settings" in told.mend) == (listens_to in ("house", None))
+
+
+def test_the_commands_that_are_told_for_an_agent_are_there() -> None:
+    (told,) = of_agents([agent("shed", False, 1200)], NOW)
+    assert "`flowork agent revoke shed`" in told.mend and "revoke" in agent_commands.command.commands
+    assert "`flowork-agent find`" in told.mend and main._parsed(["find"]).verb == "find"
+    assert (Path(__file__).parent.parent / "systemd" / "flowork-agent.service").exists()
 
 
 def test_a_name_that_nobody_answers_for_is_told_where_it_was_installed() -> None:

@@ -191,6 +191,8 @@ class Hosted:
             "ok": self.ok,
             "status": self.text,
             "next": times,
+            #: The agent that it listens to; None for a trigger on nothing of an agent's.
+            "agent": getattr(self.config, "agent", None),
         }
 
 
