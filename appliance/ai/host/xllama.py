@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,12 +61,12 @@ class Xllama:
             raise ConfigError(f"the ready-made engine takes no adapters like {ask.adapter!r}{_BETTER}")
         if any(isinstance(message.get("content"), list) and _pictured(message["content"]) for message in ask.messages):
             raise ConfigError(f"the ready-made engine sees no pictures{_BETTER}")
-        job = Job(ask, on_text, on_end)
+        job = Job(ask, on_text, on_end, self._cancel)
         with self._lock:
             if len(self._jobs) >= _SLOTS + _MOST_WAITING:
                 raise Busy(f"{len(self._jobs)} requests wait for {self._name!r}")
+            job.turn = self._threads.submit(self._work, job)
             self._jobs.add(job)
-        self._threads.submit(self._work, job)
         return job
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
@@ -100,25 +100,46 @@ class Xllama:
         self._server = None  # its own end stops it
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _cancel(self, job: Job) -> None:
+        """One that waits for its turn, or for its part of the context, ends at once."""
+        with self._freed:
+            if job.cancelled:
+                return
+            job.cancelled = True
+            self._freed.notify_all()
+            waits = job.turn is not None and job.turn.cancel()
+            if waits:
+                self._jobs.discard(job)
+        if waits:
+            job.end()
+
     def _work(self, job: Job) -> None:
         try:
             handle = self._server.handle_chat_completions if job.ask.messages else self._server.handle_completions
-            with self._room(job):
-                job.run(handle)
+            with self._room(job) as there:
+                if there:
+                    job.run(handle)
+                else:
+                    job.end()
         finally:
             with self._lock:
                 self._jobs.discard(job)
 
     @contextmanager
-    def _room(self, job: Job) -> Iterator[None]:
-        """Its part of the context, waited for: two answers that grow beyond it together would both fail."""
+    def _room(self, job: Job) -> Iterator[bool]:
+        """Its part of the context, waited for: two answers that grow beyond it together would both fail. False if it
+        was cancelled meanwhile.
+        """
         asked = msgspec.json.encode(list(job.ask.messages)) if job.ask.messages else (job.ask.prompt or "").encode()
         need = min(self._context, len(asked) // _BYTES_A_TOKEN + _TEMPLATE + job.ask.max_tokens)
         with self._freed:
-            self._freed.wait_for(lambda: self._cells >= need)
+            self._freed.wait_for(lambda: job.cancelled or self._cells >= need)
+            if job.cancelled:
+                need = 0
             self._cells -= need
+            there = not job.cancelled
         try:
-            yield
+            yield there
         finally:
             with self._freed:
                 self._cells += need
@@ -146,12 +167,19 @@ class Job:
     """One generation; also its ``Ticket``."""
 
     def __init__(
-        self, ask: Ask, on_text: Callable[[str], None], on_end: Callable[[Answer | None, Exception | None], None]
+        self,
+        ask: Ask,
+        on_text: Callable[[str], None],
+        on_end: Callable[[Answer | None, Exception | None], None],
+        on_cancel: Callable[[Job], None],
     ) -> None:
         self.ask = ask
+        self.cancelled = False
+        #: Its place among those that wait for one of the model's threads.
+        self.turn: Future[None] | None = None
         self._on_text = on_text
         self._on_end = on_end
-        self._cancelled = False
+        self._on_cancel = on_cancel
         self._error: Exception | None = None
         self._submitted = time.monotonic()
         self._first = 0.0
@@ -160,24 +188,27 @@ class Job:
         self._usage: Mapping[str, Any] = {}
 
     def cancel(self) -> None:
-        """Ends it with the next token."""
-        self._cancelled = True
+        """Ends it with the next token, or at once if it has not begun."""
+        self._on_cancel(self)
 
     def run(self, handle: Callable[[dict[str, Any], Callable[[Any], bool]], Any]) -> None:
         """On a thread of the model's: to its end, whatever that is."""
         began = self._since()
         try:
-            if not self._cancelled:
-                _checked(handle(_body(self.ask), self._take) or {})
+            _checked(handle(_body(self.ask), self._take) or {})
         except Exception as exc:
             self._error = exc
+        self.end(began)
+
+    def end(self, began: float = 0.0) -> None:
+        """Tell how it ended; ``began`` as in ``Answer``."""
         if self._error is not None:
             self._on_end(None, self._error)
             return
         details = self._usage.get("prompt_tokens_details") or {}
         answer = Answer(
             text="".join(self._pieces),
-            finish="cancelled" if self._cancelled else self._finish,
+            finish="cancelled" if self.cancelled else self._finish,
             tokens_in=self._usage.get("prompt_tokens", 0),
             tokens_cached=details.get("cached_tokens", 0),
             tokens_out=self._usage.get("completion_tokens", 0),
@@ -202,7 +233,7 @@ class Job:
                 self._pieces.append(text)
                 self._on_text(text)
         self._usage = chunk.get("usage") or self._usage
-        return self._cancelled
+        return self.cancelled
 
     def _since(self) -> float:
         return time.monotonic() - self._submitted

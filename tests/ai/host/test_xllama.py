@@ -12,7 +12,7 @@ import pytest
 from tests.ai.host.conftest import SLOW
 from tests.ai.host.test_requests import SCHEMA, _text
 from tests.support.broker import eventually
-from tests.support.modelhost import ModelHost, chat
+from tests.support.modelhost import Link, ModelHost, chat
 from tests.support.tinymodel import tiny_adapter, tiny_embedder, tiny_model
 
 pytest.importorskip("xllamacpp")
@@ -79,6 +79,11 @@ def working_for(host: ModelHost) -> Any:
     return next((one["working_for"] for one in host.stats()["models"] if one["model"] == "slow"), 0)
 
 
+def jobs(host: ModelHost) -> Any:
+    """Those that the engine works for and those that wait there."""
+    return next(one["active"] + one["queued"] for one in host.stats()["models"] if one["model"] == "slow")
+
+
 def test_a_caller_that_hangs_up_ends_the_work(host: ModelHost) -> None:
     with host.stream("slow", max_tokens=1500) as events:
         assert next(events)
@@ -99,6 +104,23 @@ def test_two_that_do_not_fit_into_the_context_together_answer_one_after_the_othe
         for said in (list(one), list(other)):
             assert said[-1] == "[DONE]", said[-1]
             assert said[-2]["choices"][0]["finish_reason"]
+
+
+def test_who_hangs_up_while_he_waits_is_gone_at_once(host: ModelHost) -> None:
+    """One waits for its part of the context, others for a thread; what works holds all of it."""
+    with host.stream("slow", max_tokens=2000) as working:
+        assert next(working)
+        links = []
+        for number in range(1, 4):
+            link = Link(host.data)
+            link.request("POST", "/v1/chat/completions", json.dumps(chat("slow", "Hello", max_tokens=2000)))
+            links.append(link)
+            eventually(lambda wanted=number: jobs(host) == 1 + wanted, "it waits")  # type: ignore[misc]
+        for number, link in enumerate(links, 1):
+            link.close()
+            eventually(lambda gone=number: jobs(host) == 4 - gone, "it is gone")  # type: ignore[misc]
+        assert next(working), "the work goes on"
+        assert working_for(host) == 1
 
 
 def test_what_is_wrong_is_said(host: ModelHost) -> None:
