@@ -221,7 +221,8 @@ class Outbox:
         if lane.spilled or len(lane.window) >= HELD:
             return  # in its turn
         count = self._lost.pop(watch)
-        body = Body("outbox", "overflow", count, {"text": f"{count} events were left out: the outbox was full"})
+        left_out = "an event was" if count == 1 else f"{count} events were"
+        body = Body("outbox", "overflow", count, {"text": f"{left_out} left out: the outbox was full"})
         self._add(lane, 1_000_000, self._clocks.wall(), self._clocks.up(), encode(body))
 
     def ack(self, upto: dict[str, int]) -> list[bytes]:

@@ -74,7 +74,10 @@ def _status(box: Box, as_json: bool) -> int:
                 ("running", running == name),
                 ("being tried", running == name and box.trial()),
                 ("good", choice.good == name),
-                (f"to be tried {choice.left} more times", choice.trying == name and choice.left > 0),
+                (
+                    "to be tried once more" if choice.left == 1 else f"to be tried {choice.left} more times",
+                    choice.trying == name and choice.left > 0,
+                ),
                 ("FAILED three times", choice.failed == name),
             )
             if yes

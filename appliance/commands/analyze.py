@@ -28,7 +28,7 @@ def command(session: Session, flow_id: str, runs: int, words: bool, model: str, 
     if not analysis.runs:
         out.say(f"version {analysis.version} has not run yet")
         return
-    counted = "1 run" if analysis.runs == 1 else f"{analysis.runs} runs"
+    counted = out.counted(analysis.runs, "run")
     out.say(f"{counted} of version {analysis.version} since {out.moment(analysis.since)}")
     if analysis.words:
         out.say(out.plain_lines(analysis.words))

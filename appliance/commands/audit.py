@@ -59,10 +59,10 @@ def verify(session: Session) -> int:
             {"ok": found.ok, "count": found.count, "head": found.head, "broken": found.broken, "reason": found.reason}
         )
     elif found.ok:
-        out.say(f"{found.count} entries, all as they were written; head {found.head}", color="green")
+        out.say(f"{out.counted(found.count, 'entry', 'entries')}, all as written; head {found.head}", color="green")
     else:
         out.say(f"Error: {found.reason}", err=True, color="red")
-        out.say(f"{found.count} entries before it are as they were written", err=True)
+        out.say(f"{out.counted(found.count, 'entry before it is', 'entries before it are')} as written", err=True)
     return 0 if found.ok else 1
 
 

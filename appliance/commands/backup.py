@@ -82,7 +82,7 @@ def _by_settings(session: Session) -> None:
 def _done(session: Session, manifest: Manifest, where: str, answer: dict[str, object], more: str) -> None:
     session.audit("backup.make", where, {"files": len(manifest.files)})
     answer |= {"files": len(manifest.files), "left_out": manifest.left_out}
-    session.done(answer, f"{where}: {len(manifest.files)} files{more}")
+    session.done(answer, f"{where}: {out.counted(len(manifest.files), 'file')}{more}")
     for line in manifest.left_out:
         session.note(f"left out: {line}")
 

@@ -29,4 +29,4 @@ def command(session: Session, file: str, key: Path | None) -> None:
     with local_copy(session, file) as path, progress(session, "checking") as tell:
         manifest = check_backup(path, room, keys_for(path, key), tell)
     answer = {"created": manifest.created, "files": len(manifest.files), "left_out": manifest.left_out}
-    session.done(answer, f"whole: {len(manifest.files)} files of {out.moment(manifest.created)}")
+    session.done(answer, f"whole: {out.counted(len(manifest.files), 'file')} of {out.moment(manifest.created)}")

@@ -86,7 +86,8 @@ def replay(session: Session, runs: tuple[int, ...], everything: bool, flow: str 
     else:
         for old, new in started.items():
             out.say(f"{old} → {new}")
-        out.say(f"{len(started)} runs were started{' and have ended' if ours else ''}")
+        told = out.counted(len(started), "run was", "runs were")
+        out.say(f"{told} started{' and ended' if ours else ''}")
     return 1 if failed else 0
 
 
@@ -114,7 +115,9 @@ def discard(session: Session, runs: tuple[int, ...], everything: bool, flow: str
         gone, failed = _each(session, "discarding", chosen, one)
     if gone:
         session.audit("letter.discard", ",".join(list(gone)[:20]), {"count": len(gone), "reason": reason})
-    session.done({"discarded": list(gone), "failed": failed}, f"{len(gone)} letters were discarded")
+    session.done(
+        {"discarded": list(gone), "failed": failed}, f"{out.counted(len(gone), 'letter was', 'letters were')} discarded"
+    )
     return 1 if failed else 0
 
 

@@ -35,8 +35,8 @@ def command(session: Session, port: int) -> int:
             out.say(f"    {out.plain(one.mend)}")
         for kernel in (status or {}).get("kernels", ()):
             out.say(
-                f"kernel {kernel['writer']} on {out.plain(kernel['machine'])}: {kernel['flows']} flows, "
-                f"{kernel['runs']} runs under way, its lease holds {kernel['lease']:.0f} s more"
+                f"kernel {kernel['writer']} on {out.plain(kernel['machine'])}: {out.counted(kernel['flows'], 'flow')}, "
+                f"{out.counted(kernel['runs'], 'run')} under way, its lease holds {kernel['lease']:.0f} s more"
             )
         if not found:
             out.say("all is well", color="green")

@@ -89,7 +89,8 @@ def _show(draft: dict[str, Any], dry: list[dict[str, Any]] | None, saved: dict[s
         rows = [(step["node"], step["outcome"], out.short(_given(step))) for step in dry]
         out.table(("step", "outcome", "gives"), rows)
     cost = f", {draft['cost']:.4f} $" if draft["cost"] else ""
-    out.say(f"by {out.plain(draft['model'])}: {draft['answers']} answers, {draft['tokens']} tokens{cost}")
+    used = f"{out.counted(draft['answers'], 'answer')}, {out.counted(draft['tokens'], 'token')}"
+    out.say(f"by {out.plain(draft['model'])}: {used}{cost}")
     if target:
         out.say(f"written to {out.plain(target)}")
     if saved:

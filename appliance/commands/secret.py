@@ -66,7 +66,9 @@ def rotate(session: Session) -> int:
     session.need_engine()
     done, problems = session.secrets.rotate()
     session.audit("secret.rotate", detail={"sealed": done, "problems": len(problems)})
-    session.done({"sealed": done, "problems": list(problems)}, f"{done} secrets were sealed again")
+    session.done(
+        {"sealed": done, "problems": list(problems)}, f"{out.counted(done, 'secret was', 'secrets were')} sealed again"
+    )
     for problem in problems:
         session.note(problem)
     return 1 if problems else 0

@@ -158,7 +158,8 @@ class Fitter:
             kept[-1] = {**kept[-1], "content": shortened(kept[-1]["content"], most)}
             sizes[-1] = await self._size(kept[-1])
         if gone:
-            self.notes.append(f"the first {gone} calls are left out of the prompt: it has no room for them")
+            calls = "the first call is" if gone == 1 else f"the first {gone} calls are"
+            self.notes.append(f"{calls} left out of the prompt, which has no room for more")
         return kept, room - sum(sizes)
 
 

@@ -251,7 +251,9 @@ class LeasedSqliteStorage(SqliteValues):
                 connection.execute(_RELEASE, (number, token))
             else:
                 end = "the process that worked on it died" if died else "its lease ran out"
-                reason = f"taken {attempts} times and never finished; the last time {end}"
+                reason = (
+                    f"taken {'once' if attempts == 1 else f'{attempts} times'} and never finished; the last time {end}"
+                )
                 self.dead.bury(connection, number, token, reason)
 
     # --- looking in -------------------------------------------------------------------------------

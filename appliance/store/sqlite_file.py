@@ -55,7 +55,7 @@ def _quick_check(path: Path) -> str | None:
         orphans = connection.execute("PRAGMA foreign_key_check").fetchall()
     if found != ["ok"]:
         return "; ".join(str(line) for line in found)
-    return f"{len(orphans)} rows of {orphans[0][0]} refer to rows that are gone" if orphans else None
+    return f"rows of {orphans[0][0]} refer to rows that are gone ({len(orphans)} in all)" if orphans else None
 
 
 def backup_database(source: Path, target: Path, progress: Progress | None = None) -> None:

@@ -48,7 +48,7 @@ def failing(flow: Flow, evidence: Evidence) -> Iterator[RunFinding]:
         yield RunFinding(
             kind="failing",
             title=f"{node.id} fails in {share:.0%} of its runs",
-            text=f"It failed for good {facts.failed} times of {facts.reached}; mostly: {message}",
+            text=f"Of {facts.reached} times it failed for good {facts.failed}; mostly: {message}",
             weight=min(1.0, 0.4 + share),
             node=node.id,
             evidence={
@@ -260,8 +260,8 @@ def unverified(flow: Flow, evidence: Evidence) -> Iterator[RunFinding]:
         if facts.unverified:
             yield RunFinding(
                 kind="failing",
-                title=f"{node.id} was cut off {facts.unverified} times",
-                text="Nobody knows whether it did what it does; each of these runs waits for a person.",
+                title=f"{node.id} was cut off {'once' if facts.unverified == 1 else f'{facts.unverified} times'}",
+                text="Nobody knows whether it did what it does; each such run waits for a person.",
                 weight=0.6,
                 node=node.id,
                 evidence={"unverified": facts.unverified, "reached": facts.reached},

@@ -230,6 +230,15 @@ def test_who_runs_and_where_is_found_out_from_outside(tmp_path: Path) -> None:
     assert listening(2**22 + 1) == []
 
 
+def test_one_of_a_thing_is_told_in_the_singular() -> None:
+    assert [out.counted(number, "row") for number in (0, 1, 2, 1200)] == ["0 rows", "1 row", "2 rows", "1,200 rows"]
+    assert [out.counted(number, "entry is", "entries are") for number in (1, 3)] == ["1 entry is", "3 entries are"]
+    for number, told in ((1, "1 run since"), (2, "2 runs since")):
+        status = {"degraded": "", "lost_history": number, "damaged": [], "wear": {"thrifty": False}}
+        (found,) = findings._journal({**status, "clock": {"ok": True, "text": ""}})
+        assert found.text.startswith(told)
+
+
 # --- errors and output -------------------------------------------------------------------------------
 
 

@@ -134,7 +134,8 @@ class Shelf:
             if loaded is None:
                 return False
             if loaded.users:
-                raise InUse(f"{name!r} is working for {loaded.users} requests; try again when they are done")
+                requests = "a request" if loaded.users == 1 else f"{loaded.users} requests"
+                raise InUse(f"{name!r} is working for {requests}; try again when that is done")
             await self._put_away(loaded)
         return True
 

@@ -107,7 +107,12 @@ def bulk(call: Call[Nothing, BulkLetters]) -> BulkResult:
         return replay_run(call, run, "", UNSET, body.version)
 
     result = for_each_run(call, body.runs, "dead_letters:write", work)
-    call.note(f"{len(result.done)} runs", action=body.action, reason=body.reason, runs=result.done[:50])
+    call.note(
+        "1 run" if len(result.done) == 1 else f"{len(result.done)} runs",
+        action=body.action,
+        reason=body.reason,
+        runs=result.done[:50],
+    )
     return result
 
 

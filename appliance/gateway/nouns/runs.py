@@ -165,5 +165,7 @@ def bulk(call: Call[Nothing, Bulk]) -> BulkResult:
     if call.body.action == "replay":
         work, permission = lambda run: replay_run(call, run, "", UNSET, call.body.version), "runs:start"
     result = for_each_run(call, call.body.runs, permission, work)
-    call.note(f"{len(result.done)} runs", action=call.body.action, runs=result.done[:50])
+    call.note(
+        "1 run" if len(result.done) == 1 else f"{len(result.done)} runs", action=call.body.action, runs=result.done[:50]
+    )
     return result
