@@ -31,7 +31,7 @@ from appliance.claims import DeviceClaims
 from appliance.contracts import FlowError, Problem, World
 from appliance.engine.flow import is_old, modernize
 from appliance.engine.needs import needs_of_nodes
-from appliance.engine.validate import NodeTraits, traits, validate
+from appliance.engine.validate import NodeTraits, schema_notes, traits, validate
 from appliance.kernel.client import KernelAway, KernelClient
 from appliance.registry import Registry
 from appliance.security.audit import AuditEntry, AuditLog
@@ -129,7 +129,12 @@ class FlowBook:
             return ""
 
     def notes(self, body: Any) -> tuple[str, ...]:
-        """What is no fault of a flow, and yet to be known: what its nodes need and no engine offers now."""
+        """What is no fault of a flow, and yet to be known: answers that models here cannot be held to, and what its
+        nodes need and no engine offers now.
+        """
+        return (*schema_notes(body, self._catalog, self._machine(lambda flow: True)), *self._missing(body))
+
+    def _missing(self, body: Any) -> tuple[str, ...]:
         asked = [[kind, [str(need) for need in needs]] for kind, needs in needs_of_nodes(body)]
         if not asked:
             return ()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.ai.gateway.names import KnownModels
+from appliance.contracts import ConfigError
 from appliance.fleet import check
 from appliance.sandbox.confine import bubblewrap
 from appliance.sandbox.languages import PATH, usable
@@ -55,6 +56,17 @@ class Machine:
 
     def model_places(self, names: Sequence[str], kind: str) -> Sequence[str]:
         return self._models.places(names, kind)
+
+    def schema_fault(self, schema: Any, names: Sequence[str]) -> str:
+        if not self._models.may_be_own(names, "language"):
+            return ""
+        from appliance.ai.grammar.schema import grammar_of
+
+        try:
+            grammar_of(schema)
+        except ConfigError as exc:
+            return exc.message
+        return ""
 
     def device_fault(self, agent: str, driver: str, config: Mapping[str, Any]) -> str:
         return check.fault(self._data, agent, driver, config)

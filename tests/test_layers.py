@@ -39,7 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.security": BASE,
     "appliance.store": BASE | {"appliance.engine"},
     "appliance.registry": BASE,
-    "appliance.ai": BASE | {"appliance.ai.building", "appliance.ai.host.memory"},
+    "appliance.ai": BASE | {"appliance.ai.building", "appliance.ai.grammar", "appliance.ai.host.memory"},
+    "appliance.ai.grammar": BASE,
     "appliance.ai.host.memory": set(),
     "appliance.ai.building": BASE | {"appliance.ai.host.memory"},
     "appliance.ai.library": BASE | {"appliance.ai", "appliance.ai.building", "appliance.ai.host.memory"},
@@ -62,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"appliance.ai.gateway", "appliance.ai.memory", "appliance.running"}
     | {"appliance.sharing", "appliance.update"}
     | MODEL_FILES,
-    "appliance.world": BASE | {"appliance.sandbox", "appliance.fleet", "appliance.ai.gateway"},
+    "appliance.world": BASE | {"appliance.sandbox", "appliance.fleet", "appliance.ai.gateway", "appliance.ai.grammar"},
     "appliance.webpaths": BASE | {"appliance.engine"},
     "appliance.claims": BASE | {"appliance.engine", "appliance.fleet", "appliance.world"},
     "appliance.flowbook": BASE
@@ -187,6 +188,17 @@ def test_one_library_has_one_home() -> None:
     for library, place in HOMES.items():
         assert homes[True, library] <= {place}, library
         assert not homes[False, library], library
+
+
+def test_a_schema_is_looked_at_without_any_library() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {imported}"
+        for name, path in modules()
+        if part_of(name) == "appliance.ai.grammar"
+        for line, imported in imports(name, path)
+        if imported.split(".")[0] not in sys.stdlib_module_names | {"appliance"}
+    ]
+    assert not found
 
 
 def test_the_engine_is_pure() -> None:

@@ -178,6 +178,16 @@ def problems(session: Session, body: Mapping[str, Any], workspace: str) -> list[
     return validate(body, session.registry, Machine(lambda flow: False))
 
 
+def notes(session: Session, body: Mapping[str, Any]) -> list[str]:
+    """What is no fault of a flow, and yet to be known; without an engine, as far as the flow says it by itself."""
+    if session.has_engine:
+        return list(session.book.notes(body))
+    from appliance.engine.validate import schema_notes
+    from appliance.world import Machine
+
+    return list(schema_notes(body, session.registry, Machine(lambda flow: False)))
+
+
 def sends_to(session: Session, body: Mapping[str, Any]) -> dict[str, list[str]]:
     """The hosts that see what steps work on because they ask models there, by step; nothing without an engine."""
     if not session.has_engine:

@@ -80,7 +80,7 @@ def validate(session: Session, file: str, workspace: str) -> int:
 
     body, notes = readable(given.read_json_file(file))
     problems = flows.problems(session, body, workspace)
-    notes += session.book.notes(body) if session.has_engine else ()
+    notes += flows.notes(session, body)
     if session.as_json:
         sends = flows.sends_to(session, body)
         out.emit({"valid": not problems, "problems": flows.plain(problems), "notes": notes, "sends_to": sends})
@@ -236,7 +236,7 @@ def move(session: Session, flow_id: str, to: str, workspace: str, yes: bool) -> 
 def delete(session: Session, flow_id: str, yes: bool) -> None:
     """Delete a flow and its state. Its runs stay in the history."""
     flow = session.store.flows.get(flow_id)
-    given.confirmed(yes, f"Delete the flow {flow_id!r} ({flow.newest} versions) and what it remembers?")
+    given.confirmed(yes, f"Delete the flow {flow_id!r} ({out.counted(flow.newest, 'version')}) and what it remembers?")
     session.book.delete(flow_id, by=session.identity)
     answer: dict[str, Any] = {"deleted": flow_id}
     session.done(answer, f"deleted {flow_id}")

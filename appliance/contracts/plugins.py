@@ -114,6 +114,11 @@ class World(Protocol):
         ``?`` stands for what a template names: only a run can tell.
         """
 
+    def schema_fault(self, schema: Any, names: Sequence[str]) -> str:
+        """Why a model of an engine, if one may be asked under these names (none: the default ones), cannot be held to
+        a JSON Schema; empty if it can.
+        """
+
 
 class Node(Generic[C]):
     """One kind of step. Subclass it in a file of its own; one instance serves all runs (keep no state)."""
@@ -150,6 +155,10 @@ class Node(Generic[C]):
             for field, kind in self.model_fields.items()
             for place in world.model_places(names_in(config.get(field)), kind)
         )
+
+    def schemas(self, config: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+        """The JSON Schemas in a config (as saved) by which the models that it asks answer, each with its place."""
+        return ()
 
     def run(self, ctx: Context, config: C, payload: Any) -> Result:
         """Do the work. Plain ``def`` (a thread, unless ``inline``) or ``async def``."""

@@ -187,6 +187,32 @@ def _ports(entry: dict[str, Any], catalog: Catalog) -> tuple[str, ...] | None:
         return None
 
 
+def schema_notes(raw: Any, catalog: Catalog, world: World, prefix: str = "", depth: int = 0) -> Iterator[str]:
+    """Answers' schemas that a model of this machine would refuse: no fault, for another model may be asked."""
+    if not isinstance(raw, dict) or depth > MAX_DEPTH:
+        return
+    for index, entry in _entries(raw, "nodes"):
+        kind, config = catalog.nodes.get(str(entry.get("type"))), entry.get("config", {})
+        place = f"{prefix}nodes[{index}].config"
+        if kind is None or not isinstance(config, dict):
+            continue
+        for field, schema in _schemas(kind, config):
+            names = [name for models in kind.model_fields for name in names_in(config.get(models))]
+            if fault := world.schema_fault(schema, names):
+                yield f"{place}.{field}: local models refuse it: {fault}"
+        if kind.has_body:
+            yield from schema_notes(config.get("body"), catalog, world, f"{place}.body.", depth + 1)
+
+
+def _schemas(kind: Node[Any], config: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    try:
+        # In one with a template only the values in it are known to be right or wrong.
+        return [each for each in kind.schemas(config) if "{{" not in str(each[1]) and "{%" not in str(each[1])]
+    except Exception:
+        # A config that is wrong anyway, and said so by its own fault.
+        return []
+
+
 class NodeTraits(Struct, frozen=True):
     """What a node's config makes of it: its ports, with ``error``, its effect, and the hosts that see what it works on
     because it asks models there (``?``: only a run can tell).

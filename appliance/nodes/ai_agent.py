@@ -128,6 +128,13 @@ class AiAgent(Node[AiAgentConfig]):
         if isinstance(answer := config.get("answer"), dict):
             yield from (Problem(f"answer.{at}".rstrip("."), text) for at, text in _schemas.faults(answer))
 
+    def schemas(self, config: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+        if config.get("answer"):
+            yield "answer", config["answer"]
+        for index, tool in enumerate(config.get("tools", ())):
+            for name, schema in tool.get("arguments", {}).items():
+                yield f"tools[{index}].arguments.{name}", schema
+
     async def run(self, ctx: Context, config: AiAgentConfig, payload: Any) -> Any:
         refuse_anew(ctx)
         for index, tool in enumerate(config.tools):
@@ -331,15 +338,15 @@ def _used_up(config: AiAgentConfig, talk: Talk, now: float) -> tuple[str, str] |
     spent = talk.spent
     used = spent.tokens_in + spent.tokens_out
     if spent.turns >= config.turns:
-        return "turns", f"all {config.turns} turns are used"
+        return "turns", "its one turn is used" if config.turns == 1 else f"all {config.turns} turns are used"
     if config.tokens and used >= config.tokens:
         return "tokens", f"{used:,} of {config.tokens:,} tokens are used"
     if config.money and spent.cost >= config.money:
         return "money", f"${spent.cost:.4f} of ${config.money:g} are spent"
     if _time_left(config, talk, now) <= 0:
-        return "time", f"the {seconds(config.time):g} seconds are over"
+        return "time", f"the time of {seconds(config.time):g} s is over"
     if talk.failures >= config.failures:
-        return "failures", f"{talk.failures} turns in a row failed"
+        return "failures", "a turn failed" if talk.failures == 1 else f"{talk.failures} turns in a row failed"
     return None
 
 

@@ -121,6 +121,9 @@ class CouncilNode(Node[CouncilConfig]):
         if isinstance(answer := config.get("answer"), dict):
             yield from (Problem(f"answer.{at}".rstrip("."), text) for at, text in _schemas.faults(answer))
 
+    def schemas(self, config: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+        return [("answer", config["answer"])] if config.get("answer") else []
+
     async def run(self, ctx: Context, config: CouncilConfig, payload: Any) -> Any:
         refuse_anew(ctx)
         return await self._next(ctx, config, Council())

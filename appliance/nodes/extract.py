@@ -48,6 +48,9 @@ class Extract(Node[ExtractConfig]):
         if isinstance(kind, str) and "{" not in kind and kind not in _TYPES:
             yield Problem("schema.type", f"must be one of {', '.join(sorted(_TYPES))}")
 
+    def schemas(self, config: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+        return [("schema", config["schema"])] if config.get("schema") else []
+
     async def run(self, ctx: Context, config: ExtractConfig, payload: Any) -> Any:
         about = f"{config.about.strip()}\n" if config.about.strip() else ""
         system = about + _SYSTEM + msgspec.json.encode(config.schema).decode()

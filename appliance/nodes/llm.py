@@ -13,6 +13,7 @@ this machine those with a projector: docs/models.md). While the model answers, i
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -65,6 +66,9 @@ class Llm(Node[LlmConfig]):
     #: Not pure: it costs time and money, so what led here is on disk first, and its answer at once.
     effect = Effect.IDEMPOTENT
     model_fields = {"models": "language"}
+
+    def schemas(self, config: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+        return [("schema", config["schema"])] if config.get("schema") else []
 
     async def run(self, ctx: Context, config: LlmConfig, payload: Any) -> Any:
         images = [_picture(ctx, f"images[{at}]", image) for at, image in enumerate(config.images)]

@@ -64,6 +64,32 @@ def test_every_fault_is_told_with_its_place(box: Box) -> None:
     assert "no faults" in box.run("flow", "validate", box.write("good.json", named("good")))
 
 
+def test_answers_that_no_model_of_this_machine_can_be_held_to_are_told(box: Box, empty: Box) -> None:
+    schema = {"type": "object", "properties": {"rooms": {"type": "array", "uniqueItems": True}}}
+    called = {"node": "look", "about": "Looks.", "arguments": {"when": {"type": "string", "pattern": "(?=a)b"}}}
+    body = {"nodes": [node("look", "log")], "edges": []}
+    file = box.write(
+        "asks.json",
+        named(
+            "asks",
+            node("here", "llm", {"prompt": "?", "schema": schema}),
+            node("away", "extract", {"text": "?", "schema": schema, "models": ["cloud/x"]}),
+            node("filled", "extract", {"text": "?", "schema": {"pattern": "{{ payload }}", "uniqueItems": True}}),
+            node("held", "extract", {"text": "?", "schema": {"type": "array", "items": {"type": "number"}}}),
+            node("agent", "ai_agent", {"task": "?", "tools": [called], "body": body}),
+            edges=[],
+        ),
+    )
+    upstreams = {"cloud": {"provider": "openai", "config": {"url": "https://api.example/v1"}}}
+    box.run("settings", "set", f"model_upstreams={json.dumps(upstreams)}")
+    for checked in (box.json("flow", "validate", file), box.json("flow", "deploy", file)):
+        first, second = checked["notes"]
+        assert first.startswith("nodes[0].config.schema: local models refuse it: schema at #/properties/")
+        assert second.startswith("nodes[4].config.tools[0].arguments.when: ")
+    assert len(empty.json("flow", "validate", file)["notes"]) == 2
+    assert "uniqueItems" in box.run("flow", "validate", file) + box.last.stderr
+
+
 def test_a_file_is_checked_where_there_is_no_engine(empty: Box) -> None:
     assert empty.json("flow", "validate", empty.write("good.json", named("good")))["valid"]
     assert not empty.folder.exists()

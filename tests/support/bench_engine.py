@@ -51,6 +51,9 @@ class AnyWorld:
     def model_places(self, names: Sequence[str], kind: str) -> Sequence[str]:
         return []
 
+    def schema_fault(self, schema: Any, names: Sequence[str]) -> str:
+        return ""
+
     def device_fault(self, agent: str, driver: str, config: Mapping[str, Any]) -> str:
         return ""
 

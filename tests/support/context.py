@@ -234,6 +234,9 @@ class FakeWorld:
     def model_places(self, names: Sequence[str], kind: str) -> Sequence[str]:
         return [self.models[name] for name in names if self.models.get(name)]
 
+    def schema_fault(self, schema: Any, names: Sequence[str]) -> str:
+        return ""
+
     def device_fault(self, agent: str, driver: str, config: Mapping[str, Any]) -> str:
         return check.fault(self.data, agent, driver, config)
 

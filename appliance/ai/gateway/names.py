@@ -138,6 +138,11 @@ class KnownModels:
             return exc.message
         return ""
 
+    def may_be_own(self, names: Sequence[str], kind: str) -> bool:
+        """Whether a model of this engine, or of a paired one, may be among these."""
+        asked = names or self._defaults.get(kind, ()) or ("",)
+        return any("{" in name or "/" not in name or name.partition("/")[0] in (LOCAL, PEER) for name in asked)
+
     def places(self, names: Sequence[str], kind: str) -> list[str]:
         """Hosts that see what these models are asked; ``?`` for what a template names."""
         found: dict[str, None] = {}

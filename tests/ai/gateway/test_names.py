@@ -71,6 +71,8 @@ def test_who_looks_at_a_flow_learns_where_prompts_go() -> None:
     assert known.places(["qwen", "here/x"], "language") == []
     assert known.places(["ollama/x", "cloud/y", "ollama/z", "nowhere/z"], "language") == ["ollama.lan", "api.example"]
     assert known.places(["{{ vars.model }}"], "language") == ["?"]
+    asked = [[], ["qwen"], ["local/qwen"], ["peer/laptop/qwen"], ["cloud/x", "{{ vars.model }}"], ["cloud/x", "here/y"]]
+    assert [known.may_be_own(names, "language") for names in asked] == [True, True, True, True, True, False]
     assert known.fault("cloud/gpt") == ""
     assert "no upstream 'nowhere'" in known.fault("nowhere/x")
     nothing = KnownModels(None, {})

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from appliance.ai.host.llama import digits, patterns
+from appliance.ai.grammar import digits, patterns
+from appliance.ai.grammar.schema import grammar_of
 from appliance.ai.host.llama.constraint import Alphabet
 from appliance.ai.host.llama.native import Model
-from appliance.ai.host.llama.schema import grammar_of
 from appliance.contracts import ConfigError
 from tests.ai.llama.tasting import fits, write
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from appliance.ai.grammar.schema import grammar_of
 from appliance.ai.host.errors import too_long
 from appliance.ai.host.llama import Options, ggufs, projector_need
 from appliance.ai.host.llama.chat import Chat
@@ -18,7 +19,6 @@ from appliance.ai.host.llama.engine import Engine
 from appliance.ai.host.llama.job import Job
 from appliance.ai.host.llama.native import Context, Grammar, Model, version
 from appliance.ai.host.llama.pictures import Picture
-from appliance.ai.host.llama.schema import grammar_of
 from appliance.ai.host.llama.shelf import Shelf
 from appliance.ai.host.llama.slots import Slots
 from appliance.ai.host.llama.states import States

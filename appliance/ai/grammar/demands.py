@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from appliance.ai.host.llama.schema_words import NOTES, TYPES, Schema, as_list, is_a, list_of, refuse, within
+from appliance.ai.grammar.words import NOTES, TYPES, Schema, as_list, is_a, list_of, refuse, within
 
 
 class Demands:

@@ -14,11 +14,11 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-from appliance.ai.host.llama import patterns
-from appliance.ai.host.llama.schema_demands import Demands
-from appliance.ai.host.llama.schema_numbers import number_rule
-from appliance.ai.host.llama.schema_rules import FORMATS, RULES
-from appliance.ai.host.llama.schema_words import (
+from appliance.ai.grammar import patterns
+from appliance.ai.grammar.demands import Demands
+from appliance.ai.grammar.numbers import number_rule
+from appliance.ai.grammar.rules import FORMATS, RULES
+from appliance.ai.grammar.words import (
     MOST_VALUES,
     NOTES,
     TYPES,

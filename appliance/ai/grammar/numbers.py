@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from decimal import Decimal
 
-from appliance.ai.host.llama import digits
-from appliance.ai.host.llama.schema_words import MOST_VALUES, Schema, is_a, literal, refuse
+from appliance.ai.grammar import digits
+from appliance.ai.grammar.words import MOST_VALUES, Schema, is_a, literal, refuse
 
 _FEWEST_PLACES, _MOST_PLACES = 4, 9
 
