@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from appliance.ai.host.errors import Stopping, body_of
 from appliance.ai.providers._openai_api import Api, told_of
-from appliance.contracts import NodeError
+from appliance.ai.providers.peer import Peer, PeerConfig
+from appliance.contracts import ModelFacts, NodeError
+from appliance.contracts.peers import PeerFailed
 from appliance.kernel.http import HttpClient
 from tests.ai.host.conftest import SLOW
 from tests.support.kernels import LocalKernel, wait_for
@@ -206,6 +210,20 @@ def test_a_host_that_is_stopped_at_work_says_so_in_the_step(tmp_path: Path, begu
     found = api.broken_off(told_of(body)) if begun else api.error_of(503, body, {})
     assert (found.id, found.retryable, type(found)) == ("model-host-away", True, NodeError)
     assert NodeError.id == "node-failed", "only this one error is called so"
+
+
+def test_a_peers_model_host_says_so_too() -> None:
+    class Peers:
+        def offered(self) -> Any:
+            return [("laptop", ModelFacts(name="big", provider=""))]
+
+        async def ask(self, peer: str, *arguments: Any) -> Any:
+            raise PeerFailed("it takes 9 GB", error_id="model-too-large", retryable=False)
+
+    work = Peer().embed(SimpleNamespace(peers=Peers()), PeerConfig(), "big", ["x"])
+    with pytest.raises(NodeError, match="at laptop: it takes 9 GB") as failed:
+        asyncio.run(work)
+    assert (failed.value.id, failed.value.retryable) == ("model-too-large", False)
 
 
 def test_what_is_known_without_loading_a_model(house: LocalKernel) -> None:
