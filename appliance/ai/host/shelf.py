@@ -134,7 +134,7 @@ class Shelf:
             if loaded is None:
                 return False
             if loaded.users:
-                requests = "a request" if loaded.users == 1 else f"{loaded.users} requests"
+                requests = "1 request" if loaded.users == 1 else f"{loaded.users} requests"
                 raise InUse(f"{name!r} is working for {requests}; try again when that is done")
             await self._put_away(loaded)
         return True

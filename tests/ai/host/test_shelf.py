@@ -238,7 +238,7 @@ def test_unloading_waits_for_nobody(data: Path) -> None:
     async def scene(house: House) -> None:
         assert await house.shelf.unload("a") is False
         async with house.shelf.lease("a"):
-            with pytest.raises(InUse, match="1 request"):
+            with pytest.raises(InUse, match="1 request;"):
                 await house.shelf.unload("a")
         assert await house.shelf.unload("a") is True
         assert house.press.closed == ["a"]
