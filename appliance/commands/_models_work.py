@@ -99,6 +99,19 @@ def pull(session: Session, what: str, name: str, sha256: str, projector: str, *,
     return 0
 
 
+def forget(session: Session, name: str, *, yes: bool) -> bool:
+    """Delete what has come of a model that is not here; whether there was anything."""
+    from appliance.ai.library import pull as pulling
+
+    size = pulling.came(session.folder, name)
+    if not size:
+        return False
+    agree(f"delete the {out.size(size)} that have come of {name}?", yes=yes, as_json=session.as_json)
+    pulling.forget(session.folder, name)
+    session.done({"removed": name, "bytes": size}, f"removed what had come of {name}; {out.size(size)} are free again")
+    return True
+
+
 def bring(session: Session, path: Path, name: str, projector: str, *, yes: bool, link: bool) -> int:
     """Import what lies in a file or folder of this machine. Exit code 1 if something of it could not be used."""
     from appliance.ai.library import bring as importing

@@ -239,10 +239,16 @@ def cancel(session: Session, pull_id: str) -> None:
 @click.argument("name")
 @click.option("--yes", "-y", is_flag=True, help="Ask nothing.")
 def remove(session: Session, name: str, yes: bool) -> None:
-    """Delete a model from the disk."""
+    """Delete a model from the disk, or what has come of one whose pull was cut off."""
     from appliance.ai.library import cards
+    from appliance.ai.library.errors import NoSuchModel
 
-    found = cards.find(session.folder, name)
+    try:
+        found = cards.find(session.folder, name)
+    except NoSuchModel:
+        if not work.forget(session, name, yes=yes):
+            raise
+        return
     work.agree(f"delete {name}, {out.size(found.size)}?", yes=yes, as_json=session.as_json)
     size = cards.remove(session.folder, name)
     if session.has_engine:

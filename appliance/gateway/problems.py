@@ -70,6 +70,7 @@ STATUSES: Mapping[str, int] = {
     "store-failed": 503,
     "disk-full": 507,
     "model-too-large": 507,
+    "no-room": 507,
 }
 #: Seconds after which a caller may come back, where nothing better is known.
 _LATER = {503: 2.0, 507: 60.0}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -146,6 +148,42 @@ def test_a_pull_in_the_background_that_fails_says_why_until_it_is_forgotten(
     assert f"`flowork models cancel {job['id']}` forgets it" in said
     box.run("models", "cancel", job["id"])
     assert "failed" not in box.run("models", "status")
+
+
+def test_what_failed_is_tried_again_or_forgotten_also_on_a_full_disk(
+    box: Box, source: Source, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = source.files["tiny.gguf"]
+    source.files["m.gguf"] = whole[:100_000]
+    pull = ("models", "pull", source.url("m.gguf"), "--yes", "--background")
+    box.json(*pull)
+
+    def failed() -> list[object]:
+        return [each for each in box.json("models", "status")["pulls"] if each["state"] == "failed"]
+
+    eventually(failed)
+
+    def refuse(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_bytes", refuse)
+        assert "no room left for models. Nothing was begun" in box.fails(*pull)
+        assert len(failed()) == 1
+    source.files["m.gguf"], source.etag = whole, '"two"'
+    box.json(*pull)
+    assert failed() == []
+    eventually(lambda: box.json("models")["items"], "the model")
+
+
+def test_what_has_come_of_a_pull_that_was_cut_off_is_removed(box: Box, source: Source) -> None:
+    pulls = box.folder / "models" / "pulls"
+    pulls.mkdir(parents=True)
+    for name in ("m.0.part", "m.0.part.json", "m.0.part.lock", "m.1.part", "m.x.0.part"):
+        (pulls / name).write_bytes(b"a model")
+    assert box.json("models", "remove", "m", "--yes") == {"removed": "m", "bytes": 14}
+    assert [each.name for each in pulls.iterdir()] == ["m.x.0.part"]
+    box.fails("models", "remove", "m", "--yes", code=3)
 
 
 def test_a_setup_that_cannot_be_says_why_and_turns_nothing_else_off(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:

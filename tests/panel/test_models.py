@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from appliance.security.secret import Secret
+from tests.ai.library.source import Source
 from tests.support.appliance import Appliance
 from tests.support.cloud import Cloud, cloud
 from tests.support.panel import OpenPanel, Panel, opened
@@ -131,6 +132,25 @@ def test_fetching_asks_the_source_of_what_was_pressed(panel: Panel, appliance: A
     panel.expected.append("502")
     page.get_by_role("button", name="Fetch House Q8_0").click()
     expect(page.get_by_role("alert")).to_contain_text("127.0.0.1:9/Q8_0.gguf")
+
+
+def test_a_pull_that_failed_says_why_is_tried_again_and_forgotten(open_panel: OpenPanel, appliance: Appliance) -> None:
+    panel = open_panel(phone=True)
+    page = panel.goto("/models?tab=get")
+    coming = page.get_by_role("list", name="On their way")
+    with Source({"half.gguf": tiny_model().read_bytes()[:100_000]}) as source:
+        for _ in range(2):
+            page.get_by_label("Address of a GGUF file").fill(source.url("half.gguf"))
+            page.get_by_role("button", name="Look at it").click()
+            page.get_by_role("button", name="Fetch it").click()
+            expect(coming.get_by_role("listitem")).to_have_count(1)
+            expect(coming).to_contain_text("half.gguf is cut off")
+            expect(coming).to_be_in_viewport()  # the button is far below it
+    panel.shot("models-failed")
+    assert panel.accessibility() == []
+    page.get_by_role("button", name="Forget half").click()
+    expect(coming).to_have_count(0)
+    assert not list((appliance.data / "models" / "pulls").glob("half*"))
 
 
 def test_a_model_that_is_here_is_shown_taken_by_default_and_deleted(panel: Panel, appliance: Appliance) -> None:

@@ -50,9 +50,10 @@ def place_onnx(models: Path, order: Order, pieces: list[Path], card: Card) -> No
     half = folder_of(models.parent) / f"{order.name}.folder"
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir(mode=0o700)
+    # What may find no room before what has come is taken: the folder is begun anew.
+    (half / files.MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(order.manifest), indent=2))
     for piece, part in zip(pieces, order.parts, strict=True):
         fetch.take(piece, half / part.path)
-    (half / files.MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(order.manifest), indent=2))
     finish_onnx(models, order.name, half, card)
 
 

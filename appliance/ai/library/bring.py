@@ -21,6 +21,7 @@ from appliance.ai.library.cards import Card
 from appliance.ai.library.errors import BadModel, ModelIsThere, NoSuchModel
 from appliance.ai.library.fetch import Tell
 from appliance.ai.library.orders import folder_of
+from appliance.ai.library.room import room
 from appliance.contracts import ConfigError
 
 _COPY_BLOCK = 1 << 22
@@ -131,8 +132,12 @@ def bring(
         half = folder / f"{local.name}.folder"
         shutil.rmtree(half, ignore_errors=True)
         half.mkdir(mode=0o700)
-        for file in sorted(each for each in local.path.iterdir() if each.is_file()):
-            _copy(file, half / file.name, tell, link)
+        try:
+            for file in sorted(each for each in local.path.iterdir() if each.is_file()):
+                _copy(file, half / file.name, tell, link)
+        except BaseException:
+            shutil.rmtree(half)
+            raise
         finish_onnx(models, local.name, half, card)
         return card
     _bring_gguf(models, folder, local, card, tell, link)
@@ -211,11 +216,13 @@ def _copy(source: Path, target: Path, tell: Tell, link: bool) -> None:
     try:
         with source.open("rb") as reader, target.open("wb") as writer:
             while block := reader.read(_COPY_BLOCK):
-                writer.write(block)
+                with room(target.parent, "Nothing of it is kept"):
+                    writer.write(block)
                 done += len(block)
                 tell(done, total, "copying")
-            writer.flush()
-            os.fsync(writer.fileno())
+            with room(target.parent, "Nothing of it is kept"):
+                writer.flush()
+                os.fsync(writer.fileno())
     except BaseException:
         target.unlink(missing_ok=True)
         raise

@@ -25,6 +25,7 @@ import msgspec
 from msgspec import Struct
 
 from appliance.ai.library.errors import BadModel, CannotFetch, ModelIsThere, NoRoom
+from appliance.ai.library.room import full, room
 
 #: ``tell(bytes done, bytes in all (0: not known), what is done)``.
 Tell = Callable[[int, int, str], None]
@@ -41,6 +42,8 @@ TRIES = 8
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 #: Bytes that are left free on the disk.
 SPARE = 200_000_000
+#: Bytes between two looks at how many these are: others write too while a file comes.
+_LOOK = 1 << 22
 #: What is said of an address whose host nobody knows.
 OFFLINE = "its name is not known; is this machine on the network?"
 _RETRY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
@@ -122,7 +125,7 @@ def fetch(url: str, part: Path, tell: Tell, *, wait: Wait = time.sleep, trust: b
     With ``trust`` it goes on also where the source gives no mark by which a changed file would be known: for a caller
     who checks a checksum afterwards.
     """
-    with _alone(part):
+    with alone(part):
         failures, pause = 0, _FIRST_PAUSE
         while True:
             before = _length(part)
@@ -145,6 +148,7 @@ def forget(part: Path) -> None:
     """Delete what has come."""
     part.unlink(missing_ok=True)
     _mark_of(part).unlink(missing_ok=True)
+    _lock_of(part).unlink(missing_ok=True)
 
 
 def take(part: Path, target: Path) -> None:
@@ -153,7 +157,7 @@ def take(part: Path, target: Path) -> None:
         os.fsync(file.fileno())
     part.replace(target)
     _mark_of(part).unlink(missing_ok=True)
-    part.with_name(f"{part.name}.lock").unlink(missing_ok=True)
+    _lock_of(part).unlink(missing_ok=True)
     sync_folder(target.parent)
 
 
@@ -212,7 +216,7 @@ def _receive(url: str, answer: http.client.HTTPResponse, part: Path, have: int, 
         raise _Again("the source sends another part than was asked for")
     need_room(part.parent, offer.size - begin)
     done = begin
-    with _Disk(part, begin) as disk:
+    with _Disk(part, begin, offer.size) as disk:
         disk.mark(_Mark(url=url, size=offer.size, etag=offer.etag, modified=offer.modified))
         tell(done, offer.size, "fetching")
         while block := answer.read1(_BLOCK):
@@ -312,8 +316,7 @@ def _status(code: int) -> str:
 
 def need_room(folder: Path, size: int) -> None:
     """Raises ``NoRoom`` if ``size`` more bytes would leave the disk too full."""
-    place = os.statvfs(folder)
-    free = place.f_bavail * place.f_frsize
+    free = free_on(folder)
     if size + SPARE > free:
         raise NoRoom(
             f"{free / 1e6:,.0f} MB are left on the disk of {folder}; it takes {size / 1e6:,.0f} MB, and "
@@ -322,13 +325,22 @@ def need_room(folder: Path, size: int) -> None:
         )
 
 
+def free_on(folder: Path) -> int:
+    """Bytes that the disk of a folder has left."""
+    place = os.statvfs(folder)
+    return place.f_bavail * place.f_frsize
+
+
 class _Disk:
     """The part, open behind its first ``begin`` bytes. What its disk refuses is ``NoRoom``, not the network's fault."""
 
-    def __init__(self, part: Path, begin: int) -> None:
+    def __init__(self, part: Path, begin: int, size: int) -> None:
         self._part = part
         self._begin = begin
+        self._size = size
+        self._done = begin
         self._since = 0
+        self._unseen = 0
 
     def __enter__(self) -> _Disk:
         with self._ours():
@@ -350,18 +362,35 @@ class _Disk:
         with self._ours():
             left = memoryview(block)
             while left:
-                left = left[os.write(self._fd, left) :]
+                count = os.write(self._fd, left)
+                left = left[count:]
+                self._done += count
             self._since += len(block)
             if self._since > _SYNC:
                 os.fdatasync(self._fd)
                 self._since = 0
+        self._unseen += len(block)
+        if self._unseen > _LOOK:
+            self._unseen = 0
+            # Half of what is spared: what a file takes beside its bytes, and others write, is not to end it at once.
+            if free_on(self._part.parent) < SPARE // 2:
+                raise full(self._part.parent, self._came())
 
     @contextmanager
     def _ours(self) -> Iterator[None]:
         try:
-            yield
+            with room(self._part.parent, self._came()):
+                yield
         except OSError as exc:
             raise NoRoom(f"{self._part}: {(exc.strerror or str(exc)).lower()}") from None
+
+    def _came(self) -> str:
+        whole = f" of {self._size / 1e6:,.1f}" if self._size else ""
+        return f"{self._done / 1e6:,.1f}{whole} MB have come and are kept"
+
+
+def _lock_of(part: Path) -> Path:
+    return part.with_name(f"{part.name}.lock")
 
 
 def _mark_of(part: Path) -> Path:
@@ -383,9 +412,9 @@ def _size_in(part: Path) -> int:
 
 
 @contextmanager
-def _alone(part: Path) -> Iterator[None]:
+def alone(part: Path) -> Iterator[None]:
     """One at a time fetches a file. Raises ``ModelIsThere``."""
-    handle = os.open(part.with_name(f"{part.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    handle = os.open(_lock_of(part), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

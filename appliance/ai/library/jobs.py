@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import time
@@ -15,6 +16,9 @@ from msgspec import Struct
 from appliance.ai.host import files
 from appliance.ai.library.errors import ModelIsThere, NoSuchModel
 from appliance.ai.library.orders import Order, folder_of
+from appliance.ai.library.room import room
+
+logger = logging.getLogger(__name__)
 
 #: Jobs that have ended are remembered up to this number.
 KEPT = 20
@@ -67,8 +71,11 @@ class Jobs:
         if any(job.open and job.order.name == order.name for job in self.all):
             raise ModelIsThere(f"{order.name!r} is on its way already")
         job = Job(id=secrets.token_hex(6), order=order, total=order.bytes, began=self._now())
-        self.all.append(job)
-        self.keep()
+        # What failed before is what is tried again: it goes on with what has come.
+        again = [each for each in self.all if each.state == "failed" and each.order.name == order.name]
+        with room(self._path.parent, "Nothing was begun"):
+            self._write([each for each in self.all if each not in again] + [job])
+        self.all = [each for each in self.all if each not in again] + [job]
         return job
 
     def next(self) -> Job | None:
@@ -96,8 +103,17 @@ class Jobs:
         self.keep()
 
     def keep(self) -> None:
-        """Write the list."""
+        """Write the list. Where the disk refuses it, it is written with the next change."""
+        try:
+            self._write(self.all)
+        except OSError as exc:
+            logger.warning("the list of models that are fetched could not be written: %s", exc)
+
+    def _write(self, jobs: list[Job]) -> None:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = self._path.with_name(f".jobs.{os.getpid()}")
-        fresh.write_bytes(msgspec.json.encode(self.all))
-        fresh.replace(self._path)
+        try:
+            fresh.write_bytes(msgspec.json.encode(jobs))
+            fresh.replace(self._path)
+        finally:
+            fresh.unlink(missing_ok=True)

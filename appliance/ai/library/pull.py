@@ -9,6 +9,7 @@ over several files all are fetched, and with one that sees pictures its projecto
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import time
@@ -26,6 +27,7 @@ from appliance.ai.library.catalogue import ModelPart
 from appliance.ai.library.errors import BadModel, CannotFetch, ModelIsThere
 from appliance.ai.library.fetch import Tell, Wait
 from appliance.ai.library.orders import Order, folder_of
+from appliance.ai.library.room import room
 from appliance.contracts import ConfigError
 
 #: Checksums of what was once fetched, by address: what comes again must be the same.
@@ -148,8 +150,30 @@ def pull(
 
     After an error of the network what has come is kept, and the same call goes on with it.
     """
-    models = data / files.FOLDER
     folder = folder_of(data)
+    with room(folder):
+        return _pulled(data, order, tell, wait, now)
+
+
+def came(data: Path, name: str) -> int:
+    """Bytes that have come of a model whose pull was cut off."""
+    return sum(part.stat().st_size for part in _parts(data, name))
+
+
+def forget(data: Path, name: str) -> None:
+    """Delete what has come of a model. Raises ``ModelIsThere`` while it comes."""
+    for part in _parts(data, name):
+        with fetch.alone(part):
+            fetch.forget(part)
+
+
+def _parts(data: Path, name: str) -> list[Path]:
+    found = folder_of(data).glob(f"{glob.escape(name)}.*.part")
+    return [part for part in found if part.name[len(name) + 1 : -len(".part")].isdigit()]
+
+
+def _pulled(data: Path, order: Order, tell: Tell, wait: Wait, now: Callable[[], float]) -> Card:
+    models, folder = data / files.FOLDER, folder_of(data)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if files.find(data, order.name) is not None:
         raise ModelIsThere(f"there is a model {order.name!r} already; remove it first, or give this one another name")
@@ -202,5 +226,8 @@ def _remember(data: Path, fresh: dict[str, str]) -> None:
     known = _seen(data) | fresh
     path = data / files.FOLDER / _SEEN
     half = path.with_name(f".{_SEEN}.{os.getpid()}")
-    half.write_bytes(msgspec.json.format(msgspec.json.encode(known), indent=2))
-    half.replace(path)
+    try:
+        half.write_bytes(msgspec.json.format(msgspec.json.encode(known), indent=2))
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)

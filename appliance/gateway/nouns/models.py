@@ -170,7 +170,9 @@ def list_pulls(call: Call[Query, Nothing]) -> Pulls:
     return Pulls(msgspec.convert(call.gateway.call("model_jobs")["pulls"], list[Job]))
 
 
-@noun.post("/models/pulls", permission="models:manage", status=201, errors=(404, 409, 422, 503), audit="models.pull")
+@noun.post(
+    "/models/pulls", permission="models:manage", status=201, errors=(404, 409, 422, 503, 507), audit="models.pull"
+)
 def begin_pull(call: Call[Query, What]) -> Job:
     """Fetch a model in the background, behind those that came before; it goes on after a restart of the engine."""
     from appliance.ai.library.pull import order_of

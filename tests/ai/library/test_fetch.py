@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -181,6 +182,40 @@ def test_a_disk_without_room_is_said_before_anything_comes(
     monkeypatch.setattr(fetch, "SPARE", 1 << 60)
     with pytest.raises(NoRoom, match=r"it takes 1 MB.*flowork models remove"):
         get(source, tmp_path / "p")
+
+
+def test_a_disk_that_others_fill_while_a_file_comes_is_left_some_room_and_it_goes_on_later(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "_LOOK", 1 << 17)
+    left = [1 << 40]
+    monkeypatch.setattr(fetch, "free_on", lambda folder: left[0])
+
+    def fill(done: int, total: int, what: str) -> None:
+        if done >= 400_000:
+            left[0] = fetch.SPARE // 2 - 1
+
+    with pytest.raises(NoRoom, match=r"no room left for models. 0\.\d of 1\.0 MB have come and are kept: make room"):
+        fetch.fetch(source.url("model.gguf"), tmp_path / "p", fill)
+    came = (tmp_path / "p").stat().st_size
+    assert 0 < came < len(CONTENT)
+    left[0] = 1 << 40
+    assert get(source, tmp_path / "p") == len(CONTENT)
+    assert (tmp_path / "p").read_bytes() == CONTENT
+    assert source.asked == ["", f"bytes={came}-"]
+
+
+def test_a_full_disk_is_no_fault_of_the_network(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(handle: int, block: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    pauses = Pauses()
+    with monkeypatch.context() as full, pytest.raises(NoRoom, match=r"0\.0 of 1\.0 MB have come and are kept"):
+        full.setattr(os, "write", refuse)
+        get(source, tmp_path / "p", pauses=pauses)
+    assert pauses == []
 
 
 def test_two_at_once_do_not_write_into_one_file(source: Source, tmp_path: Path) -> None:

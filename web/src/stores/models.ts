@@ -50,7 +50,8 @@ export const useModels = defineStore('models', () => {
   live.watchReset(() => [listed, setup, pulls].forEach((one) => one.again()))
 
   async function pull(wanted: api.Wanted): Promise<void> {
-    pulls.take([{ type: 'models', pull: await api.beginPull(wanted) }])
+    await api.beginPull(wanted)
+    await pulls.load() // without an earlier try that failed
   }
 
   async function stopPull(id: string): Promise<void> {
