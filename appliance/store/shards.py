@@ -106,9 +106,9 @@ def open_writer(path: Path, *, sync: bool) -> sqlite3.Connection:
 def lengthen_log(connection: sqlite3.Connection, path: Path) -> None:
     """Put zeros behind what the WAL of an open shard holds, so that commits need not lengthen it.
 
-    A file system with a journal of its own writes that too, with a barrier of its own, for each sync that finds the
-    file longer: three pages of a card beside the one or two that the commit is. SQLite takes zeros for the end of its
-    log, and once the log begins anew it overwrites them anyway. A disk that refuses is left alone.
+    Each sync that finds a file longer has ext4 write three blocks of its own journal too, with a barrier of its own:
+    four times what the commit itself is (docs/decisions/journal.md). SQLite takes zeros for the end of its log, as it
+    takes what is left there from before the log began anew. A disk that refuses is left alone.
     """
     with suppress(OSError, sqlite3.Error):
         connection.execute("BEGIN IMMEDIATE")  # nobody else may write behind the end meanwhile
