@@ -64,15 +64,16 @@ def test_a_newcomer_makes_a_chat_asks_stops_and_goes_on(panel: Panel, model: Clo
     panel.shot("ask-start")
     assert panel.accessibility() == []
 
-    model.hold('{"answer": "I look after', ' your **flows**."}')
+    model.hold('{"answer": "I look after', ' your **flows**.\\n\\n- day\\n- night"}')
     page.get_by_role("button", name="Is all well?").click()
     making = page.get_by_test_id("making")
     expect(making).to_contain_text("I look after")
     panel.shot("ask-making")
     model.go.set()
     answer = page.get_by_test_id("answer")
-    expect(answer).to_have_text("I look after your flows.")
+    expect(answer).to_contain_text("I look after your flows.")
     expect(answer.locator("strong")).to_have_text("flows")
+    expect(answer.locator("ul")).to_have_css("list-style-type", "disc")
 
     # The second question has the first one with it.
     model.begin_and_hang('{"answer": "Let me think')
@@ -87,11 +88,11 @@ def test_a_newcomer_makes_a_chat_asks_stops_and_goes_on(panel: Panel, model: Clo
     # It is there the next day, in the list and by its address.
     address = page.url
     page.goto(address)
-    expect(answer).to_have_text("I look after your flows.")
+    expect(answer).to_contain_text("I look after your flows.")
     page.get_by_role("button", name="New").click()
     expect(page.get_by_role("button", name="Is all well?")).to_be_visible()
     page.get_by_role("navigation", name="Earlier conversations").get_by_role("link").click()
-    expect(answer).to_have_text("I look after your flows.")
+    expect(answer).to_contain_text("I look after your flows.")
     page.get_by_role("link", name="How it came about").first.click()
     page.wait_for_url("**/runs/*")
 
