@@ -118,7 +118,7 @@ def test_without_work_it_ends_by_itself(data: Path) -> None:
 
 def test_looking_does_not_keep_it_alive_and_work_does(data: Path) -> None:
     host = ModelHost(data, models={"slow": tiny_model(layers=SLOW)}, idle_minutes=0.005)
-    work = early(data, chat("slow", "Hello", max_tokens=150))
+    work = early(data, chat("slow", "Hello", max_tokens=500))
     with host:
         answer = json.loads(work.getresponse().read())
         assert answer["flowork_seconds"]["whole"] > 0.3, "longer than it may idle"
