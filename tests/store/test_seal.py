@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.store import seal
 from appliance.store.backup import check_backup, make_backup, restore_backup
 from appliance.store.errors import StoreError
 from appliance.store.metadata import Store
@@ -95,6 +97,38 @@ def test_another_tool_opens_it(engine: Path, store: Store, tmp_path: Path) -> No
     plain = pyrage.decrypt((tmp_path / "backup.tar.gz.age").read_bytes(), [pyrage.x25519.Identity.from_str(key)])
     listed = subprocess.run(["tar", "-tz"], input=plain, capture_output=True, check=True, timeout=30)
     assert listed.stdout.decode().splitlines()[-1] == "manifest.json"
+
+
+def test_a_passphrase_of_a_much_faster_machine_is_not_called_wrong(
+    engine: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "backup"
+    make_backup(engine, target, lock=Lock(passphrase=PASSPHRASE))
+    monkeypatch.setattr(seal, "_PAUSE", 0.001)
+    # How many doublings of work the passphrase takes, in age's own header of the key.
+    target.write_bytes(re.sub(rb"(-> scrypt \S+ )\d\d", rb"\g<1>30", target.read_bytes(), count=1))
+    with pytest.raises(StoreError, match="a machine that is much faster") as caught:
+        check_backup(target, tmp_path, Keys(passphrase=PASSPHRASE))
+    assert not isinstance(caught.value, WrongKey)
+
+
+def test_a_passphrase_is_tried_again_where_the_machine_was_busy(
+    engine: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, right = tmp_path / "backup", pyrage.passphrase.decrypt
+    make_backup(engine, target, lock=Lock(passphrase=PASSPHRASE))
+    tries: list[int] = []
+
+    def busy(data: bytes, passphrase: str) -> bytes:
+        tries.append(len(data))
+        if len(tries) < 3:
+            raise pyrage.DecryptError("Excessive work parameter for passphrase.")
+        return bytes(right(data, passphrase))
+
+    monkeypatch.setattr(seal, "_PAUSE", 0.001)
+    monkeypatch.setattr(pyrage.passphrase, "decrypt", busy)
+    check_backup(target, tmp_path, Keys(passphrase=PASSPHRASE))
+    assert len(tries) == 3
 
 
 def test_a_wrong_public_key_is_said_before_anything_is_made(engine: Path, store: Store, tmp_path: Path) -> None:
