@@ -124,6 +124,7 @@ class Maintenance:
         if time.monotonic() >= self._next_tick:
             self._next_tick = time.monotonic() + TICK
             self._lay_reserve()
+            self._journal.lengthen()
             self.on_tick()
 
     def _checkpoint(self) -> None:

@@ -74,8 +74,6 @@ class ShardJournal(Journal):
         connection = self._open.pop(day, None)
         if connection is None:
             connection = self._open_shard(day)
-            if self._sync and day >= max(shards.days(self._data), default=day):
-                shards.lengthen_log(connection, shards.shard_path(self._data, day))
         with self._lock:
             self._open[day] = connection
             while len(self._open) > _KEPT_OPEN:
@@ -257,6 +255,11 @@ class ShardJournal(Journal):
     def uncheckpointed(self) -> dict[str, int]:
         """How many transactions each shard has seen since its WAL was last moved into it."""
         return {day: self.writes.get(day, 0) - self._moved.get(day, 0) for day in list(self._open)}
+
+    def lengthen(self) -> None:
+        day = max(list(self._open), default="")
+        if self._sync and self.writes.get(day):
+            shards.lengthen_log(shards.shard_path(self._data, day))
 
     def checkpoint(self, day: str) -> None:
         """Move a WAL into its file, on a connection of its own: never on the engine's thread."""

@@ -11,7 +11,7 @@ import os
 import re
 import sqlite3
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from appliance.contracts import FlowError
@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 PAGE_SIZE = 1024
 #: The writer checkpoints by itself only past this many pages; the kernel does it earlier, off its hot path.
 AUTO_CHECKPOINT = 65_536
-#: What the log of the newest shard is lengthened to, in bytes: some 400 commits, a quiet day.
+#: What the log of the newest shard is lengthened to, in bytes: some 400 commits, a quiet day. That of a busy one has
+#: grown longer by itself before anybody looks.
 LOG_LENGTH = 1 << 20
 _NAME = re.compile(r"^\d{4}-\d{2}-\d{2}\.db$")
 
@@ -103,28 +104,32 @@ def open_writer(path: Path, *, sync: bool) -> sqlite3.Connection:
     return connection
 
 
-def lengthen_log(connection: sqlite3.Connection, path: Path) -> None:
+def lengthen_log(path: Path) -> None:
     """Put zeros behind what the WAL of an open shard holds, so that commits need not lengthen it.
 
     Each sync that finds a file longer has ext4 write three blocks of its own journal too, with a barrier of its own:
     four times what the commit itself is (docs/decisions/journal.md). SQLite takes zeros for the end of its log, as it
     takes what is left there from before the log began anew. A disk that refuses is left alone.
     """
+    log = files_of(path)[1]
     with suppress(OSError, sqlite3.Error):
-        connection.execute("BEGIN IMMEDIATE")  # nobody else may write behind the end meanwhile
-        try:
-            with files_of(path)[1].open("r+b") as log:
-                log.write(bytes(max(0, LOG_LENGTH - log.seek(0, os.SEEK_END))))
-        finally:
-            connection.execute("ROLLBACK")
+        if log.stat().st_size >= LOG_LENGTH:
+            return
+        with closing(sqlite3.connect(_uri(path, "rw"), uri=True, timeout=0, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")  # nobody writes behind the end meanwhile
+            with log.open("r+b") as file:
+                file.write(bytes(max(0, LOG_LENGTH - file.seek(0, os.SEEK_END))))
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
     """Open a shard for reading; it must exist."""
-    uri = f"file:{str(path).replace('%', '%25').replace('?', '%3f').replace('#', '%23')}?mode=ro"
-    connection = sqlite3.connect(uri, uri=True, timeout=5, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(_uri(path, "ro"), uri=True, timeout=5, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA cache_size=-2000")
     return connection
+
+
+def _uri(path: Path, mode: str) -> str:
+    return f"file:{str(path).replace('%', '%25').replace('?', '%3f').replace('#', '%23')}?mode={mode}"
 
 
 def files_of(path: Path) -> list[Path]:

@@ -152,8 +152,11 @@ def test_a_probe_tells_whether_the_disk_takes_anything(journal: ShardJournal) ->
 def test_commits_do_not_lengthen_the_log_of_the_newest_day_and_survive_a_power_cut(tmp_path: Path) -> None:
     journal = ShardJournal(tmp_path / "data", writer=0, sync=True)
     journal.open()
+    journal.lengthen()
+    assert not shards.days(tmp_path / "data"), "nothing has happened on this day"
     runs = put(journal, NOON)
     path = shards.shard_path(tmp_path / "data", day_of(runs[0]))
+    journal.lengthen()
     length = shards.files_of(path)[1].stat().st_size
     for _ in range(50):
         runs += put(journal, NOON)
@@ -178,7 +181,10 @@ def test_lengthening_the_log_leaves_alone_what_others_have_written_there(tmp_pat
     for journal in journals:
         journal.open()
         runs += put(journal, NOON)
-    runs += put(journals[0], NOON)
+    journals[1].lengthen()
+    for journal in journals:
+        runs += put(journal, NOON)
+    assert shards.files_of(shards.shard_path(tmp_path, day_of(runs[0])))[1].stat().st_size == shards.LOG_LENGTH
     assert all(journal.load(run) is not None for journal in journals for run in runs)
     for journal in journals:
         journal.close()
