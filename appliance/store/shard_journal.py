@@ -29,6 +29,8 @@ _BLOCK = 64
 _INSERT_ONE = f"INSERT OR REPLACE INTO run ({RUN_COLUMNS}) VALUES ({', '.join('?' * _WIDTH)})"
 _INSERT_BLOCK = _INSERT_ONE + f", ({', '.join('?' * _WIDTH)})" * (_BLOCK - 1)
 _KEPT_OPEN = 3
+#: Commits of a day from which on more are to be expected than what lengthening its log costs.
+_WORTH_A_LOG = 16
 
 
 class ShardJournal(Journal):
@@ -258,7 +260,7 @@ class ShardJournal(Journal):
 
     def lengthen(self) -> None:
         day = max(list(self._open), default="")
-        if self._sync and self.writes.get(day):
+        if self._sync and self.writes.get(day, 0) >= _WORTH_A_LOG:
             shards.lengthen_log(shards.shard_path(self._data, day))
 
     def checkpoint(self, day: str) -> None:
