@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import random
@@ -23,6 +22,7 @@ from msgspec import Struct
 from appliance.contracts import ConfigError
 from appliance.kernel.mqtt import wire
 from appliance.kernel.mqtt.broker import Broker, tls_context
+from appliance.kernel.mqtt.dial import dial
 
 log = logging.getLogger(__name__)
 
@@ -316,13 +316,13 @@ class Link:
 
     async def _dial(self, owner: Owner, hello: bytes) -> Connection:
         self._tls = self._tls or tls_context(self.broker)
+        sock = await dial(self.broker.host, self.broker.port)
         _transport, connection = await asyncio.get_running_loop().create_connection(
             lambda: Connection(owner, hello, self._timing.keepalive),
-            self.broker.host,
-            self.broker.port,
+            sock=sock,
             ssl=self._tls,
+            server_hostname=self.broker.host if self._tls else None,
             ssl_shutdown_timeout=1.0 if self._tls else None,
-            happy_eyeballs_delay=0.25,
         )
         return connection
 
@@ -339,8 +339,7 @@ class _Nobody:
 
 def _plainly(exc: BaseException, where: str = "the broker") -> str:
     """The reason in words a person can act on."""
-    # Where a name has several addresses asyncio raises one error with the texts of all.
-    if isinstance(exc, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(exc):
+    if isinstance(exc, ConnectionRefusedError):
         return f"nothing listens on {where}"
     if isinstance(exc, socket.gaierror):
         return f"the name in {where} cannot be found ({exc.strerror})"
