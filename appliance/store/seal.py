@@ -178,7 +178,8 @@ def _unlock(path: Path, tar: tarfile.TarFile, passphrase: str) -> str:
         except age.DecryptError as exc:
             if _TOO_MUCH not in str(exc):
                 raise WrongKey(f"the passphrase does not open {path}") from None
-        time.sleep(_PAUSE if left else 0)
+        if left:
+            time.sleep(_PAUSE)
     raise StoreError(
         f"{path} was made by a machine that is much faster than this one is now: its passphrase would take too long. "
         "Try again when this one has less to do, or open the backup elsewhere: docs/operations.md says how"

@@ -11,7 +11,7 @@ import msgspec
 
 from appliance.ai.host import files
 from appliance.ai.host.llama import ggufs
-from appliance.ai.library import cards, fetch
+from appliance.ai.library import cards, parts
 from appliance.ai.library.cards import Card
 from appliance.ai.library.errors import BadModel
 from appliance.ai.library.orders import Order, folder_of
@@ -42,7 +42,7 @@ def place_gguf(models: Path, name: str, pieces: dict[str, Path], card: Card) -> 
     # The card before it: a power cut in between leaves a card without a model, which nobody sees.
     cards.write_card(models / f"{name}.json", card)
     for file, piece in reversed(pieces.items()):
-        fetch.take(piece, models / file)
+        parts.take(piece, models / file)
 
 
 def place_onnx(models: Path, order: Order, pieces: list[Path], card: Card) -> None:
@@ -53,7 +53,7 @@ def place_onnx(models: Path, order: Order, pieces: list[Path], card: Card) -> No
     # What may find no room before what has come is taken: the folder is begun anew.
     (half / files.MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(order.manifest), indent=2))
     for piece, part in zip(pieces, order.parts, strict=True):
-        fetch.take(piece, half / part.path)
+        parts.take(piece, half / part.path)
     finish_onnx(models, order.name, half, card)
 
 
@@ -63,6 +63,6 @@ def finish_onnx(models: Path, name: str, half: Path, card: Card) -> None:
         shutil.rmtree(half)
         raise BadModel(f"{name}: there is no {files.ONNX} in it")
     cards.write_card(half / cards.CARD, card)
-    fetch.sync_folder(half)
+    parts.sync_folder(half)
     half.rename(models / name)
-    fetch.sync_folder(models)
+    parts.sync_folder(models)

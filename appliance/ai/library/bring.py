@@ -15,13 +15,13 @@ from pathlib import Path
 from msgspec import Struct
 
 from appliance.ai.host import files
-from appliance.ai.library import cards, fetch
+from appliance.ai.library import cards, fetch, parts
 from appliance.ai.library.arrival import check_gguf, finish_onnx, place_gguf
 from appliance.ai.library.cards import Card
 from appliance.ai.library.errors import BadModel, ModelIsThere, NoSuchModel
 from appliance.ai.library.fetch import Tell
 from appliance.ai.library.orders import folder_of
-from appliance.ai.library.room import room
+from appliance.ai.library.room import need_room, room
 from appliance.contracts import ConfigError
 
 _COPY_BLOCK = 1 << 22
@@ -126,7 +126,7 @@ def bring(
     if files.find(data, local.name) is not None:
         raise ModelIsThere(f"there is a model {local.name!r} already; remove it first, or give this one another name")
     if not link:
-        fetch.need_room(folder, local.bytes)
+        need_room(folder, local.bytes)
     card = Card(source=str(local.path), size=local.bytes, added=now())
     if local.onnx:
         half = folder / f"{local.name}.folder"
@@ -173,12 +173,12 @@ def bring_adapter(
     folder, target = folder_of(data), data / files.FOLDER / f"{model}{files.ADAPTERS}"
     for each in (folder, target):
         each.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fetch.need_room(folder, path.stat().st_size)
+    need_room(folder, path.stat().st_size)
     piece = folder / f"{whole}.import"
     _copy(path, piece, tell, link=False)
     card = Card(source=str(path), size=path.stat().st_size, sha256=fetch.sha256_of(piece, tell), added=now())
     cards.write_card(cards.card_path(data, whole, "language"), card)
-    fetch.take(piece, target / f"{called}{files.GGUF}")
+    parts.take(piece, target / f"{called}{files.GGUF}")
     return whole, card
 
 

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from appliance.ai.host import files
+from appliance.ai.library import parts
 from appliance.ai.library.errors import ModelIsThere, NoSuchModel
 from appliance.ai.library.orders import Order, folder_of
 from appliance.ai.library.room import room
@@ -72,10 +73,10 @@ class Jobs:
             raise ModelIsThere(f"{order.name!r} is on its way already")
         job = Job(id=secrets.token_hex(6), order=order, total=order.bytes, began=self._now())
         # What failed before is what is tried again: it goes on with what has come.
-        again = [each for each in self.all if each.state == "failed" and each.order.name == order.name]
+        others = [each for each in self.all if each.state != "failed" or each.order.name != order.name]
         with room(self._path.parent, "Nothing was begun"):
-            self._write([each for each in self.all if each not in again] + [job])
-        self.all = [each for each in self.all if each not in again] + [job]
+            self._write([*others, job])
+        self.all = [*others, job]
         return job
 
     def next(self) -> Job | None:
@@ -94,10 +95,8 @@ class Jobs:
         job.state, job.text, job.ended = state, text, self._now()
         later = any(each.open and each.order.name == job.order.name for each in self.all)
         if state == "cancelled" and not later:
-            from appliance.ai.library import fetch
-
             for number in range(len(job.order.parts)):
-                fetch.forget(folder_of(self._data) / f"{job.order.name}.{number}.part")
+                parts.forget(folder_of(self._data) / f"{job.order.name}.{number}.part")
         ended = [each for each in self.all if not each.open]
         self.all = [each for each in self.all if each.open or each in ended[-KEPT:]]
         self.keep()

@@ -20,7 +20,7 @@ import msgspec
 
 from appliance.ai.building import machine
 from appliance.ai.host import files
-from appliance.ai.library import cards, catalogue, fetch
+from appliance.ai.library import cards, catalogue, fetch, parts
 from appliance.ai.library.arrival import check_gguf, place_gguf, place_onnx
 from appliance.ai.library.cards import Card
 from appliance.ai.library.catalogue import ModelPart
@@ -163,8 +163,8 @@ def came(data: Path, name: str) -> int:
 def forget(data: Path, name: str) -> None:
     """Delete what has come of a model. Raises ``ModelIsThere`` while it comes."""
     for part in _parts(data, name):
-        with fetch.alone(part):
-            fetch.forget(part)
+        with parts.alone(part):
+            parts.forget(part)
 
 
 def _parts(data: Path, name: str) -> list[Path]:
@@ -207,7 +207,7 @@ def _fetched(part: Path, wanted: ModelPart, tell: Tell, wait: Wait, order: Order
         if not order.onnx:
             check_gguf(part, wanted.path)
     except BadModel:
-        fetch.forget(part)
+        parts.forget(part)
         raise
     return digest
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.ai.library import fetch
+from appliance.ai.library import fetch, parts, room
 from appliance.ai.library.errors import CannotFetch, ModelIsThere, NoRoom
 from tests.ai.library.source import Source
 
@@ -91,7 +91,7 @@ def test_without_any_mark_it_goes_on_only_for_who_checks_a_checksum(source: Sour
     source.etag = ""
     for trust, second in ((False, ""), (True, "bytes=300000-")):
         source.cuts, source.asked = [300_000], []
-        fetch.forget(tmp_path / "p")
+        parts.forget(tmp_path / "p")
         assert get(source, tmp_path / "p", trust=trust) == len(CONTENT)
         assert (tmp_path / "p").read_bytes() == CONTENT
         assert source.asked == ["", second]
@@ -129,7 +129,7 @@ def test_a_source_in_trouble_is_given_time_and_then_up(source: Source, tmp_path:
     assert get(source, tmp_path / "p", pauses=pauses) == len(CONTENT)
     assert pauses == [7, 7]
     source.statuses, source.headers = [503] * 20, {}
-    fetch.forget(tmp_path / "p")
+    parts.forget(tmp_path / "p")
     pauses = Pauses()
     with pytest.raises(CannotFetch, match="503 Service Unavailable; tried 8 times"):
         get(source, tmp_path / "p", pauses=pauses)
@@ -179,7 +179,7 @@ def test_a_host_that_is_away_is_said(tmp_path: Path) -> None:
 def test_a_disk_without_room_is_said_before_anything_comes(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "SPARE", 1 << 60)
+    monkeypatch.setattr(room, "SPARE", 1 << 60)
     with pytest.raises(NoRoom, match=r"it takes 1 MB.*flowork models remove"):
         get(source, tmp_path / "p")
 
@@ -187,13 +187,13 @@ def test_a_disk_without_room_is_said_before_anything_comes(
 def test_a_disk_that_others_fill_while_a_file_comes_is_left_some_room_and_it_goes_on_later(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "_LOOK", 1 << 17)
+    monkeypatch.setattr(parts, "_LOOK", 1 << 17)
     left = [1 << 40]
-    monkeypatch.setattr(fetch, "free_on", lambda folder: left[0])
+    monkeypatch.setattr(parts, "free_on", lambda folder: left[0])
 
     def fill(done: int, total: int, what: str) -> None:
         if done >= 400_000:
-            left[0] = fetch.SPARE // 2 - 1
+            left[0] = room.SPARE // 2 - 1
 
     with pytest.raises(NoRoom, match=r"no room left for models. 0\.\d of 1\.0 MB have come and are kept: make room"):
         fetch.fetch(source.url("model.gguf"), tmp_path / "p", fill)

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from appliance.ai.host import files
-from appliance.ai.library import bring, cards, catalogue, fetch, pull
+from appliance.ai.library import bring, cards, catalogue, pull, room
 from appliance.ai.library.errors import BadModel, CannotFetch, ModelIsThere, NoRoom, NoSuchModel
 from appliance.contracts import ConfigError
 from tests.ai.library.source import Source
@@ -384,7 +384,7 @@ def test_a_file_is_copied_and_checked(tmp_path: Path) -> None:
 
 def test_a_hard_link_takes_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "m.gguf").write_bytes(tiny_model().read_bytes())
-    monkeypatch.setattr(fetch, "SPARE", 1 << 60)
+    monkeypatch.setattr(room, "SPARE", 1 << 60)
     (local,) = bring.look_at(tmp_path / "m.gguf")
     with pytest.raises(NoRoom):
         bring.bring(tmp_path, local)
