@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from appliance.safemode import Rest
 from appliance.strain import Strain
+from appliance.wording import counted
 
 #: ``notice``: good to know, and nothing is wrong.
 Level = Literal["notice", "warning", "critical"]
@@ -46,10 +47,6 @@ def overall(findings: Iterable[Finding]) -> str:
     return "critical" if "critical" in levels else "warning" if levels else "ok"
 
 
-def _counted(number: int, one: str) -> str:
-    return f"{number:,} {one}{'' if number == 1 else 's'}"
-
-
 def of_status(status: Mapping[str, Any]) -> list[Finding]:
     """The faults in the kernel's own word (its method ``status``)."""
     return [
@@ -76,7 +73,7 @@ def _journal(status: Mapping[str, Any]) -> Iterator[Finding]:
         text = f"runs leave no history, for it cannot be written: {status['degraded']}"
         yield Finding("no-history", "critical", text, "free some space, or mend the disk; it goes on by itself then")
     if status["lost_history"]:
-        text = f"{_counted(status['lost_history'], 'run')} since the start left no history"
+        text = f"{counted(status['lost_history'], 'run')} since the start left no history"
         yield Finding("lost-history", "warning", text, "their effects happened; look at the disk")
     for shard in status["damaged"]:
         mend = "it was moved into corrupt/; runs of that day are lost unless a backup has them"
@@ -125,7 +122,7 @@ def of_https(root_until: float, now: float, problem: str) -> Iterator[Finding]:
         text = f"the certificate for HTTPS could not be made anew: {problem}"
         yield Finding("https", "warning", text, "mend that; it is tried again at the next connection")
     if (left := (root_until - now) / 86_400) < _ROOT_DAYS:
-        text = f"the certificate authority that your devices trust ends in {_counted(round(max(0.0, left)), 'day')}"
+        text = f"the certificate authority that your devices trust ends in {counted(round(max(0.0, left)), 'day')}"
         mend = "make a new one and install it on each device: `flowork https renew --authority`"
         yield Finding("https-authority", "warning", text, mend)
 
@@ -160,7 +157,7 @@ def of_strain(strain: Strain) -> Iterator[Finding]:
         text = "the power supply has given too little voltage since the boot"
         yield Finding("power", "warning", text, "use the board's own power supply and a short, thick cable")
     if strain.usb_cut:
-        times = _counted(strain.usb_cut, "time")
+        times = counted(strain.usb_cut, "time")
         text = f"USB ports were switched off since the boot, for a device drew too much current ({times})"
         yield Finding("usb", "warning", text, "give that device a hub with a power supply of its own, or another cable")
 
@@ -171,7 +168,7 @@ def _wear(strain: Strain) -> Iterator[Finding]:
         level: Level = "critical" if strain.worn > _WORN + 1 else "warning"
         yield Finding("wear", level, text, "make a backup now, and replace it soon")
     if strain.disk_errors:
-        text = f"the file system of the data folder was found inconsistent ({_counted(strain.disk_errors, 'time')})"
+        text = f"the file system of the data folder was found inconsistent ({counted(strain.disk_errors, 'time')})"
         mend = "make a backup now, then have it checked: start once with fsck.mode=force, or replace the card or disk"
         yield Finding("disk-errors", "critical", text, mend)
 
@@ -294,5 +291,5 @@ def of_disk(data: Path) -> Iterator[Finding]:
         level: Level = "critical" if free < _EMPTY else "warning"
         yield Finding("disk", level, f"{free / 1e6:.0f} MB are left on the disk of the data folder", mend)
     if disk.f_files and disk.f_favail < _FEW_FILES:
-        text = f"there is room for only {_counted(disk.f_favail, 'file')} more on the disk of the data folder"
+        text = f"there is room for only {counted(disk.f_favail, 'file')} more on the disk of the data folder"
         yield Finding("files", "warning", text, "delete files there that nobody needs")

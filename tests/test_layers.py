@@ -73,7 +73,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.backups": BASE | {"appliance.store"},
     "appliance.chats": BASE | {"appliance.engine", "appliance.registry", "appliance.security", "appliance.store"},
     "appliance.restoring": {"appliance.paths", "appliance.safemode", "appliance.security", "appliance.store"},
-    "appliance.findings": {"appliance.safemode", "appliance.strain"},
+    "appliance.findings": {"appliance.safemode", "appliance.strain", "appliance.wording"},
+    "appliance.wording": set(),
     "appliance.strain": set(),
     "appliance.running": set(),
     "appliance.sdnotify": set(),
@@ -88,7 +89,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"appliance.kernel", "appliance.ai.gateway", "appliance.sharing"}
     | FLOWS
     | HEALTH
-    | {"appliance.workshop", "appliance.update"}
+    | {"appliance.workshop", "appliance.update", "appliance.wording"}
     | MODEL_FILES
     | {"appliance.backups", "appliance.chats", "appliance.restoring"},
     "edge_agent.protocol": set(),

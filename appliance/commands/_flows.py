@@ -11,6 +11,7 @@ import msgspec
 from appliance.commands import _output as out
 from appliance.commands._session import Session
 from appliance.contracts import Problem
+from appliance.wording import counted
 
 if TYPE_CHECKING:
     from appliance.flowbook import Saved
@@ -319,7 +320,7 @@ def send(session: Session, flow_id: str, to: str, workspace: str, *, move: bool)
         out.emit(sent)
         return
     what = "moved" if move else "copied"
-    count = f"{sent['versions']} version{'' if sent['versions'] == 1 else 's'}"
+    count = counted(sent["versions"], "version")
     out.say(f"{what} to {sent['peer']} as {sent['flow']} with {count}; it is saved there, not deployed")
     if sent["secrets"]:
         out.say(f"to be set there: {', '.join(sent['secrets'])}  (flowork secret set NAME)")

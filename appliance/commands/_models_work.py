@@ -231,7 +231,7 @@ def agree(question: str, *, yes: bool, as_json: bool) -> None:
 
 
 def _show(session: Session, order: Order) -> None:
-    from appliance.ai.library.fetch import SPARE
+    from appliance.ai.library.room import SPARE
 
     if session.as_json:
         return

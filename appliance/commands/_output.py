@@ -106,11 +106,6 @@ def fields(pairs: Iterable[tuple[str, Any]]) -> None:
         say(f"{click.style(f'{name}:'.ljust(width + 1), bold=True)} {value}")
 
 
-def counted(number: int, one: str, many: str = "") -> str:
-    """``1 row``, ``12 rows``; ``many`` where an s is not enough."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
 def moment(when: float | None) -> str:
     """A time of this machine's zone: ``2026-11-21 07:00:00``."""
     return "" if when is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))

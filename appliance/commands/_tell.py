@@ -13,6 +13,7 @@ from appliance.commands import _output as out
 from appliance.commands import _runs as runs
 from appliance.commands._session import Session
 from appliance.store.runids import to_text
+from appliance.wording import counted
 
 if TYPE_CHECKING:
     from appliance.commands._runs import Reader, Story
@@ -137,7 +138,7 @@ def _waits_for(step: Step) -> str:
     if isinstance(step.ask, dict):
         reasons.append(f"asks: {out.one_line(step.ask.get('title', ''), 200)}")
     if step.items is not None:
-        reasons.append("1 child run" if step.items == 1 else f"{step.items} child runs")
+        reasons.append(counted(step.items, "child run"))
     if step.until is not None:
         reasons.append(f"until {out.moment(step.until)}")
     reasons += [f"for {out.one_line(signal)}" for signal in step.signals if signal.startswith("event:")]

@@ -10,6 +10,7 @@ from appliance.commands._base import leaf
 from appliance.commands._session import Session
 from appliance.contracts import Analysis, FlowError
 from appliance.kernel.wire import LONGEST_DRAFT
+from appliance.wording import counted
 
 
 @leaf("flowork analyze greenhouse", "flowork analyze greenhouse --runs 2000 --words", name="analyze")
@@ -28,8 +29,7 @@ def command(session: Session, flow_id: str, runs: int, words: bool, model: str, 
     if not analysis.runs:
         out.say(f"version {analysis.version} has not run yet")
         return
-    counted = out.counted(analysis.runs, "run")
-    out.say(f"{counted} of version {analysis.version} since {out.moment(analysis.since)}")
+    out.say(f"{counted(analysis.runs, 'run')} of version {analysis.version} since {out.moment(analysis.since)}")
     if analysis.words:
         out.say(out.plain_lines(analysis.words))
     for place, finding in enumerate(analysis.findings, 1):

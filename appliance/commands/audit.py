@@ -10,6 +10,7 @@ from appliance.commands import _input as given
 from appliance.commands import _output as out
 from appliance.commands._base import leaf, noun
 from appliance.commands._session import Session
+from appliance.wording import counted
 
 command = noun("audit", "The audit log: who did what, in a chain that shows any change.", default="list")
 
@@ -59,10 +60,10 @@ def verify(session: Session) -> int:
             {"ok": found.ok, "count": found.count, "head": found.head, "broken": found.broken, "reason": found.reason}
         )
     elif found.ok:
-        out.say(f"{out.counted(found.count, 'entry', 'entries')}, all as written; head {found.head}", color="green")
+        out.say(f"{counted(found.count, 'entry', 'entries')}, all as written; head {found.head}", color="green")
     else:
         out.say(f"Error: {found.reason}", err=True, color="red")
-        out.say(f"{out.counted(found.count, 'entry before it is', 'entries before it are')} as written", err=True)
+        out.say(f"{counted(found.count, 'entry before it is', 'entries before it are')} as written", err=True)
     return 0 if found.ok else 1
 
 

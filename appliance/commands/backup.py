@@ -13,6 +13,7 @@ from appliance.commands import _output as out
 from appliance.commands._base import leaf
 from appliance.commands._progress import progress
 from appliance.commands._session import Session
+from appliance.wording import counted
 
 if TYPE_CHECKING:
     from appliance.store.archive import Manifest
@@ -82,7 +83,7 @@ def _by_settings(session: Session) -> None:
 def _done(session: Session, manifest: Manifest, where: str, answer: dict[str, object], more: str) -> None:
     session.audit("backup.make", where, {"files": len(manifest.files)})
     answer |= {"files": len(manifest.files), "left_out": manifest.left_out}
-    session.done(answer, f"{where}: {out.counted(len(manifest.files), 'file')}{more}")
+    session.done(answer, f"{where}: {counted(len(manifest.files), 'file')}{more}")
     for line in manifest.left_out:
         session.note(f"left out: {line}")
 

@@ -11,6 +11,7 @@ from appliance.commands._base import leaf
 from appliance.commands._progress import progress
 from appliance.commands._session import Session
 from appliance.commands._unlocking import key_option, keys_for, local_copy
+from appliance.wording import counted
 
 
 @leaf(
@@ -29,4 +30,4 @@ def command(session: Session, file: str, key: Path | None) -> None:
     with local_copy(session, file) as path, progress(session, "checking") as tell:
         manifest = check_backup(path, room, keys_for(path, key), tell)
     answer = {"created": manifest.created, "files": len(manifest.files), "left_out": manifest.left_out}
-    session.done(answer, f"whole: {out.counted(len(manifest.files), 'file')} of {out.moment(manifest.created)}")
+    session.done(answer, f"whole: {counted(len(manifest.files), 'file')} of {out.moment(manifest.created)}")

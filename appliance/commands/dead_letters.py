@@ -12,6 +12,7 @@ from appliance.commands import _output as out
 from appliance.commands._base import leaf, noun
 from appliance.commands._progress import progress
 from appliance.commands._session import Session
+from appliance.wording import counted
 
 if TYPE_CHECKING:
     from appliance.kernel.client import KernelClient
@@ -86,7 +87,7 @@ def replay(session: Session, runs: tuple[int, ...], everything: bool, flow: str 
     else:
         for old, new in started.items():
             out.say(f"{old} → {new}")
-        told = out.counted(len(started), "run was", "runs were")
+        told = counted(len(started), "run was", "runs were")
         out.say(f"{told} started{' and ended' if ours else ''}")
     return 1 if failed else 0
 
@@ -116,7 +117,7 @@ def discard(session: Session, runs: tuple[int, ...], everything: bool, flow: str
     if gone:
         session.audit("letter.discard", ",".join(list(gone)[:20]), {"count": len(gone), "reason": reason})
     session.done(
-        {"discarded": list(gone), "failed": failed}, f"{out.counted(len(gone), 'letter was', 'letters were')} discarded"
+        {"discarded": list(gone), "failed": failed}, f"{counted(len(gone), 'letter was', 'letters were')} discarded"
     )
     return 1 if failed else 0
 

@@ -8,6 +8,7 @@ from appliance.commands import _output as out
 from appliance.commands._base import leaf
 from appliance.commands._progress import progress
 from appliance.commands._session import Session
+from appliance.wording import counted
 
 _COLORS = {"notice": "cyan", "warning": "yellow", "critical": "red"}
 
@@ -35,8 +36,8 @@ def command(session: Session, port: int) -> int:
             out.say(f"    {out.plain(one.mend)}")
         for kernel in (status or {}).get("kernels", ()):
             out.say(
-                f"kernel {kernel['writer']} on {out.plain(kernel['machine'])}: {out.counted(kernel['flows'], 'flow')}, "
-                f"{out.counted(kernel['runs'], 'run')} under way, its lease holds {kernel['lease']:.0f} s more"
+                f"kernel {kernel['writer']} on {out.plain(kernel['machine'])}: {counted(kernel['flows'], 'flow')}, "
+                f"{counted(kernel['runs'], 'run')} under way, its lease holds {kernel['lease']:.0f} s more"
             )
         if not found:
             out.say("all is well", color="green")

@@ -12,6 +12,7 @@ from appliance.commands import _output as out
 from appliance.commands._base import leaf
 from appliance.commands._session import Session
 from appliance.kernel.wire import LONGEST_DRAFT
+from appliance.wording import counted
 
 if TYPE_CHECKING:
     from appliance.store.records import Version
@@ -89,7 +90,7 @@ def _show(draft: dict[str, Any], dry: list[dict[str, Any]] | None, saved: dict[s
         rows = [(step["node"], step["outcome"], out.short(_given(step))) for step in dry]
         out.table(("step", "outcome", "gives"), rows)
     cost = f", {draft['cost']:.4f} $" if draft["cost"] else ""
-    used = f"{out.counted(draft['answers'], 'answer')}, {out.counted(draft['tokens'], 'token')}"
+    used = f"{counted(draft['answers'], 'answer')}, {counted(draft['tokens'], 'token')}"
     out.say(f"by {out.plain(draft['model'])}: {used}{cost}")
     if target:
         out.say(f"written to {out.plain(target)}")

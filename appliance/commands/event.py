@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from appliance.commands import _input as given
-from appliance.commands import _output as out
 from appliance.commands._base import leaf
 from appliance.commands._session import Session
+from appliance.wording import counted
 
 
 @leaf("flowork event delivered --payload '{\"parcel\": 7}'", "flowork event go --flow greenhouse", name="event")
@@ -23,4 +23,4 @@ def command(session: Session, name: str, payload: str | None, flow: str, workspa
     meta = {"by": session.identity.label}
     answer = session.call("signal", workspace=workspace, name=name, flow=flow, payload=value, meta=meta)
     session.audit("event.send", name, {"flow": flow, "woken": answer["woken"]}, workspace=workspace)
-    session.done(answer, f"{out.counted(answer['woken'], 'step was', 'steps were')} waiting for it")
+    session.done(answer, f"{counted(answer['woken'], 'step was', 'steps were')} waiting for it")

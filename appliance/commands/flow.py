@@ -11,6 +11,7 @@ from appliance.commands import _input as given
 from appliance.commands import _output as out
 from appliance.commands._base import leaf, noun
 from appliance.commands._session import Session
+from appliance.wording import counted
 
 if TYPE_CHECKING:
     from appliance.store.records import Flow
@@ -236,7 +237,7 @@ def move(session: Session, flow_id: str, to: str, workspace: str, yes: bool) -> 
 def delete(session: Session, flow_id: str, yes: bool) -> None:
     """Delete a flow and its state. Its runs stay in the history."""
     flow = session.store.flows.get(flow_id)
-    given.confirmed(yes, f"Delete the flow {flow_id!r} ({out.counted(flow.newest, 'version')}) and what it remembers?")
+    given.confirmed(yes, f"Delete the flow {flow_id!r} ({counted(flow.newest, 'version')}) and what it remembers?")
     session.book.delete(flow_id, by=session.identity)
     answer: dict[str, Any] = {"deleted": flow_id}
     session.done(answer, f"deleted {flow_id}")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from appliance.commands import _output as out
 from appliance.commands._base import leaf
 from appliance.commands._progress import progress
 from appliance.commands._session import Session
+from appliance.wording import counted
 
 if TYPE_CHECKING:
     from appliance.store.postgres.moving import Moved
@@ -67,8 +67,8 @@ def _note(session: Session, folder: Path, moved: Moved, url: str) -> None:
 
 
 def _say(session: Session, moved: Moved, *, back: bool) -> None:
-    rows, days = out.counted(moved.rows, "row"), out.counted(moved.days, "day")
-    text = f"{rows} of {days} and {out.counted(moved.blobs, 'large value')} moved to {moved.to}, and compared"
+    rows, days = counted(moved.rows, "row"), counted(moved.days, "day")
+    text = f"{rows} of {days} and {counted(moved.blobs, 'large value')} moved to {moved.to}, and compared"
     session.done({"to": moved.to, "rows": moved.rows, "days": moved.days, "blobs": moved.blobs,
                   "left_out": moved.left_out, "set_aside": moved.set_aside}, text)  # fmt: skip
     for line in moved.left_out:

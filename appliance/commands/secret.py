@@ -10,6 +10,7 @@ from appliance.commands import _input as given
 from appliance.commands import _output as out
 from appliance.commands._base import leaf, noun
 from appliance.commands._session import Session
+from appliance.wording import counted
 
 command = noun("secret", "Secrets: `{{ secrets.NAME }}` in flows; they are never shown again.", default="list")
 
@@ -67,7 +68,7 @@ def rotate(session: Session) -> int:
     done, problems = session.secrets.rotate()
     session.audit("secret.rotate", detail={"sealed": done, "problems": len(problems)})
     session.done(
-        {"sealed": done, "problems": list(problems)}, f"{out.counted(done, 'secret was', 'secrets were')} sealed again"
+        {"sealed": done, "problems": list(problems)}, f"{counted(done, 'secret was', 'secrets were')} sealed again"
     )
     for problem in problems:
         session.note(problem)

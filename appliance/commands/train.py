@@ -18,6 +18,7 @@ from appliance.commands._base import leaf, noun
 from appliance.commands._progress import progress
 from appliance.commands._session import Session
 from appliance.contracts import ConfigError
+from appliance.wording import counted
 
 if TYPE_CHECKING:
     from appliance.ai.training.rows import Row
@@ -95,7 +96,7 @@ def dataset(
             {"name": name, "folder": str(target), **{key: getattr(report, key) for key in report.__struct_fields__}}
         )
         return
-    out.say(f"{name}: {out.counted(report.train, 'row')} to train on, {report.held} held out, of {report.read} read")
+    out.say(f"{name}: {counted(report.train, 'row')} to train on, {report.held} held out, of {report.read} read")
     if not report.held:
         out.say("  nothing is held out: how good a training of it is cannot be told; give it more rows")
     for reason, count in sorted(report.dropped.items()):
@@ -177,7 +178,7 @@ def tune(
         goes_on = "; the same command goes on there" if outcome.state == "stopped" else ""
         out.say(f"{outcome.state} at step {outcome.step} of {outcome.steps}{goes_on}")
         if outcome.long:
-            out.say(f"left out: {out.counted(outcome.long, 'row')} of more than {longest} tokens (--longest)")
+            out.say(f"left out: {counted(outcome.long, 'row')} of more than {longest} tokens (--longest)")
         out.say(
             f"held out: loss {outcome.before.loss:.3f} → {outcome.after.loss:.3f}, "
             f"answers right {outcome.before.right:.0%} → {outcome.after.right:.0%}"

@@ -15,6 +15,7 @@ from appliance.kernel.kernel import Kernel
 from appliance.listener import bind, listen
 from appliance.paths import EngineLock
 from appliance.running import holder, listening
+from appliance.wording import counted
 from tests.commands.box import Box
 from tests.support.broker import eventually
 from tests.support.flows import compute, flow, node
@@ -231,8 +232,8 @@ def test_who_runs_and_where_is_found_out_from_outside(tmp_path: Path) -> None:
 
 
 def test_one_of_a_thing_is_told_in_the_singular() -> None:
-    assert [out.counted(number, "row") for number in (0, 1, 2, 1200)] == ["0 rows", "1 row", "2 rows", "1,200 rows"]
-    assert [out.counted(number, "entry is", "entries are") for number in (1, 3)] == ["1 entry is", "3 entries are"]
+    assert [counted(number, "row") for number in (0, 1, 2, 1200)] == ["0 rows", "1 row", "2 rows", "1,200 rows"]
+    assert [counted(number, "entry is", "entries are") for number in (1, 3)] == ["1 entry is", "3 entries are"]
     for number, told in ((1, "1 run since"), (2, "2 runs since")):
         status = {"degraded": "", "lost_history": number, "damaged": [], "wear": {"thrifty": False}}
         (found,) = findings._journal({**status, "clock": {"ok": True, "text": ""}})

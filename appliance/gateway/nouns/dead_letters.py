@@ -17,6 +17,7 @@ from appliance.store.errors import NotFound
 from appliance.store.history import RunFilter, RunHead
 from appliance.store.records import Page
 from appliance.store.runids import to_text
+from appliance.wording import counted
 
 noun = Noun("dead_letters", "Runs that failed for good stay on this list until somebody replays or discards them.")
 
@@ -108,7 +109,7 @@ def bulk(call: Call[Nothing, BulkLetters]) -> BulkResult:
 
     result = for_each_run(call, body.runs, "dead_letters:write", work)
     call.note(
-        "1 run" if len(result.done) == 1 else f"{len(result.done)} runs",
+        counted(len(result.done), "run"),
         action=body.action,
         reason=body.reason,
         runs=result.done[:50],

@@ -21,6 +21,7 @@ from appliance.security.roles import require
 from appliance.store.history import RunFilter, RunHead
 from appliance.store.records import Flow, Page
 from appliance.store.runids import to_text
+from appliance.wording import counted
 
 noun = Noun("runs", "A run is one execution of one version of a flow. What happened in it is kept step by step.")
 
@@ -165,7 +166,5 @@ def bulk(call: Call[Nothing, Bulk]) -> BulkResult:
     if call.body.action == "replay":
         work, permission = lambda run: replay_run(call, run, "", UNSET, call.body.version), "runs:start"
     result = for_each_run(call, call.body.runs, permission, work)
-    call.note(
-        "1 run" if len(result.done) == 1 else f"{len(result.done)} runs", action=call.body.action, runs=result.done[:50]
-    )
+    call.note(counted(len(result.done), "run"), action=call.body.action, runs=result.done[:50])
     return result
