@@ -13,6 +13,7 @@ from playwright.sync_api import expect
 from appliance.security.secret import Secret
 from tests.ai.library.source import Source
 from tests.support.appliance import Appliance
+from tests.support.broker import eventually
 from tests.support.cloud import Cloud, cloud
 from tests.support.panel import OpenPanel, Panel, opened
 from tests.support.tinymodel import tiny_model
@@ -138,11 +139,18 @@ def test_a_pull_that_failed_says_why_is_tried_again_and_forgotten(open_panel: Op
     panel = open_panel(phone=True)
     page = panel.goto("/models?tab=get")
     coming = page.get_by_role("list", name="On their way")
+    seen: set[str] = set()
+
+    def fails() -> set[str]:
+        pulls = panel.api("GET", "/models/pulls")["items"]
+        return {pull["id"] for pull in pulls if pull["state"] == "failed"} - seen
+
     with Source({"half.gguf": tiny_model().read_bytes()[:100_000]}) as source:
         for _ in range(2):
             page.get_by_label("Address of a GGUF file").fill(source.url("half.gguf"))
             page.get_by_role("button", name="Look at it").click()
             page.get_by_role("button", name="Fetch it").click()
+            seen.update(eventually(fails, "it did not fail"))
             expect(coming.get_by_role("listitem")).to_have_count(1)
             expect(coming).to_contain_text("half.gguf is cut off")
             expect(coming).to_be_in_viewport()  # the button is far below it

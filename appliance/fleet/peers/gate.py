@@ -1,8 +1,9 @@
 """The door for other engines: a TCP port, pairing, and who may come in.
 
-It is open only while the engine has an owner and there is somebody to listen for: a peer that is paired, or a code that
-was shown (or always, if the setting says so). What comes in is TLS, in which each side has to show the certificate that
-the other one pinned; a pairing; or the question who is here, which is answered with what is announced anyway.
+It is open only while the engine has an owner and there is somebody to listen for: a peer that is paired, a code that
+was shown, for some minutes a peer that was revoked and could not be told (or always, if the setting says so). What
+comes in is TLS, in which each side has to show the certificate that the other one pinned; a pairing; or the question
+who is here, which is answered with what is announced anyway.
 """
 
 from __future__ import annotations

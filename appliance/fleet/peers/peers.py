@@ -264,6 +264,8 @@ class EnginePeers:
             self.circle.forget(remote)
             if remote.link is not None:
                 self.links.greeting.refuse(remote.link, "revoked", "the pairing was ended by its owner")
+            else:
+                self.presence.await_parting()
             text = "its access was taken away"
             self.circle.call(msgspec.structs.replace(state, state="found", text=text, roles=PeerRoles()))
             self.presence.settle()

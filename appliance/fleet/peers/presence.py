@@ -32,6 +32,8 @@ ASK_EVERY = 60.0
 LOOK = 30.0
 #: Seconds between two changes of what is announced, at least.
 ANNOUNCE_EVERY = 60.0
+#: Seconds for which who was revoked unheard may still come to hear of it.
+PARTING = 600.0
 #: Seconds for which a copy of this engine is told of after it was seen.
 REMEMBER_COPY = 600.0
 
@@ -66,6 +68,7 @@ class Presence:
         self.frozen = False
         self._settle_at = math.inf
         self._offer_at = self._ask_at = self._look_until = self._announced_at = 0.0
+        self._parting_until = 0.0
         self._announced: dict[str, str] = {}
         self._gathering = False
         self._copy: tuple[float, str] = (0.0, "")
@@ -108,14 +111,20 @@ class Presence:
         """The machine has slept: what was seen may be gone, and nobody has been told of it for long."""
         self._beacon.again()
 
+    def await_parting(self) -> None:
+        """Somebody was revoked who cannot be told now: it hears of it when it calls."""
+        self._parting_until = self._about.up() + PARTING
+
     def settle(self) -> None:
         """Listen, announce and look as far as there is a reason to."""
         about, up = self._about, self._about.up()
         codes, remotes = self.gate.codes.all(), self._circle.remotes
         if up >= self._look_until:
             self._look_until = 0.0
+        if up >= self._parting_until:
+            self._parting_until = 0.0
         always = about.discovery == "always"
-        self._listen(self.gate.allowed and not self.frozen and bool(remotes or codes or always))
+        self._listen(self.gate.allowed and not self.frozen and bool(remotes or codes or always or self._parting_until))
         if about.discovery != "never":
             if self.gate.port and (up >= self._announced_at + ANNOUNCE_EVERY or not self._announced):
                 self._announced, self._announced_at = self.facts(), up
@@ -124,7 +133,8 @@ class Presence:
         for engine in self._circle.found.expire():
             self._circle.seen(engine)
         ends = [up + max(0.0, each.expires - time.monotonic()) for each in codes]
-        self._settle_at = min([*ends, self._look_until or math.inf, self._circle.found.next_expiry()])
+        ends += [until for until in (self._look_until, self._parting_until) if until]
+        self._settle_at = min([*ends, self._circle.found.next_expiry()])
 
     def _listen(self, wanted: bool) -> None:
         if wanted and not self.gate.port:

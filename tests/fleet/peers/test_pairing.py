@@ -237,6 +237,24 @@ def test_one_that_was_revoked_while_it_was_away_learns_it_when_it_is_back(made: 
     assert a.connected("gamma")
 
 
+def test_one_that_was_revoked_before_it_had_called_learns_it_when_it_calls(
+    made: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The only peer there was: the door stays open for it, but not for long."""
+    a, b = made("alpha"), made("beta")
+    a.peers.links.frozen = b.peers.links.frozen = True
+    b.join(a)
+    a.peers.revoke("beta")
+    b.peers.links.frozen = False
+    b.peers.post(b.peers.links.hurry)
+    until(lambda: (state := b.state("alpha")) is not None and state.state == "refused", "the refusal")
+    assert [state.state for state in a.peers.states()] == ["self"]
+    assert not refused(a.port)
+    monkeypatch.setattr(a.peers.presence, "_parting_until", a.about.up())
+    a.peers.post(a.peers.presence.settle)
+    until(lambda: refused(a.port), "the end")
+
+
 def test_somebody_elses_certificate_at_a_known_address_is_not_spoken_to(made: Engines) -> None:
     a, b = made("alpha"), made("beta")
     made.pair(a, b)
