@@ -306,7 +306,7 @@ def _normed(vector: Sequence[float], target: Target) -> list[float]:
 
 
 def _together(faults: Sequence[tuple[str, FlowError]]) -> FlowError:
-    """One error for all: that of the only one, else what each said."""
+    """One error for all: that of the only one, else what each said, with the ids of their errors in its detail."""
     if len(faults) == 1:
         return faults[0][1]
     errors = [exc for _, exc in faults]
@@ -317,4 +317,5 @@ def _together(faults: Sequence[tuple[str, FlowError]]) -> FlowError:
         busy = Busy(message, min(waits))
         busy.detail = {"retry_after": busy.retry_after}
         return busy
-    return NodeError(message, retryable=bool(retryable))
+    told = [{"model": name, "error": exc.id, "message": exc.message} for name, exc in faults]
+    return NodeError(message, retryable=bool(retryable), detail={"models": told})

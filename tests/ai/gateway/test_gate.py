@@ -319,6 +319,9 @@ def test_if_none_answers_all_of_them_are_named(tmp_path: Path, server: Cloud, ot
         assert "a/x: 127.0.0.1 answered 401: who are you?" in exc.message
         assert "b/y: 127.0.0.1 answered 503: later" in exc.message
         assert exc.retryable
+        assert isinstance(exc.detail, dict)
+        told = {each["model"]: each["error"] for each in exc.detail["models"]}
+        assert told == {"a/x": "node-failed", "b/y": "node-failed", "nowhere/z": "bad-config"}
         server.fail(429, retry_after=9)
         other.fail(429, retry_after=5)
         busy = await bench.fails("a/x", "b/y")
