@@ -59,12 +59,14 @@ def up(data: Path | None, host: str, port: int, models: bool | None = None) -> i
 def programs(
     folder: Path, sock: socket.socket, models: socket.socket, prepared: Prepared, began: float
 ) -> list[Program]:
-    """The children in the order of their start. Imported here, before the fork, so that they share it."""
+    """The children in the order of their start.
+
+    What has been imported by now they share. What only one of them uses it imports itself, after the fork: of shared
+    memory about half is copied by whoever uses it (Python counts references in it), and would be paid for twice.
+    """
     from appliance.gateway import process as gateway
-    from appliance.kernel import process
     from edge_agent import local as agent
 
-    assert process  # the kernel imports it only when it does not rest
     host, port = sock.getsockname()[:2]
     return [
         Program("kernel", _explained(partial(run_kernel, folder)), grace=30.0, saw_end=SafeMode(folder).saw),
