@@ -26,7 +26,7 @@ def run(quick: bool) -> list[Row]:
     """Let it lie for a while, then start it again a few times."""
     with TemporaryDirectory() as folder:
         with engine(Path(folder), {f"f{n}": flow(n) for n in range(100)}) as ours:
-            time.sleep(10 if quick else 75)  # a minute after its start an engine tidies up what that has left
+            time.sleep(10 if quick else 130)  # one and two minutes after its start an engine tidies up, then each hour
             before = ours.usage()
             seconds = 10 if quick else 60
             time.sleep(seconds)
