@@ -76,7 +76,7 @@ class ModelApi:
         asked = arguments(params, Asked)
         if not asked.request.messages and asked.request.prompt is None:
             raise BadRequest("there is nothing to answer: no messages, and no prompt")
-        anew = (lambda: reply.item({"anew": True})) if asked.stream else lambda: None
+        anew = (lambda why: reply.item({"anew": True})) if asked.stream else lambda why: None
         on_text = (lambda text: reply.item({"text": text})) if asked.stream else None
         models = self._models.for_work(asked.who, anew)
 

@@ -106,14 +106,19 @@ class ModelService:
             self._aside(lambda: leave(self._data))
 
     def for_step(self, ctx: StepContext) -> BoundModels:
-        """The models as one step sees them."""
-        who = Who(flow=ctx.flow_number, node=ctx.node, priority=ctx.priority, budget=ctx.model_budget)
-        return BoundModels(self, who, ctx.anew)
+        """The models as one step sees them; that one had to be asked again is kept with the step."""
 
-    def for_work(self, name: str, anew: Callable[[], None] = lambda: None) -> BoundModels:
+        def anew(why: str) -> None:
+            ctx.anew()
+            ctx.log(why, "warning")
+
+        who = Who(flow=ctx.flow_number, node=ctx.node, priority=ctx.priority, budget=ctx.model_budget)
+        return BoundModels(self, who, anew)
+
+    def for_work(self, name: str, anew: Callable[[str], None] = lambda why: None) -> BoundModels:
         """The models for work that is no flow's; what it uses is kept under ``name``.
 
-        ``anew`` is called where an answer that was cut off begins again.
+        ``anew`` is told why an answer begins again.
         """
         return BoundModels(self, Who(flow=0, node=name), anew)
 
@@ -172,7 +177,7 @@ def account_of(flow: int) -> int:
 class _Shown:
     """Implements the gate's ``Watching``."""
 
-    def __init__(self, on_text: Callable[[str], None] | None, anew: Callable[[], None]) -> None:
+    def __init__(self, on_text: Callable[[str], None] | None, anew: Callable[[str], None]) -> None:
         self._on_text = on_text
         self.anew = anew
 
@@ -226,7 +231,7 @@ class KernelReach:
 class BoundModels:
     """Implements :class:`appliance.contracts.Models` for one step, or for somebody else."""
 
-    def __init__(self, service: ModelService, who: Who, anew: Callable[[], None]) -> None:
+    def __init__(self, service: ModelService, who: Who, anew: Callable[[str], None]) -> None:
         self._service = service
         self._who = who
         self._anew = anew

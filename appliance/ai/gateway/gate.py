@@ -52,8 +52,8 @@ class Watching(Protocol):
     """Those who see an answer as it is made."""
 
     def piece(self, text: str) -> None: ...
-    def anew(self) -> None:
-        """What came so far is void."""
+    def anew(self, why: str) -> None:
+        """What came so far is void; ``why`` somebody is asked again, for people."""
 
 
 class Gate:
@@ -103,7 +103,7 @@ class Gate:
             provider = target.upstream.name
             return Vectors(vectors=vectors, model=target.model, provider=provider, tokens=tokens, cost=cost)
 
-        return await self._first((model,), (default,) if default else (), EMBED, ask, lambda: None)
+        return await self._first((model,), (default,) if default else (), EMBED, ask, lambda why: None)
 
     async def _embed(self, who: Who, target: Target, texts: list[str], timeout: float) -> Vectors:
         tokens = sum(guess(text) for text in texts)
@@ -164,13 +164,14 @@ class Gate:
         default: Sequence[str],
         task: str,
         ask: Callable[[Target], Awaitable[T]],
-        anew: Callable[[], None],
+        anew: Callable[[str], None],
     ) -> T:
         """What the first target says that says something. Raises what the only one, or all of them, raised."""
         faults: list[tuple[str, FlowError]] = []
         for name in self.upstreams.names(names, default):
             if faults:
-                anew()
+                before, exc = faults[-1]
+                anew(f"{before} gave no answer, {name or 'the default'} is asked: {exc.message}")
             try:
                 return await ask(await self._named(self.upstreams.target(name), task))
             except FlowError as exc:
@@ -233,7 +234,7 @@ class Gate:
         fault, replies = "", list[ChatReply]()
         for attempt in range(answers.TRIES):
             if attempt:
-                watching.anew()
+                watching.anew(f"{target} is asked again, its answer did not fit the schema: {fault}")
             reply = await self._persistent(who, target, request, watching)
             replies.append(reply)
             try:
@@ -261,7 +262,7 @@ class Gate:
                 broke = isinstance(exc.detail, Mapping) and "status" not in exc.detail and "sent" in exc.detail
                 if not (broke and exc.retryable) or attempt == TRIES:
                     raise
-                watching.anew()
+                watching.anew(f"{target} is asked again: {exc.message}")
         raise AssertionError("unreachable")
 
     async def _ask(self, who: Who, target: Target, request: ChatRequest, watching: Watching) -> ChatReply:

@@ -49,14 +49,14 @@ class Eyes:
 
     def __init__(self) -> None:
         self.text = ""
-        self.starts = 0
+        self.told: list[str] = []
 
     def piece(self, text: str) -> None:
         self.text += text
 
-    def anew(self) -> None:
+    def anew(self, why: str) -> None:
         self.text = ""
-        self.starts += 1
+        self.told.append(why)
 
 
 class Bench:
@@ -239,7 +239,9 @@ def test_an_answer_that_breaks_off_is_begun_anew_once(tmp_path: Path, server: Cl
         getattr(server, fault)("Half an ")
         server.say("A whole answer.")
         assert (await bench.ask()).text == "A whole answer."
-        assert (bench.eyes.text, bench.eyes.starts) == ("A whole answer.", 1)
+        assert bench.eyes.text == "A whole answer."
+        (why,) = bench.eyes.told
+        assert why.startswith("a/small is asked again: ")
         getattr(server, fault)("Half an ")
         getattr(server, fault)("Half an ")
         exc = await bench.fails(temperature=1.0)
@@ -306,6 +308,7 @@ def test_the_next_model_is_asked_when_one_gives_no_answer(tmp_path: Path, server
         reply = await bench.ask("Well?", "a/small", "b/large")
         assert (reply.text, reply.provider, reply.model) == ("the other", "b", "large")
         assert bench.eyes.text == "the other"
+        assert bench.eyes.told == ["a/small gave no answer, b/large is asked: 127.0.0.1 answered 500: no"]
 
     with_gate(tmp_path, work, a=server, b=other)
 
@@ -426,6 +429,8 @@ def test_a_model_that_does_not_listen_is_asked_again_and_all_is_counted(tmp_path
         assert [message["role"] for message in last] == ["user", "assistant", "user", "assistant", "user"]
         assert "is not of type" in last[-1]["content"]
         assert bench.eyes.text == '```json\n{"t": 3}\n```'
+        faults = [why.partition("did not fit the schema: ")[2] for why in bench.eyes.told]
+        assert faults == ["it holds no JSON", 't: "three" is not of type "integer"']
 
     with_gate(tmp_path, work, a=server)
 

@@ -82,6 +82,8 @@ def test_a_step_whose_host_is_killed_is_tried_again_and_succeeds(engine: Applian
     (ended,) = found
     assert ended["state"] == "succeeded", ended
     assert ended["output"]["tokens_out"] == 300
+    (step,) = engine.json("show", ended["id"])["steps"]
+    assert any("is asked again" in text for _, level, text in step["logs"]), "the run does not show it"
     assert engine.pids()["models"] != first
     assert {name: engine.pids()[name] for name in before} == before, "nothing else has noticed"
 
