@@ -122,6 +122,16 @@ def test_a_model_that_fails_is_told_and_the_next_question_works(panel: Panel, mo
     expect(page.get_by_test_id("answer")).to_have_text("Now I am.")
 
 
+def test_where_no_model_is_the_answer_leads_to_one(panel: Panel, model: Cloud) -> None:
+    panel.api("PATCH", "/settings", {"values": {"model_upstreams": {}, "model_default": []}})
+    page = panel.goto("/ask?flow=gardener")
+    say(panel, "Is anybody here?")
+    expect(page.get_by_role("note").last).to_contain_text("no model")
+    panel.shot("ask-no-model")
+    page.get_by_role("note").last.get_by_role("link", name="Get a model").click()
+    expect(page.get_by_role("table", name="Models that could be here")).to_be_visible()
+
+
 def test_who_may_not_ask_is_told_why(open_panel: OpenPanel, panel: Panel, model: Cloud) -> None:
     key = new_private_key()
     panel.api("PUT", f"/users/{address_of(key)}", {"role": "runner", "name": "Ben"})
