@@ -43,7 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.ai.grammar": BASE,
     "appliance.ai.host.memory": set(),
     "appliance.ai.building": BASE | {"appliance.ai.host.memory"},
-    "appliance.ai.library": BASE | {"appliance.ai", "appliance.ai.building", "appliance.ai.host.memory"},
+    "appliance.ai.library": BASE
+    | {"appliance.ai", "appliance.ai.building", "appliance.ai.host.memory", "appliance.trust"},
     "appliance.ai.gateway": BASE,
     "appliance.ai.memory": BASE,
     "appliance.ai.providers": BASE,
@@ -53,7 +54,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.box": BASE | {"appliance.security"},
     "appliance.integrity": BASE | {"appliance.security"},
     "appliance.update": BASE
-    | {"appliance.security", "appliance.store", "appliance.box", "appliance.paths", "appliance.integrity"},
+    | {"appliance.security", "appliance.store", "appliance.box", "appliance.paths", "appliance.integrity"}
+    | {"appliance.trust"},
     "appliance.fleet": BASE | {"appliance.security", "edge_agent.protocol", "drivers"},
     "appliance.workshop": BASE | {"appliance.engine", "appliance.store"},
     "appliance.sharing": BASE | {"appliance.security", "appliance.store"},
@@ -61,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | SERVICES
     | {"appliance.claims", "appliance.fleet", "appliance.integrity", "appliance.workshop", "appliance.world"}
     | {"appliance.ai.gateway", "appliance.ai.memory", "appliance.running"}
-    | {"appliance.sharing", "appliance.update"}
+    | {"appliance.sharing", "appliance.trust", "appliance.update"}
     | MODEL_FILES,
     "appliance.world": BASE | {"appliance.sandbox", "appliance.fleet", "appliance.ai.gateway", "appliance.ai.grammar"},
     "appliance.webpaths": BASE | {"appliance.engine"},
@@ -75,6 +77,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "appliance.restoring": {"appliance.paths", "appliance.safemode", "appliance.security", "appliance.store"},
     "appliance.findings": {"appliance.safemode", "appliance.strain", "appliance.wording"},
     "appliance.wording": set(),
+    "appliance.trust": set(),
     "appliance.strain": set(),
     "appliance.running": set(),
     "appliance.sdnotify": set(),

@@ -30,8 +30,11 @@ class FlowFiles:
         _refuse_odd(path)
         try:
             real = (self._home / path).resolve()
+            looped = any(place.is_symlink() for place in (real, *real.parents))  # which Python 3.13 does not raise
         except (OSError, RuntimeError, UnicodeError):
-            raise ConfigError(f"{path!r} is not a usable path (a loop of links, or not a path)") from None
+            looped = True
+        if looped:
+            raise ConfigError(f"{path!r} is not a usable path (a loop of links, or not a path)")
         if self._is_open(real, self._writable):
             return real
         if self._is_open(real, self._readable):

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from appliance import trust
 from appliance.contracts import ConfigError, HttpReply, NodeError
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def _trust() -> ssl.SSLContext:
 
     paths = ssl.get_default_verify_paths()
     if paths.cafile or (paths.capath and any(Path(paths.capath).iterdir())):
-        return ssl.create_default_context()
+        return trust.tls_context()
     return httpx.create_ssl_context()
 
 

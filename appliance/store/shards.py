@@ -122,9 +122,13 @@ def lengthen_log(path: Path) -> None:
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """Open a shard for reading; it must exist."""
+    """Open a shard for reading; it must exist. Raises ``sqlite3.DatabaseError`` for a damaged file."""
     connection = sqlite3.connect(_uri(path, "ro"), uri=True, timeout=5, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA cache_size=-2000")
+    try:
+        connection.execute("PRAGMA cache_size=-2000")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from appliance.contracts import FlowError, NodeError
 from appliance.store.schema import MIGRATIONS
+from appliance.trust import tls_context
 from appliance.update.release import Manifest, Release
 from appliance.update.updater import IMAGE, OPT, PLACE, read_trusted
 
@@ -60,7 +61,9 @@ def opened(source: str, of_peer: Opener = no_peers) -> Iterator[tuple[IO[bytes],
 
 def _open(source: str) -> tuple[IO[bytes], int]:
     if source.startswith(_WEB):
-        reply = urllib.request.urlopen(source, timeout=_PATIENCE)  # noqa: S310  # its scheme was looked at
+        reply = urllib.request.urlopen(  # noqa: S310  # its scheme was looked at
+            source, timeout=_PATIENCE, context=tls_context()
+        )
         return reply, int(reply.headers.get("Content-Length") or 0)
     stream = Path(source).open("rb")  # noqa: SIM115  # closed by who asked for it
     return stream, os.fstat(stream.fileno()).st_size

@@ -23,6 +23,7 @@ from msgspec import Struct
 from appliance.ai.library.errors import BadModel, CannotFetch
 from appliance.ai.library.parts import Mark, OpenPart, alone, forget, known, length, whole
 from appliance.ai.library.room import need_room
+from appliance.trust import tls_context
 
 #: ``tell(bytes done, bytes in all (0: not known), what is done)``.
 Tell = Callable[[int, int, str], None]
@@ -189,7 +190,7 @@ def _open(url: str, headers: dict[str, str]) -> Any:
     for handler in (
         urllib.request.ProxyHandler(),
         urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(context=_trust()),
+        urllib.request.HTTPSHandler(context=tls_context()),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         _Redirects(),
@@ -197,11 +198,6 @@ def _open(url: str, headers: dict[str, str]) -> Any:
     ):
         opener.add_handler(handler)
     return opener.open(request, timeout=TIMEOUT)
-
-
-def _trust() -> ssl.SSLContext:
-    """The machine's own list of authorities, so that a house's own one counts."""
-    return ssl.create_default_context()
 
 
 def _offer(url: str, answer: http.client.HTTPResponse) -> Offer:

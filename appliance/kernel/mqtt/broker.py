@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from msgspec import Struct
 
+from appliance import trust
 from appliance.contracts import ConfigError
 
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
@@ -70,7 +71,7 @@ def tls_context(broker: Broker) -> ssl.SSLContext | None:
     if not broker.tls:
         return None
     try:
-        context = ssl.create_default_context(cafile=broker.ca or None)
+        context = trust.tls_context(broker.ca)
         if broker.cert:
             context.load_cert_chain(broker.cert, broker.key or None)
     except OSError as exc:  # ssl.SSLError is one
