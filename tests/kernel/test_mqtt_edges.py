@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -95,6 +97,25 @@ def test_an_acknowledgement_of_a_lost_connection_is_not_sent_on_the_next(broker:
     eventually(lambda: len(listener.messages) == 3)
     listener.messages[2].ack()
     assert connection.expect(0x40) == b"\x00\x0a"
+
+
+def test_one_that_leaves_stays_until_the_broker_has_read_its_acknowledgements(broker: RawBroker, hub: MqttHub) -> None:
+    """As Mosquitto does, the broker answers each at once, and gives up one that is not there to hear it."""
+    listener = Listener()
+    stop = hub.subscribe(broker.url, "t", 2, "client", listener.on_messages, listener.on_status)
+    connection = subscribed(broker)
+    for mid in (1, 2, 3):
+        connection.send(message(b"x", 2, mid))
+    eventually(lambda: len(listener.messages) == 3)
+    leaving = threading.Thread(target=stop)
+    leaving.start()
+    for mid in (1, 2, 3):
+        assert connection.expect(0x50) == mid.to_bytes(2, "big")
+        time.sleep(0.1)  # it has said goodbye by now
+        connection.send(b"\x62\x02" + mid.to_bytes(2, "big"))
+    assert connection.packet() == (0xE0, b"")
+    connection.close()
+    leaving.join()
 
 
 def test_a_kept_session_is_not_subscribed_again(broker: RawBroker, hub: MqttHub) -> None:

@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
         self._keepalive = keepalive
         self._parser = wire.Parser(LARGEST)
         self._reason: Away | None = None
-        self._paused = self._begun = False
+        self._paused = self._begun = self._leaving = False
         self._heard = self._spoke = loop.time()
         self._quickack = getattr(socket, "TCP_QUICKACK", _NO_QUICKACK)
 
@@ -132,6 +132,8 @@ class Connection(asyncio.Protocol):
         self.send(self._hello)
 
     def data_received(self, data: bytes) -> None:
+        if self._leaving:
+            return
         self._heard = self._now()
         if self._quickack != _NO_QUICKACK:
             # A broker that leaves Nagle's algorithm on holds its next packet back until our TCP ACK, which
@@ -200,11 +202,17 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     async def close(self) -> None:
-        """Write what waits, say goodbye (the broker keeps the session) and end within about a second."""
+        """Write what waits, say goodbye (the broker keeps the session) and end within about a second.
+
+        It is the broker that hangs up: one that answers what came before the goodbye, and finds nobody there, leaves
+        the rest unread, and would send again what was acknowledged.
+        """
         if not self._transport.is_closing():
             self._reason = Away("closed")
             self.send(wire.DISCONNECT)
-            self._transport.close()
+            self._leaving = True
+            if self._paused:
+                self._transport.resume_reading()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
                 await asyncio.shield(self.closed)
