@@ -36,6 +36,7 @@ from msgspec import Meta
 from drivers.base import Driver, DriverConfig, DriverError, Emit, Entity, Observation, Stop
 from drivers.support import discovery, tasmota
 from drivers.support.discovery import Announced, BadAnnouncement, BadTemplate
+from drivers.support.trust import tls_context
 
 # Neither paho nor Jinja2 is loaded before a broker is named: most machines need neither.
 if TYPE_CHECKING:
@@ -386,6 +387,6 @@ def _subscribe(client: paho.Client, topics: Sequence[str]) -> None:
 
 def _tls(options: Mapping[str, str]) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=options.get("ca") or None)
+        return tls_context(options.get("ca", ""))
     except OSError as exc:
         raise DriverError(f"the broker's certificate file cannot be used: {exc}", retryable=False) from None

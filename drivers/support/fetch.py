@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 from msgspec import Struct
 
 from drivers.base import DriverError
+from drivers.support.trust import tls_context
 
 _MOST_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
@@ -59,7 +60,7 @@ class Fetcher:
         parts = check(url)
         host = parts.hostname or ""
         if parts.scheme == "https":
-            context = ssl.create_default_context()
+            context = tls_context()
             if not self._verify:
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE
