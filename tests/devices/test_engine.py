@@ -87,6 +87,7 @@ def test_a_press_lights_the_lamp_whoever_dies_in_between(engine: Appliance) -> N
     eventually(lambda: lamp(engine) is True, "the lamp is lit")
     # Pressed while no kernel is there to hear it.
     engine.kill("kernel", "agent")
+    eventually(lambda: engine.flowork("agent", "list", check=False).returncode == 0, "the kernel is back")
     eventually(lambda: engine.json("agent", "list")["items"][0]["online"], "the agent is on line again")
     eventually(lambda: engine.json("device", "list")["items"], "the board is there again")
     for _ in range(3):
