@@ -30,6 +30,7 @@ async def first_of(addresses: Sequence[Address]) -> socket.socket:
     loop = asyncio.get_running_loop()
     waiting = _in_turns(addresses)
     attempts: dict[asyncio.Task[None], socket.socket] = {}
+    won: socket.socket | None = None
     refusal = OSError("there is no address")
     try:
         while waiting or attempts:
@@ -47,14 +48,20 @@ async def first_of(addresses: Sequence[Address]) -> socket.socket:
             for attempt in done:
                 fault = attempt.exception()
                 if fault is None:
-                    return attempts.pop(attempt)
+                    won = attempts.pop(attempt)
+                    return won
                 attempts.pop(attempt).close()
                 if not isinstance(fault, OSError):
                     raise fault
                 refusal = fault
         raise refusal
     finally:
-        await _drop(attempts)
+        try:
+            await _drop(attempts)
+        except asyncio.CancelledError:  # nobody takes the winner any more
+            if won is not None:
+                won.close()
+            raise
 
 
 async def _drop(attempts: dict[asyncio.Task[None], socket.socket]) -> None:
